@@ -1,0 +1,36 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Singer tap for Constant Contact.
+///
+/// Writes Singer messages to stdout and all else to stderr.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tap-constant-contact",
+    version,
+    after_help = "Exit codes: 0 everything selected was read; 1 the service, the network or the disk \
+                  failed; 2 command line, config, catalog or state not usable; 3 credentials refused; \
+                  4 quota or max_requests used up, the state resumes; 128+n signal n.\n\n\
+                  Environment: LOGLEVEL or TAP_CONSTANT_CONTACT_LOGLEVEL (DEBUG, INFO, WARNING, ERROR)."
+)]
+pub struct Args {
+    /// Settings as a JSON file; may be repeated, a later file's keys win. `ENV` stands for the
+    /// `TAP_CONSTANT_CONTACT_<SETTING>` variables
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Vec<PathBuf>,
+
+    /// Where an earlier run ended: the value of its last STATE message
+    #[arg(short, long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+
+    /// The streams and fields to read; without it everything is read
+    #[arg(long, visible_alias = "properties", value_name = "FILE")]
+    pub catalog: Option<PathBuf>,
+
+    /// Write the catalog to stdout and stop; needs neither credentials nor the network
+    #[arg(short, long)]
+    pub discover: bool,
+}

@@ -1,0 +1,324 @@
+//! Calls to the API: one agent, one pace, one way to judge an answer. Knows no stream.
+
+mod body;
+mod judge;
+mod pace;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Days, NaiveTime, TimeDelta, Utc};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::auth::Auth;
+use crate::config::{Config, OnQuota, Secret};
+use crate::error::{Error, Result};
+use crate::log::timer;
+use crate::messages::stamp;
+use judge::{Verdict, judge};
+use pace::Pace;
+pub(crate) use pace::backoff;
+
+/// The largest body read, in bytes. 500 contacts with all their sub-resources are some 2 MB.
+const LARGEST_BODY: u64 = 48 << 20;
+/// The longest wait that a `Retry-After` is granted.
+const LONGEST_HOLD: Duration = Duration::from_secs(300);
+/// What a day allows an application, over all accounts.
+pub(crate) const DAILY_QUOTA: u64 = 10_000;
+
+/// One page of a listing: its text, checked to be JSON, and where the next one is.
+pub(crate) struct Page {
+    pub(crate) text: String,
+    /// When it was read, as `time_extracted` says it.
+    pub(crate) extracted: String,
+    next: Option<String>,
+}
+
+/// The client of a run.
+pub(crate) struct Client {
+    agent: ureq::Agent,
+    auth: Auth,
+    /// Scheme, host and port: the only place that the token is sent to.
+    origin: String,
+    api_url: String,
+    pace: Pace,
+    max_retries: u32,
+    max_requests: Option<u64>,
+    on_quota: OnQuota,
+    /// The service's time of the first answer.
+    first_date: OnceLock<DateTime<Utc>>,
+}
+
+/// The four shapes of a last page: no `_links`, an empty or null one, a null `href`.
+#[derive(Deserialize)]
+struct Envelope {
+    #[serde(default, rename = "_links")]
+    links: Option<Links>,
+}
+
+#[derive(Deserialize)]
+struct Links {
+    #[serde(default)]
+    next: Option<Next>,
+}
+
+#[derive(Deserialize)]
+struct Next {
+    #[serde(default)]
+    href: Option<String>,
+}
+
+/// An answer as it came.
+struct Answer {
+    status: u16,
+    date: Option<DateTime<Utc>>,
+    retry_after: Option<Duration>,
+    request_id: String,
+    body: Vec<u8>,
+}
+
+impl Client {
+    pub(crate) fn new(config: &Config, config_file: Option<PathBuf>) -> Result<Client> {
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            // Bot filters before both hosts refuse a client without a name.
+            .user_agent(&config.user_agent)
+            .accept("application/json")
+            .timeout_global(Some(config.request_timeout))
+            .tls_config(
+                ureq::tls::TlsConfig::builder()
+                    .root_certs(ureq::tls::RootCerts::PlatformVerifier)
+                    .build(),
+            )
+            .build()
+            .into();
+        Ok(Client {
+            auth: Auth::new(config, config_file, agent.clone())?,
+            agent,
+            origin: config.api_url.origin().ascii_serialization(),
+            api_url: config.api_url.as_str().trim_end_matches('/').to_owned(),
+            pace: Pace::new(config.requests_per_second, config.max_requests),
+            max_retries: config.max_retries,
+            max_requests: config.max_requests,
+            on_quota: config.on_quota,
+            first_date: OnceLock::new(),
+        })
+    }
+
+    /// API calls made so far, failed ones included.
+    pub(crate) fn calls(&self) -> u64 {
+        self.pace.calls()
+    }
+
+    /// The run's start by the service's clock, which bookmarks are measured by.
+    pub(crate) fn run_start(&self) -> Result<DateTime<Utc>> {
+        if self.first_date.get().is_none() {
+            // Whatever the answer, it is dated; refusals of this call are not this run's matter.
+            match self.get("contacts_counts", format!("{}/contacts/counts", self.api_url)) {
+                Ok(_) | Err(Error::Forbidden(_) | Error::NotFound(_) | Error::Refused(_)) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(*self.first_date.get_or_init(Utc::now))
+    }
+
+    /// The pages of a listing, in order. `path` begins with `/`; `what` names the endpoint in metrics.
+    pub(crate) fn pages(&self, what: &'static str, path: &str, query: &[(&str, &str)]) -> Pages<'_> {
+        let mut url = format!("{}{path}", self.api_url);
+        if !query.is_empty() {
+            url.push('?');
+            url.push_str(&url::form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish());
+        }
+        Pages { client: self, what, next: Some(url), seen: HashSet::new() }
+    }
+
+    /// One page, tried again for what passes by itself.
+    fn get(&self, what: &'static str, url: String) -> Result<Page> {
+        let mut failures = 0;
+        let mut token = self.auth.bearer()?;
+        let mut renewed = false;
+        loop {
+            if !self.pace.take_place() {
+                let limit = self.max_requests.unwrap_or_default();
+                return Err(Error::Quota(format!(
+                    "max_requests ({limit}) are used up; run again with the last STATE to go on"
+                )));
+            }
+            let (why, hold) = match self.call(what, &url, &token) {
+                Err(why) => (why, None),
+                Ok(answer) => {
+                    self.first_date.get_or_init(|| answer.date.unwrap_or_else(Utc::now));
+                    match judge(answer.status, &answer.body) {
+                        Verdict::Good => {
+                            let text = body::clean(answer.body);
+                            match serde_json::from_str::<Envelope>(&text) {
+                                Ok(envelope) => {
+                                    let next = envelope.links.and_then(|l| l.next).and_then(|n| n.href);
+                                    let next = next.filter(|href| !href.is_empty());
+                                    return Ok(Page {
+                                        text,
+                                        extracted: stamp(Utc::now()),
+                                        next: next.map(|href| self.resolve(&href)).transpose()?,
+                                    });
+                                }
+                                Err(e) => (format!("answered 200 with JSON cut short or malformed ({e})"), None),
+                            }
+                        }
+                        Verdict::Retry(why) => (why + &answer.request_id, answer.retry_after),
+                        Verdict::Throttled => {
+                            // "throttled" means all of this application's calls together.
+                            let pause = Duration::from_millis(1000 + fastrand::u64(..1000));
+                            self.pace.hold(answer.retry_after.unwrap_or(pause));
+                            ("429 throttled".into(), answer.retry_after)
+                        }
+                        Verdict::QuotaExceeded => {
+                            self.day_is_used_up(answer.date)?;
+                            token = self.auth.bearer()?;
+                            continue;
+                        }
+                        Verdict::Unauthorized(_) if !renewed => {
+                            renewed = true;
+                            log::debug!("{what}: the access token was refused; getting another");
+                            token = self.auth.other_than(&token)?;
+                            continue;
+                        }
+                        Verdict::Unauthorized(why) => {
+                            return Err(Error::Credentials(format!(
+                                "a fresh access token is refused as well ({why}): the application or its grant may have \
+                                 been revoked, or api_url and auth_url do not belong together"
+                            )));
+                        }
+                        Verdict::Forbidden(why) => return Err(Error::Forbidden(why + &answer.request_id)),
+                        Verdict::NotFound(why) => return Err(Error::NotFound(why + &answer.request_id)),
+                        Verdict::Refused(why) => return Err(Error::Refused(why + &answer.request_id)),
+                        Verdict::Final(why) => return Err(Error::Failed(why + &answer.request_id)),
+                    }
+                }
+            };
+            failures += 1;
+            if failures > self.max_retries {
+                return Err(Error::Failed(format!("{why} ({failures} tries)")));
+            }
+            let wait = hold.unwrap_or_else(|| backoff(failures)).min(LONGEST_HOLD);
+            log::debug!("{what}: {why}; next try in {:.1} s", wait.as_secs_f64());
+            thread::sleep(wait);
+        }
+    }
+
+    /// One call over the wire, its body read to the end. The error is a text without a URL.
+    fn call(&self, what: &str, url: &str, token: &Secret) -> std::result::Result<Answer, String> {
+        let start = Instant::now();
+        let outcome = self.exchange(url, token);
+        let (status, code) = match &outcome {
+            Ok(answer) if answer.status < 300 => ("succeeded", answer.status),
+            Ok(answer) => ("failed", answer.status),
+            Err(_) => ("failed", 0),
+        };
+        timer(
+            "http_request_duration",
+            start.elapsed(),
+            &json!({"endpoint": what, "http_status_code": code, "status": status}),
+        );
+        outcome
+    }
+
+    fn exchange(&self, url: &str, token: &Secret) -> std::result::Result<Answer, String> {
+        let response = self
+            .agent
+            .get(url)
+            .header("Authorization", format!("Bearer {}", token.expose()))
+            .call()
+            .map_err(|e| network_text(&e))?;
+        let (parts, body) = response.into_parts();
+        let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok());
+        // What the vendor's support asks for.
+        let request_id = header("x-amzn-requestid").map(|id| format!(" (request id {id})")).unwrap_or_default();
+        let retry_after = header("retry-after").and_then(|v| v.trim().parse().ok()).map(Duration::from_secs);
+        let date = header("date").and_then(|v| DateTime::parse_from_rfc2822(v).ok()).map(|d| d.to_utc());
+        let body = body.into_with_config().limit(LARGEST_BODY).read_to_vec().map_err(|e| match e {
+            ureq::Error::BodyExceedsLimit(_) => {
+                format!("a body of over {} MB; set a smaller page_size", LARGEST_BODY >> 20)
+            }
+            other => network_text(&other),
+        })?;
+        Ok(Answer { status: parts.status.as_u16(), date, retry_after, request_id, body })
+    }
+
+    /// 429 `quota_exceeded`: sleeps until the day turns, or ends the run.
+    fn day_is_used_up(&self, now: Option<DateTime<Utc>>) -> Result<()> {
+        let now = now.unwrap_or_else(Utc::now);
+        let midnight = (now.date_naive() + Days::new(1)).and_time(NaiveTime::MIN).and_utc();
+        let left = midnight - now;
+        let text = format!(
+            "the daily quota of the application is used up after {} calls of this run; the day turns at 00:00 UTC, in {} h {:02} min",
+            self.calls(),
+            left.num_hours(),
+            left.num_minutes() % 60
+        );
+        match self.on_quota {
+            OnQuota::Stop => Err(Error::Quota(format!("{text}. Run again after that with the last STATE to go on"))),
+            OnQuota::Wait => {
+                log::info!("{text}; waiting for it (on_quota: wait)");
+                let until = Utc::now() + left + TimeDelta::seconds(5);
+                // In small steps by the wall clock, since a machine may sleep meanwhile.
+                while let Ok(rest) = (until - Utc::now()).to_std() {
+                    thread::sleep(rest.min(Duration::from_secs(30)));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Where a next link leads, byte for byte: cursors come in forms that any rebuilding would break.
+    fn resolve(&self, href: &str) -> Result<String> {
+        if href.starts_with('/') && !href.starts_with("//") {
+            return Ok(format!("{}{href}", self.origin));
+        }
+        match href.strip_prefix(&self.origin) {
+            Some(rest) if rest.starts_with('/') => Ok(href.to_owned()),
+            _ => Err(Error::Failed(format!(
+                "a next link leads away from {}; it was not followed, and the token not sent there",
+                self.origin
+            ))),
+        }
+    }
+}
+
+/// An iterator over the pages of a listing; ends after the first error.
+pub(crate) struct Pages<'a> {
+    client: &'a Client,
+    what: &'static str,
+    next: Option<String>,
+    seen: HashSet<String>,
+}
+
+impl Iterator for Pages<'_> {
+    type Item = Result<Page>;
+
+    fn next(&mut self) -> Option<Result<Page>> {
+        let url = self.next.take()?;
+        if !self.seen.insert(url.clone()) {
+            return Some(Err(Error::Failed("a next link leads back to a page already read".into())));
+        }
+        let page = self.client.get(self.what, url);
+        if let Ok(page) = &page {
+            self.next.clone_from(&page.next);
+        }
+        Some(page)
+    }
+}
+
+/// A network error in words that hold no URL.
+pub(crate) fn network_text(e: &ureq::Error) -> String {
+    match e {
+        ureq::Error::Timeout(_) => "no whole answer within request_timeout".into(),
+        ureq::Error::BadUri(_) => "the address is not usable".into(),
+        other => format!("network: {other}"),
+    }
+}

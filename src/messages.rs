@@ -1,0 +1,113 @@
+//! SCHEMA, RECORD and STATE: the only writer of stdout.
+
+use std::io::{BufWriter, Write};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::error::Result;
+
+/// The stream of Singer messages, and the newest state that is true of what was written.
+pub(crate) struct Messages {
+    out: BufWriter<Box<dyn Write + Send>>,
+    line: Vec<u8>,
+    /// The state that is true at this point of the stream, whether written yet or not.
+    truth: Option<Value>,
+    /// What the last STATE line said, and whether other lines followed it.
+    written: Option<Value>,
+    since_state: u64,
+}
+
+#[derive(Serialize)]
+struct RecordLine<'a, R> {
+    r#type: &'static str,
+    stream: &'a str,
+    record: &'a R,
+    time_extracted: &'a str,
+}
+
+impl Messages {
+    pub(crate) fn new(out: Box<dyn Write + Send>) -> Messages {
+        Messages {
+            out: BufWriter::with_capacity(1 << 16, out),
+            line: Vec::with_capacity(1 << 12),
+            truth: None,
+            written: None,
+            since_state: 0,
+        }
+    }
+
+    pub(crate) fn schema(
+        &mut self,
+        stream: &str,
+        schema: &Value,
+        keys: &[&str],
+        replication_key: Option<&str>,
+    ) -> Result<()> {
+        let mut message = json!({"type": "SCHEMA", "stream": stream, "schema": schema, "key_properties": keys});
+        if let Some(key) = replication_key {
+            message["bookmark_properties"] = json!([key]);
+        }
+        self.write(&message)
+    }
+
+    /// One record; `extracted` is the time its page was read, as [`stamp`] writes it.
+    pub(crate) fn record<R: Serialize>(
+        &mut self,
+        stream: &str,
+        record: &R,
+        extracted: &str,
+    ) -> Result<()> {
+        self.write(&RecordLine { r#type: "RECORD", stream, record, time_extracted: extracted })
+    }
+
+    /// Says what state is true from here on, without writing it yet.
+    pub(crate) fn now_true(&mut self, state: Value) {
+        self.truth = Some(state);
+    }
+
+    /// How many lines stand between here and the last STATE.
+    pub(crate) fn since_state(&self) -> u64 {
+        self.since_state
+    }
+
+    /// Writes the newest true state, unless it is already the last line.
+    pub(crate) fn state(&mut self) -> Result<()> {
+        if let Some(truth) = self.truth.take() {
+            // After other lines it is said again even if equal: targets keep only a STATE that comes last.
+            if self.since_state > 0 || self.written.as_ref() != Some(&truth) {
+                self.write(&json!({"type": "STATE", "value": truth}))?;
+                self.since_state = 0;
+                self.written = Some(truth.clone());
+            }
+            self.truth = Some(truth);
+        }
+        self.flush()
+    }
+
+    /// Pretty-printed, since Meltano cannot read a discovery line of over 64 KiB.
+    pub(crate) fn catalog(&mut self, catalog: &Value) -> Result<()> {
+        serde_json::to_writer_pretty(&mut self.out, catalog).map_err(std::io::Error::from)?;
+        self.out.write_all(b"\n")?;
+        self.flush()
+    }
+
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        Ok(self.out.flush()?)
+    }
+
+    /// A line is built whole before a byte of it is written, so that no failure leaves half a line.
+    fn write<T: Serialize>(&mut self, message: &T) -> Result<()> {
+        self.line.clear();
+        serde_json::to_writer(&mut self.line, message).map_err(std::io::Error::from)?;
+        self.line.push(b'\n');
+        self.since_state += 1;
+        Ok(self.out.write_all(&self.line)?)
+    }
+}
+
+/// A moment as messages and state write it: RFC 3339, UTC, `Z`.
+pub(crate) fn stamp(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}

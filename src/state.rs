@@ -1,0 +1,179 @@
+//! The state of a sync: bookmarks, resume points. Pure; when to write one is not decided here.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// What a `--state` file holds and a STATE message says.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct State {
+    #[serde(default)]
+    pub(crate) bookmarks: BTreeMap<String, Bookmark>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) currently_syncing: Option<String>,
+    /// What others keep beside the bookmarks is theirs: it goes out as it came in.
+    #[serde(flatten)]
+    pub(crate) other: Map<String, Value>,
+}
+
+/// How far one stream was read.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Bookmark {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) replication_key: Option<String>,
+    /// Everything up to this moment stands before the STATE that says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) replication_key_value: Option<DateTime<Utc>>,
+    /// When the contacts were last read completely.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) full_refresh_at: Option<DateTime<Utc>>,
+    /// Fingerprint of the settings that narrowed what was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) filter: Option<String>,
+    /// Where an unfinished read goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) resume: Option<Resume>,
+    #[serde(flatten)]
+    pub(crate) other: Map<String, Value>,
+}
+
+/// A contact report that was cut off: its frozen window, and the last contact that is complete.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Resume {
+    pub(crate) since: DateTime<Utc>,
+    pub(crate) until: DateTime<Utc>,
+    pub(crate) route: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) after: Option<String>,
+    /// The settings in force when the read began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) filter: Option<String>,
+}
+
+impl State {
+    /// Reads a state file; `keys` maps each stream to its replication key.
+    ///
+    /// # Errors
+    /// `Usage` when the text is not a state: going on would be a silent full read.
+    pub(crate) fn parse(text: &str, keys: &[(&str, Option<&str>)]) -> Result<State> {
+        let bad = |why: String| {
+            Error::Usage(format!(
+                "{why}. Pass the value of the last STATE message of an earlier run, or leave --state out to read everything"
+            ))
+        };
+        if text.trim().is_empty() {
+            return Err(bad("the file is empty".into()));
+        }
+        let mut value: Value =
+            serde_json::from_str(text).map_err(|e| bad(format!("not valid JSON ({e})")))?;
+        // The commonest slip: the whole STATE line of an output file instead of its value.
+        if value["type"] == "STATE" && value["value"].is_object() {
+            value = value["value"].take();
+        }
+        let Some(root) = value.as_object_mut() else {
+            return Err(bad("not a JSON object".into()));
+        };
+        match root.get_mut("bookmarks") {
+            None if root.is_empty() => {}
+            None => return Err(bad("it has no \"bookmarks\"".into())),
+            Some(Value::Object(bookmarks)) => {
+                for (stream, bookmark) in bookmarks.iter_mut() {
+                    let key = keys.iter().find(|(name, _)| name == stream).and_then(|(_, key)| *key);
+                    if let Some(key) = key {
+                        plain_form(bookmark, key);
+                    }
+                }
+            }
+            Some(_) => return Err(bad("\"bookmarks\" is not a JSON object".into())),
+        }
+        if root.get("currently_syncing").is_some_and(Value::is_null) {
+            root.remove("currently_syncing");
+        }
+        // What belongs to streams of another tap or version is kept, but nothing is asked of its form.
+        let mut foreign = BTreeMap::new();
+        if let Some(Value::Object(bookmarks)) = root.get_mut("bookmarks") {
+            let (own, others): (Map<_, _>, Map<_, _>) = std::mem::take(bookmarks)
+                .into_iter()
+                .partition(|(stream, _)| keys.iter().any(|(name, _)| name == stream));
+            *bookmarks = own;
+            for (stream, value) in others {
+                let other = match value {
+                    Value::Object(map) => map,
+                    _ => return Err(bad(format!("bookmarks.{stream} is not a JSON object"))),
+                };
+                foreign.insert(stream, Bookmark { other, ..Bookmark::default() });
+            }
+        }
+        let mut state: State = serde_path_to_error::deserialize(value)
+            .map_err(|e| bad(format!("{}: {}", e.path(), e.inner())))?;
+        state.bookmarks.extend(foreign);
+        for (stream, bookmark) in &state.bookmarks {
+            if bookmark.resume.as_ref().is_some_and(|r| r.since > r.until) {
+                return Err(bad(format!("bookmarks.{stream}.resume ends before it starts")));
+            }
+        }
+        Ok(state)
+    }
+
+    pub(crate) fn bookmark(&self, stream: &str) -> Bookmark {
+        self.bookmarks.get(stream).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn to_value(&self) -> Value {
+        serde_json::to_value(self).expect("a state has only string keys")
+    }
+}
+
+/// singer-io's plain form, `{"updated_at": "…"}`, put into the one used here.
+fn plain_form(bookmark: &mut Value, key: &str) {
+    if bookmark.is_null() {
+        *bookmark = Value::Object(Map::new());
+    }
+    if let Some(map) = bookmark.as_object_mut()
+        && !map.contains_key("replication_key_value")
+        && let Some(value) = map.shift_remove(key)
+    {
+        map.insert("replication_key".into(), key.into());
+        map.insert("replication_key_value".into(), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEYS: &[(&str, Option<&str>)] = &[("contacts", Some("updated_at")), ("contact_lists", None)];
+
+    #[test]
+    fn both_forms_of_a_bookmark_are_read_and_unknown_keys_kept() {
+        let plain = State::parse(r#"{"bookmarks":{"contacts":{"updated_at":"2026-01-02T03:04:05-05:00"}},"mine":1}"#, KEYS).unwrap();
+        let ours = State::parse(
+            r#"{"bookmarks":{"contacts":{"replication_key":"updated_at","replication_key_value":"2026-01-02T08:04:05Z"}},"mine":1}"#,
+            KEYS,
+        )
+        .unwrap();
+        assert_eq!(plain, ours);
+        assert_eq!(plain.to_value()["mine"], 1);
+        assert_eq!(plain.to_value()["bookmarks"]["contacts"]["replication_key_value"], "2026-01-02T08:04:05Z");
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error() {
+        for text in ["", "[]", "{", "{\"contacts\":1}", r#"{"bookmarks":[]}"#, r#"{"bookmarks":{"contacts":7}}"#,
+            r#"{"bookmarks":{"contacts":{"replication_key_value":"soon"}}}"#, r#"{"bookmarks":{"contacts":{"updated_at":5}}}"#]
+        {
+            assert!(matches!(State::parse(text, KEYS), Err(Error::Usage(_))), "{text}");
+        }
+        assert!(State::parse("{}", KEYS).is_ok());
+    }
+
+    #[test]
+    fn a_whole_state_message_is_taken_for_its_value() {
+        let state = State::parse(r#"{"type":"STATE","value":{"bookmarks":{"contacts":{"updated_at":"2026-01-02T03:04:05Z"}}}}"#, KEYS).unwrap();
+        assert!(state.bookmark("contacts").replication_key_value.is_some());
+    }
+}

@@ -1,0 +1,121 @@
+//! The streams: each one's file says its endpoint, its passes and its quirks; the records are in `records`.
+
+mod contact_lists;
+mod contact_reports;
+mod contacts;
+mod email_campaigns;
+pub(crate) mod records;
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+use serde_ignored::Path;
+use serde_json::Value;
+
+use crate::client::Page;
+use crate::error::{Error, Result};
+use crate::sync::Run;
+use crate::{field, log};
+
+/// What the tap knows of a stream before it reads it.
+pub(crate) struct Stream {
+    pub(crate) name: &'static str,
+    pub(crate) keys: &'static [&'static str],
+    /// `None` for a stream that is read whole every time.
+    pub(crate) replication_key: Option<&'static str>,
+    pub(crate) schema: fn() -> Value,
+    /// Scope and user privilege without which the service answers 403.
+    pub(crate) needs: &'static str,
+    pub(crate) read: fn(&mut Run) -> Result<()>,
+}
+
+/// All streams in the order they are read: those of few calls first.
+pub(crate) static ALL: [&Stream; 5] = [
+    &contact_lists::STREAM,
+    &email_campaigns::STREAM,
+    &contacts::STREAM,
+    &contact_reports::SUMMARY,
+    &contact_reports::DETAILS,
+];
+
+/// Parses a page into typed rows that borrow from its text.
+///
+/// Fields that the records do not know draw one warning each, and so do timestamps that cannot be read.
+fn parse<'p, T: Deserialize<'p>>(stream: &Stream, page: &'p Page) -> Result<T> {
+    let mut unknown = BTreeSet::new();
+    let mut json = serde_json::Deserializer::from_str(&page.text);
+    let parsed = serde_ignored::deserialize(&mut json, |path| {
+        unknown.extend(field_of(&path));
+    });
+    for field in unknown {
+        log::warn_once(format!("{}: the field {field} is not known to this version and is left out", stream.name));
+    }
+    if field::take_unreadable() > 0 {
+        for field in unreadable(&page.text, &(stream.schema)()) {
+            log::warn_once(format!("{}: {field} has values that are no timestamps; they are written as null", stream.name));
+        }
+    }
+    parsed.map_err(|_| {
+        // The way to the place is only worth its cost when there is one to name.
+        let mut json = serde_json::Deserializer::from_str(&page.text);
+        let place = serde_path_to_error::deserialize::<_, T>(&mut json).err();
+        let text = place.map_or_else(String::new, |e| format!("{}: {}", e.path(), e.inner()));
+        Error::Failed(format!("the service sent a value of an unexpected kind at {text}"))
+    })
+}
+
+/// `contacts.17.email_address.foo` as `email_address.foo`; nothing for what stands beside the rows.
+fn field_of(path: &Path) -> Option<String> {
+    let mut names = Vec::new();
+    let mut at = path;
+    loop {
+        at = match at {
+            Path::Root => break,
+            Path::Map { parent, key } => {
+                names.push(key.as_str());
+                parent
+            }
+            Path::Seq { parent, .. }
+            | Path::Some { parent }
+            | Path::NewtypeStruct { parent }
+            | Path::NewtypeVariant { parent } => parent,
+        };
+    }
+    names.pop();
+    names.reverse();
+    (!names.is_empty()).then(|| names.join("."))
+}
+
+/// The date-time fields of a page that hold a value which is none.
+fn unreadable(text: &str, schema: &Value) -> BTreeSet<String> {
+    fn walk(value: &Value, schema: &Value, path: &str, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Array(items) => {
+                let schema = if schema["items"].is_null() { schema } else { &schema["items"] };
+                items.iter().for_each(|item| walk(item, schema, path, found));
+            }
+            Value::Object(map) => {
+                for (name, value) in map {
+                    let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                    walk(value, &schema["properties"][name], &path, found);
+                }
+            }
+            Value::Null => {}
+            scalar if schema["format"] == "date-time" => {
+                let instant = serde_json::to_string(scalar).ok().and_then(|text| {
+                    serde_json::from_str::<field::Timestamp>(&text).ok().and_then(|t| t.instant())
+                });
+                if instant.is_none() {
+                    found.insert(path.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut found = BTreeSet::new();
+    if let Ok(Value::Object(page)) = serde_json::from_str(text) {
+        page.values().filter(|v| v.is_array()).for_each(|rows| walk(rows, schema, "", &mut found));
+    }
+    field::take_unreadable();
+    found
+}
