@@ -1,0 +1,113 @@
+//! `tap-constant-contact`: reads a Constant Contact account and writes Singer messages.
+//!
+//! # Codemap
+//!
+//! `config` parses and checks the settings, `catalog` the selection, `state` the bookmarks; `client` makes the calls
+//! with the token that `auth` keeps; each file of `streams` knows one endpoint; `sync` ties them together and
+//! `messages` writes. `schema` turns the record types of `streams::records` into Singer schemas.
+//!
+//! # Invariants
+//!
+//! * Only `messages` writes to stdout, only `log` to stderr.
+//! * A bookmark in a STATE means that everything up to it stands before it on stdout.
+//! * A rotated refresh token is on disk before the access token that came with it is used.
+
+mod auth;
+mod catalog;
+mod cli;
+mod client;
+mod config;
+mod error;
+mod field;
+mod log;
+mod messages;
+mod schema;
+mod state;
+mod streams;
+mod sync;
+mod window;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use chrono::Utc;
+
+use crate::catalog::{Catalog, Entry};
+use crate::client::Client;
+use crate::config::Config;
+use crate::error::Result;
+use crate::messages::Messages;
+use crate::state::State;
+pub use cli::Args;
+pub use error::Error;
+
+/// Runs the tap: messages to `stdout`, all else to the process's stderr.
+///
+/// # Errors
+/// Why the run ended early; its `CRITICAL` line has been written by then.
+pub fn run(args: &Args, stdout: Box<dyn Write + Send>) -> std::result::Result<(), Error> {
+    log::start();
+    let outcome = act(args, stdout);
+    match &outcome {
+        // The reader has what it wants: that is nobody's failure.
+        Ok(()) | Err(Error::Closed) => {}
+        Err(e) => log::critical(&e.to_string()),
+    }
+    outcome
+}
+
+fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
+    let mut messages = Messages::new(stdout);
+    let entries: Vec<Entry> = streams::ALL
+        .iter()
+        .map(|s| Entry { name: s.name, keys: s.keys, replication_key: s.replication_key, schema: (s.schema)() })
+        .collect();
+    // Orchestrators pass all flags together: discovery needs none of the files.
+    if args.discover {
+        return messages.catalog(&catalog::discover(&entries));
+    }
+    let (config, warnings) = Config::parse(&sources(&args.config)?, Utc::now())?;
+    warnings.iter().for_each(|w| ::log::warn!("{w}"));
+    let catalog = match &args.catalog {
+        None => Catalog::all(&entries),
+        Some(path) => {
+            let (catalog, warnings) = Catalog::parse(&read(path)?, &entries).map_err(|e| e.context(path.display()))?;
+            warnings.iter().for_each(|w| ::log::warn!("{w}"));
+            catalog
+        }
+    };
+    let keys: Vec<_> = streams::ALL.iter().map(|s| (s.name, s.replication_key)).collect();
+    let state = match &args.state {
+        None => State::default(),
+        Some(path) => State::parse(&read(path)?, &keys).map_err(|e| e.context(path.display()))?,
+    };
+    // Tokens are written back to the last file; the environment cannot be written to.
+    let config_file = args.config.last().filter(|p| !is_env(p)).cloned();
+    let client = Client::new(&config, config_file)?;
+    sync::sync(&config, &client, &catalog, state, &mut messages)
+}
+
+fn is_env(path: &Path) -> bool {
+    path.as_os_str() == "ENV"
+}
+
+fn sources(paths: &[PathBuf]) -> Result<Vec<(String, String)>> {
+    if paths.is_empty() {
+        return Err(Error::Usage("a sync needs --config FILE (or --config ENV); see --help".into()));
+    }
+    paths
+        .iter()
+        .map(|path| {
+            if is_env(path) {
+                Ok(("ENV".to_owned(), config::from_env(std::env::vars())))
+            } else {
+                Ok((path.display().to_string(), read(path)?))
+            }
+        })
+        .collect()
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))
+}
