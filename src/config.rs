@@ -1,0 +1,501 @@
+//! The settings: parsed once, checked once, documented once. No network.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono::{DateTime, Datelike, NaiveDate, Utc};
+use chrono_tz::Tz;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use url::{Host, Url};
+
+use crate::error::{Error, Result};
+use crate::window::{Edge, ReportWindow, midnight};
+
+/// A text that no log, error or panic may show.
+#[derive(Clone)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Secret {
+        Secret(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// The settings as a user writes them; the doc comments are their documentation.
+#[derive(Deserialize, JsonSchema)]
+struct Settings {
+    /// The application's API key.
+    client_id: Option<String>,
+    /// The application's secret; absent for a PKCE or device application.
+    #[schemars(extend("secret" = true, "writeOnly" = true))]
+    client_secret: Option<String>,
+    /// The refresh token of the grant.
+    #[schemars(extend("secret" = true, "writeOnly" = true))]
+    refresh_token: Option<String>,
+    /// Used until it expires or is refused; enough alone for a one-off run.
+    #[schemars(extend("secret" = true, "writeOnly" = true))]
+    access_token: Option<String>,
+    /// Where the newest tokens live; needed where the config cannot be written back, as under Meltano.
+    token_file: Option<String>,
+    /// The redirect URI registered for the application.
+    #[schemars(extend("default" = "http://localhost:8910/callback"))]
+    redirect_uri: Option<String>,
+    /// First run: nothing older than this date or date-time (other name: `updated_after`).
+    start_date: Option<String>,
+    /// Every run reads at least the last N days again.
+    #[schemars(range(min = 0, max = 36500))]
+    updated_days_back: Option<u32>,
+    /// The contact reports are read for these contacts only.
+    contact_ids: Option<Vec<String>>,
+    /// Contacts of these statuses only.
+    #[schemars(extend("default" = ["all"], "items" = {"type": "string", "enum": STATUSES}))]
+    contact_status: Option<Vec<String>>,
+    /// Sub-resources of the contacts: true, false, or a list of them.
+    #[schemars(extend("type" = ["boolean", "array"], "default" = true, "items" = {"type": "string", "enum": SUBRESOURCES}))]
+    include_subresources: Option<Value>,
+    /// The types of activity that `contact_activity_details` reads.
+    #[schemars(extend("default" = &ACTIVITY_TYPES[..6], "items" = {"type": "string", "enum": ACTIVITY_TYPES}))]
+    tracking_activity_types: Option<Vec<String>>,
+    /// Contact reports: that day only.
+    report_date: Option<String>,
+    /// Contact reports: the last N days, up to now.
+    #[schemars(range(min = 1, max = 36500))]
+    report_days_back: Option<u32>,
+    /// Contact reports: first day of a range.
+    report_start_date: Option<String>,
+    /// Contact reports: first day of a range, in days before today.
+    #[schemars(range(min = 0, max = 36500))]
+    report_start_days_back: Option<u32>,
+    /// Contact reports: last day of a range, inclusive.
+    report_end_date: Option<String>,
+    /// Contact reports: last day of a range, inclusive, in days before today.
+    #[schemars(range(min = 0, max = 36500))]
+    report_end_days_back: Option<u32>,
+    /// IANA name of the zone in which dates and days back are meant.
+    #[schemars(extend("default" = "UTC"))]
+    timezone: Option<String>,
+    /// How the contact reports of a whole account are read.
+    #[schemars(extend("default" = "auto", "enum" = ["auto", "contacts", "campaigns"]))]
+    activity_route: Option<String>,
+    /// How many days after its last send a campaign is watched for late opens, clicks and opt-outs.
+    #[schemars(range(min = 0, max = 36500), extend("default" = 30))]
+    activity_lookback_days: Option<u32>,
+    /// The contacts are read completely when the last complete read is older than N days; 0 = never.
+    #[schemars(range(min = 0, max = 36500), extend("default" = 7))]
+    contacts_full_refresh_days: Option<u32>,
+    /// Calls a second, over all streams.
+    #[schemars(range(min = 0.01, max = 10000), extend("default" = 4))]
+    requests_per_second: Option<f64>,
+    /// Calls that this run may make; at the limit it stops as at the daily quota.
+    #[schemars(range(min = 1))]
+    max_requests: Option<u64>,
+    /// Daily quota used up: stop with a state that resumes, or wait until 00:00 UTC.
+    #[schemars(extend("default" = "stop", "enum" = ["stop", "wait"]))]
+    on_quota: Option<String>,
+    /// Rows per page where the service lets the caller choose (activity details: at most 100).
+    #[schemars(range(min = 1, max = 500), extend("default" = 500))]
+    page_size: Option<u32>,
+    /// Seconds for one call.
+    #[schemars(range(min = 0.1, max = 3600), extend("default" = 60))]
+    request_timeout: Option<f64>,
+    /// Tries after the first of a call, for what can pass: 429 throttled, 5xx, network.
+    #[schemars(range(min = 0, max = 20), extend("default" = 5))]
+    max_retries: Option<u32>,
+    /// Base URL of the API.
+    #[schemars(extend("default" = "https://api.cc.email/v3"))]
+    api_url: Option<String>,
+    /// Base URL of the authorization server.
+    #[schemars(extend("default" = "https://authz.constantcontact.com/oauth2/default/v1"))]
+    auth_url: Option<String>,
+    /// The name sent with every call, to both hosts.
+    #[schemars(extend("default" = concat!("tap-constant-contact/", env!("CARGO_PKG_VERSION"))))]
+    user_agent: Option<String>,
+}
+
+const STATUSES: [&str; 7] =
+    ["all", "active", "deleted", "not_set", "pending_confirmation", "temp_hold", "unsubscribed"];
+const SUBRESOURCES: [&str; 6] =
+    ["custom_fields", "list_memberships", "phone_numbers", "street_addresses", "taggings", "notes"];
+const ACTIVITY_TYPES: [&str; 10] = [
+    "em_sends", "em_opens", "em_clicks", "em_bounces", "em_optouts", "em_forwards", "p_contact_open",
+    "p_contact_click", "p_contact_add", "p_contact_update",
+];
+
+/// What to do when the daily quota is used up.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum OnQuota {
+    Stop,
+    Wait,
+}
+
+/// The settings, checked.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) client_id: Option<String>,
+    pub(crate) client_secret: Option<Secret>,
+    pub(crate) refresh_token: Option<Secret>,
+    pub(crate) access_token: Option<Secret>,
+    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) start_date: Option<DateTime<Utc>>,
+    pub(crate) updated_days_back: Option<u32>,
+    pub(crate) contact_ids: Vec<String>,
+    pub(crate) contact_status: Vec<String>,
+    pub(crate) subresources: Vec<String>,
+    pub(crate) tracking_activity_types: Vec<String>,
+    pub(crate) report: Option<ReportWindow>,
+    pub(crate) timezone: Tz,
+    pub(crate) activity_lookback_days: u32,
+    pub(crate) contacts_full_refresh_days: u32,
+    pub(crate) requests_per_second: f64,
+    pub(crate) max_requests: Option<u64>,
+    pub(crate) on_quota: OnQuota,
+    pub(crate) page_size: u32,
+    pub(crate) request_timeout: Duration,
+    pub(crate) max_retries: u32,
+    pub(crate) api_url: Url,
+    pub(crate) auth_url: Url,
+    pub(crate) user_agent: String,
+}
+
+/// The settings as JSON Schema.
+fn schema() -> Value {
+    schemars::schema_for!(Settings).to_value()
+}
+
+/// The settings that `TAP_CONSTANT_CONTACT_<SETTING>` variables name, as one JSON object.
+pub(crate) fn from_env(vars: impl Iterator<Item = (String, String)>) -> String {
+    let known = schema();
+    let found: Map<String, Value> = vars
+        .filter_map(|(name, value)| {
+            let name = name.strip_prefix("TAP_CONSTANT_CONTACT_")?.to_ascii_lowercase();
+            let is_setting = known["properties"].get(&name).is_some() || name == "updated_after";
+            is_setting.then(|| (name, Value::String(value)))
+        })
+        .collect();
+    Value::Object(found).to_string()
+}
+
+fn wrong(key: &str, value: &str, allowed: &str) -> Error {
+    Error::Usage(format!("config: {key} is {value}; allowed: {allowed}"))
+}
+
+impl Config {
+    /// Merges the sources (name and text of each, later ones win) and checks every value and mix of them.
+    ///
+    /// # Errors
+    /// `Usage`, naming the key, the value and what is allowed.
+    pub(crate) fn parse(sources: &[(String, String)], now: DateTime<Utc>) -> Result<(Config, Vec<String>)> {
+        let schema = schema();
+        let mut merged = Map::new();
+        let mut warnings = Vec::new();
+        for (origin, text) in sources {
+            let value: Value = serde_json::from_str(text)
+                .map_err(|e| Error::Usage(format!("{origin}: not valid JSON (line {}, column {})", e.line(), e.column())))?;
+            let Value::Object(map) = value else {
+                return Err(Error::Usage(format!("{origin}: a config must be one JSON object")));
+            };
+            for (key, value) in map {
+                let name = if key == "updated_after" { "start_date" } else { key.as_str() };
+                let Some(kind) = schema["properties"].get(name) else {
+                    warnings.push(unknown(origin, &key, &schema));
+                    continue;
+                };
+                if let Some(value) = normalise(name, value, kind)? {
+                    merged.insert(name.to_owned(), value);
+                }
+            }
+        }
+        let settings: Settings = serde_path_to_error::deserialize(Value::Object(merged))
+            .map_err(|e| Error::Usage(format!("config: {}: {}", e.path(), e.inner())))?;
+        Ok((check(settings, now)?, warnings))
+    }
+
+    /// A short fingerprint of the settings that narrow a stream.
+    pub(crate) fn filter(&self, stream: &str) -> Option<String> {
+        let parts: Vec<&[String]> = match stream {
+            "contacts" => vec![&self.contact_status, &self.subresources],
+            "contact_action_summary" => vec![&self.contact_ids, &self.contact_status],
+            "contact_activity_details" => vec![&self.contact_ids, &self.contact_status, &self.tracking_activity_types],
+            _ => return None,
+        };
+        // FNV-1a: the same in every version and on every machine.
+        let text = parts.iter().map(|p| p.join(",")).collect::<Vec<_>>().join(";");
+        let hash = text.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+        Some(format!("{hash:08x}"))
+    }
+}
+
+fn unknown(origin: &str, key: &str, schema: &Value) -> String {
+    let names = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str());
+    let nearest = names.max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key)));
+    format!("{origin}: {key} is not a setting and is ignored; the nearest is {}", nearest.unwrap_or_default())
+}
+
+/// A value in the kind that the setting has; environment variables and forms know only text.
+fn normalise(key: &str, value: Value, kind: &Value) -> Result<Option<Value>> {
+    let types: Vec<&str> = match &kind["type"] {
+        Value::String(one) => vec![one],
+        many => many.as_array().into_iter().flatten().filter_map(Value::as_str).collect(),
+    };
+    let is = |t: &str| types.contains(&t);
+    let shown = if kind["secret"] == true { "***".to_owned() } else { value.to_string() };
+    let bad = || wrong(key, &shown, &allowed(kind, &types));
+    let value = match value {
+        Value::Null => return Ok(None),
+        Value::String(text) if text.trim().is_empty() => return Ok(None),
+        Value::String(text) if !is("string") => {
+            let text = text.trim();
+            let lower = text.to_ascii_lowercase();
+            if is("boolean") && (lower == "true" || lower == "false") {
+                Value::Bool(lower == "true")
+            } else if is("array") {
+                if text.starts_with('[') {
+                    serde_json::from_str(text).map_err(|_| bad())?
+                } else {
+                    text.split(',').map(|part| Value::from(part.trim())).collect()
+                }
+            } else {
+                text.parse::<u64>()
+                    .map(Value::from)
+                    .or_else(|_| text.parse::<f64>().map(Value::from))
+                    .map_err(|_| bad())?
+            }
+        }
+        Value::Number(number) if is("string") => Value::String(number.to_string()),
+        other => other,
+    };
+    let value = match value {
+        Value::Number(n) if is("integer") && !n.is_u64() => {
+            // 7.0 is 7; a schema's integer knows no difference.
+            let whole = n.as_f64().filter(|f| f.fract() == 0.0 && (0.0..9e15).contains(f)).ok_or_else(bad)?;
+            format!("{whole:.0}").parse::<u64>().map(Value::from).map_err(|_| bad())?
+        }
+        other => other,
+    };
+    let fits = match &value {
+        Value::String(text) => {
+            is("string") && kind["enum"].as_array().is_none_or(|known| known.iter().any(|k| k == text.as_str()))
+        }
+        Value::Bool(_) => is("boolean"),
+        Value::Number(n) => {
+            let number = n.as_f64().unwrap_or(f64::NAN);
+            (is("integer") || is("number"))
+                && kind["minimum"].as_f64().is_none_or(|min| number >= min)
+                && kind["maximum"].as_f64().is_none_or(|max| number <= max)
+        }
+        Value::Array(items) => {
+            let known = kind["items"]["enum"].as_array();
+            is("array") && items.iter().all(|i| i.is_string() && known.is_none_or(|known| known.contains(i)))
+        }
+        _ => false,
+    };
+    if fits { Ok(Some(value)) } else { Err(bad()) }
+}
+
+fn allowed(kind: &Value, types: &[&str]) -> String {
+    let list = |v: &Value| v.as_array().map(|known| known.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
+    if let Some(known) = list(&kind["enum"]) {
+        return known;
+    }
+    let mut kinds: Vec<String> = Vec::new();
+    for t in types.iter().filter(|t| **t != "null") {
+        kinds.push(match *t {
+            "array" => list(&kind["items"]["enum"]).map_or("a list of texts".into(), |known| format!("a list of {known}")),
+            "boolean" => "true or false".into(),
+            "integer" | "number" => {
+                let what = if *t == "integer" { "a whole number" } else { "a number" };
+                match (kind["minimum"].as_f64(), kind["maximum"].as_f64()) {
+                    (Some(min), Some(max)) => format!("{what} from {min} to {max}"),
+                    (Some(min), None) => format!("{what} of at least {min}"),
+                    _ => what.into(),
+                }
+            }
+            _ => "a text".into(),
+        });
+    }
+    kinds.join(", or ")
+}
+
+fn check(s: Settings, now: DateTime<Utc>) -> Result<Config> {
+    let zone_name = s.timezone.unwrap_or_else(|| "UTC".into());
+    let timezone: Tz = zone_name
+        .parse()
+        .map_err(|_| wrong("timezone", &format!("{zone_name:?}"), "an IANA name such as America/New_York"))?;
+    if s.client_id.is_none() && (s.access_token.is_none() || s.refresh_token.is_some()) {
+        return Err(Error::Usage("config: client_id is missing; set it to the application's API key".into()));
+    }
+    if s.access_token.is_none() && s.refresh_token.is_none() && s.token_file.is_none() {
+        return Err(Error::Usage(
+            "config: no credentials; set refresh_token (with client_id), token_file, or access_token".into(),
+        ));
+    }
+    for (key, value) in [("access_token", &s.access_token), ("client_id", &s.client_id)] {
+        if value.as_ref().is_some_and(|v| !v.bytes().all(|b| b.is_ascii_graphic())) {
+            return Err(wrong(key, "***", "ASCII characters without spaces"));
+        }
+    }
+    let start_date = s.start_date.map(|text| date_time("start_date", &text, timezone, now)).transpose()?;
+    let contact_ids: BTreeSet<String> = s.contact_ids.unwrap_or_default().into_iter().map(|id| id.trim().to_owned()).collect();
+    if let Some(id) = contact_ids.iter().find(|id| id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')) {
+        return Err(wrong("contact_ids", &format!("{id:?}"), "contact ids (letters, digits and hyphens)"));
+    }
+    let mut status: BTreeSet<String> = s.contact_status.unwrap_or_default().into_iter().collect();
+    if status.is_empty() || status.contains("all") {
+        status = BTreeSet::from(["all".to_owned()]);
+    }
+    let subresources = match s.include_subresources {
+        Some(Value::Bool(false)) => Vec::new(),
+        Some(Value::Array(list)) => in_order(&SUBRESOURCES, |known| list.iter().any(|i| i == known)),
+        _ => in_order(&SUBRESOURCES, |_| true),
+    };
+    let types = s.tracking_activity_types.unwrap_or_default();
+    let types = in_order(&ACTIVITY_TYPES, |known| {
+        if types.is_empty() { known.starts_with("em_") } else { types.iter().any(|t| t == known) }
+    });
+    let route = s.activity_route.unwrap_or_else(|| "auto".into());
+    if route == "campaigns" {
+        let why = if types.iter().any(|t| t.starts_with("p_")) {
+            "auto or contacts, since the landing-page types (p_*) of tracking_activity_types exist only there"
+        } else {
+            "auto or contacts (campaigns is not available yet)"
+        };
+        return Err(wrong("activity_route", "\"campaigns\"", why));
+    }
+    let redirect = s.redirect_uri.unwrap_or_else(|| "http://localhost:8910/callback".into());
+    address("redirect_uri", &redirect)?;
+    let user_agent = s.user_agent.unwrap_or_else(|| concat!("tap-constant-contact/", env!("CARGO_PKG_VERSION")).into());
+    if !user_agent.bytes().all(|b| (b' '..=b'~').contains(&b)) {
+        return Err(wrong("user_agent", &format!("{user_agent:?}"), "visible ASCII characters"));
+    }
+    let report = report_window(
+        [
+            ("report_date", s.report_date),
+            ("report_start_date", s.report_start_date),
+            ("report_end_date", s.report_end_date),
+        ],
+        (s.report_days_back, s.report_start_days_back, s.report_end_days_back),
+        now.with_timezone(&timezone).date_naive(),
+    )?;
+    Ok(Config {
+        client_id: s.client_id,
+        client_secret: s.client_secret.map(Secret),
+        refresh_token: s.refresh_token.map(Secret),
+        access_token: s.access_token.map(Secret),
+        token_file: s.token_file.map(PathBuf::from),
+        start_date,
+        updated_days_back: s.updated_days_back,
+        contact_ids: contact_ids.into_iter().collect(),
+        contact_status: status.into_iter().collect(),
+        subresources,
+        tracking_activity_types: types,
+        report,
+        timezone,
+        activity_lookback_days: s.activity_lookback_days.unwrap_or(30),
+        contacts_full_refresh_days: s.contacts_full_refresh_days.unwrap_or(7),
+        requests_per_second: s.requests_per_second.unwrap_or(4.0),
+        max_requests: s.max_requests,
+        on_quota: if s.on_quota.as_deref() == Some("wait") { OnQuota::Wait } else { OnQuota::Stop },
+        page_size: s.page_size.unwrap_or(500),
+        request_timeout: Duration::from_secs_f64(s.request_timeout.unwrap_or(60.0)),
+        max_retries: s.max_retries.unwrap_or(5),
+        api_url: address("api_url", s.api_url.as_deref().unwrap_or("https://api.cc.email/v3"))?,
+        auth_url: address(
+            "auth_url",
+            s.auth_url.as_deref().unwrap_or("https://authz.constantcontact.com/oauth2/default/v1"),
+        )?,
+        user_agent,
+    })
+}
+
+fn in_order(known: &[&str], wanted: impl Fn(&str) -> bool) -> Vec<String> {
+    known.iter().filter(|k| wanted(k)).map(|k| (*k).to_owned()).collect()
+}
+
+/// Plain http would show the token to the network; on loopback there is none.
+fn address(key: &str, text: &str) -> Result<Url> {
+    let bad = || wrong(key, &format!("{text:?}"), "an https:// URL (http:// for loopback only) without user, query and fragment");
+    let url = Url::parse(text).map_err(|_| bad())?;
+    let loopback = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    };
+    let scheme = url.scheme() == "https" || (url.scheme() == "http" && loopback);
+    let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+    if scheme && plain { Ok(url) } else { Err(bad()) }
+}
+
+fn date(key: &str, text: &str, today: NaiveDate) -> Result<NaiveDate> {
+    NaiveDate::parse_from_str(text.trim(), "%Y-%m-%d")
+        .ok()
+        .filter(|d| (1990..=9999).contains(&d.year()) && *d <= today)
+        .ok_or_else(|| wrong(key, &format!("{text:?}"), &format!("a date YYYY-MM-DD from 1990-01-01 to today ({today})")))
+}
+
+/// A date-time with a zone, or a date: then midnight in `timezone`.
+fn date_time(key: &str, text: &str, zone: Tz, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
+    let text = text.trim();
+    let at = DateTime::parse_from_rfc3339(text).map(|at| at.to_utc()).ok().or_else(|| {
+        NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().filter(|d| (1990..=9999).contains(&d.year())).map(|d| midnight(d, zone))
+    });
+    at.filter(|at| at.year() >= 1989 && *at <= now).ok_or_else(|| {
+        wrong(key, &format!("{text:?}"), "a date YYYY-MM-DD or a date-time such as 2026-01-31T00:00:00Z, from 1990 to now")
+    })
+}
+
+type DaysBack = (Option<u32>, Option<u32>, Option<u32>);
+
+fn report_window(dates: [(&str, Option<String>); 3], back: DaysBack, today: NaiveDate) -> Result<Option<ReportWindow>> {
+    let mut read = Vec::new();
+    for (key, text) in dates {
+        read.push(text.map(|text| date(key, &text, today)).transpose()?);
+    }
+    let edge = |date: Option<NaiveDate>, days: Option<u32>| date.map(Edge::Date).or(days.map(Edge::DaysBack));
+    let mix = |keys: &str| {
+        Error::Usage(format!(
+            "config: {keys} do not go together; allowed: report_date alone, report_days_back alone, or one of \
+             report_start_date and report_start_days_back with or without one of report_end_date and report_end_days_back"
+        ))
+    };
+    if read[1].is_some() && back.1.is_some() {
+        return Err(mix("report_start_date and report_start_days_back"));
+    }
+    if read[2].is_some() && back.2.is_some() {
+        return Err(mix("report_end_date and report_end_days_back"));
+    }
+    let (start, end) = (edge(read[1], back.1), edge(read[2], back.2));
+    match (read[0], back.0, start, end) {
+        (None, None, None, None) => Ok(None),
+        (Some(day), None, None, None) => Ok(Some(ReportWindow::Day(day))),
+        (None, Some(days), None, None) => Ok(Some(ReportWindow::DaysBack(days))),
+        (None, None, Some(start), end) => {
+            if let Some(end) = end.as_ref().filter(|end| end.day(today) < start.day(today)) {
+                return Err(Error::Usage(format!(
+                    "config: the report window ends ({}) before it starts ({}); allowed: an end on or after its start",
+                    end.day(today),
+                    start.day(today)
+                )));
+            }
+            Ok(Some(ReportWindow::Range { start, end }))
+        }
+        (None, None, None, Some(_)) => Err(mix("report_end_date or report_end_days_back without a start")),
+        _ => Err(mix("report_date, report_days_back and a range")),
+    }
+}

@@ -1,0 +1,149 @@
+//! From days, dates and bookmarks to the window that a stream reads. Pure.
+
+use chrono::{DateTime, Days, Months, NaiveDate, NaiveTime, TimeDelta, TimeZone, Utc};
+use chrono_tz::Tz;
+
+/// Half-open: from `start` up to, and without, `end`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Window {
+    pub(crate) start: DateTime<Utc>,
+    pub(crate) end: DateTime<Utc>,
+    /// Named by a `report_*` setting: rows outside are left out, bookmarks left alone.
+    pub(crate) bounded: bool,
+}
+
+/// One end of a range of days.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Edge {
+    Date(NaiveDate),
+    DaysBack(u32),
+}
+
+/// The window that the `report_*` settings name.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum ReportWindow {
+    Day(NaiveDate),
+    DaysBack(u32),
+    Range { start: Edge, end: Option<Edge> },
+}
+
+impl Edge {
+    pub(crate) fn day(&self, today: NaiveDate) -> NaiveDate {
+        match self {
+            Edge::Date(date) => *date,
+            Edge::DaysBack(n) => today.checked_sub_days(Days::new(u64::from(*n))).unwrap_or(NaiveDate::MIN),
+        }
+    }
+}
+
+impl ReportWindow {
+    /// The window at a moment, in whole days of a zone; the last day ends with it, or now.
+    pub(crate) fn resolve(&self, now: DateTime<Utc>, zone: Tz) -> Window {
+        let today = now.with_timezone(&zone).date_naive();
+        let (first, last) = match self {
+            ReportWindow::Day(date) => (*date, Some(*date)),
+            ReportWindow::DaysBack(n) => (Edge::DaysBack(*n).day(today), None),
+            ReportWindow::Range { start, end } => (start.day(today), end.as_ref().map(|e| e.day(today))),
+        };
+        let end = last.map_or(now, |day| midnight(day + Days::new(1), zone).min(now));
+        Window { start: midnight(first, zone).min(end), end, bounded: true }
+    }
+}
+
+/// When a day begins in a zone; where midnight is skipped by the clock, the first moment after it.
+pub(crate) fn midnight(date: NaiveDate, zone: Tz) -> DateTime<Utc> {
+    let mut at = date.and_time(NaiveTime::MIN);
+    // No gap is longer than a day.
+    for _ in 0..96 {
+        if let Some(found) = zone.from_local_datetime(&at).earliest() {
+            return found.to_utc();
+        }
+        at += TimeDelta::minutes(15);
+    }
+    date.and_time(NaiveTime::MIN).and_utc()
+}
+
+/// Where an incremental read begins: the bookmark or `start_date`, which `updated_days_back` may move earlier or set.
+pub(crate) fn lower_bound(
+    bookmark: Option<DateTime<Utc>>,
+    start_date: Option<DateTime<Utc>>,
+    updated_days_back: Option<u32>,
+    now: DateTime<Utc>,
+    zone: Tz,
+) -> Option<DateTime<Utc>> {
+    let back = updated_days_back.map(|n| midnight(Edge::DaysBack(n).day(now.with_timezone(&zone).date_naive()), zone));
+    bookmark.or(start_date).into_iter().chain(back).min()
+}
+
+/// A range as windows of at most five years, without a gap.
+pub(crate) fn five_year_windows(start: DateTime<Utc>, end: DateTime<Utc>) -> Vec<(DateTime<Utc>, DateTime<Utc>)> {
+    let mut windows = Vec::new();
+    let mut from = start;
+    while from < end {
+        // A day less, since each window asks for a second more than it covers.
+        let to = from.checked_add_months(Months::new(60)).map_or(end, |to| (to - TimeDelta::days(1)).min(end));
+        windows.push((from, to));
+        from = to;
+    }
+    windows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(text: &str) -> DateTime<Utc> {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn days_are_those_of_the_zone() {
+        let now = at("2026-11-23T10:00:00Z");
+        let zone: Tz = "America/New_York".parse().unwrap();
+        let day = |d| NaiveDate::from_ymd_opt(2026, 11, d).unwrap();
+        let window = ReportWindow::Day(day(1)).resolve(now, zone);
+        // Summer time ended that day: it had 25 hours.
+        assert_eq!((window.start, window.end), (at("2026-11-01T04:00:00Z"), at("2026-11-02T05:00:00Z")));
+        let window = ReportWindow::Range { start: Edge::DaysBack(10), end: Some(Edge::DaysBack(5)) }.resolve(now, Tz::UTC);
+        assert_eq!((window.start, window.end), (at("2026-11-13T00:00:00Z"), at("2026-11-19T00:00:00Z")));
+        assert_eq!(ReportWindow::Day(day(23)).resolve(now, Tz::UTC).end, now);
+        // Midnight did not exist in Sao Paulo on this day.
+        let zone: Tz = "America/Sao_Paulo".parse().unwrap();
+        assert_eq!(midnight(NaiveDate::from_ymd_opt(2018, 11, 4).unwrap(), zone), at("2018-11-04T03:00:00Z"));
+    }
+
+    #[test]
+    fn days_back_move_a_bound_earlier_only() {
+        let now = at("2026-11-23T10:00:00Z");
+        let (old, new) = (at("2026-11-01T00:00:00Z"), at("2026-11-22T00:00:00Z"));
+        let bound = |bookmark, start, days| lower_bound(bookmark, start, days, now, Tz::UTC);
+        assert_eq!(bound(Some(new), Some(old), None), Some(new));
+        assert_eq!(bound(Some(new), None, Some(7)), Some(at("2026-11-16T00:00:00Z")));
+        assert_eq!(bound(Some(old), None, Some(7)), Some(old));
+        assert_eq!(bound(None, None, Some(0)), Some(at("2026-11-23T00:00:00Z")));
+        assert_eq!(bound(None, None, None), None);
+    }
+
+    proptest! {
+        #[test]
+        fn windows_of_five_years_cover_the_range(start in 0i64..2_000_000_000, length in 1i64..2_000_000_000) {
+            let (start, end) = (DateTime::from_timestamp(start, 0).unwrap(), DateTime::from_timestamp(start + length, 0).unwrap());
+            let windows = five_year_windows(start, end);
+            prop_assert_eq!(windows[0].0, start);
+            prop_assert_eq!(windows[windows.len() - 1].1, end);
+            prop_assert!(windows.windows(2).all(|w| w[0].1 == w[1].0));
+            prop_assert!(windows.iter().all(|(from, to)| from < to && *to <= *from + Months::new(60)));
+        }
+
+        #[test]
+        fn a_window_never_ends_before_it_starts(now in 1_000_000_000i64..3_000_000_000, zone in 0usize..400, n in 0u32..36_500, m in 0u32..36_500) {
+            let now = DateTime::from_timestamp(now, 0).unwrap();
+            let zone = chrono_tz::TZ_VARIANTS[zone];
+            for window in [ReportWindow::DaysBack(n), ReportWindow::Range { start: Edge::DaysBack(n.max(m)), end: Some(Edge::DaysBack(n.min(m))) }] {
+                let window = window.resolve(now, zone);
+                prop_assert!(window.start <= window.end && window.end <= now);
+            }
+        }
+    }
+}
