@@ -19,11 +19,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     fn method(&self) -> &'static str {
-        if self.replication_key.is_some() {
-            "INCREMENTAL"
-        } else {
-            "FULL_TABLE"
-        }
+        if self.replication_key.is_some() { "INCREMENTAL" } else { "FULL_TABLE" }
     }
 
     fn is_automatic(&self, name: &str) -> bool {
@@ -109,18 +105,12 @@ impl Mask {
     pub(crate) fn wants(&self, path: &[&str]) -> bool {
         match (self, path) {
             (Mask::All, _) | (_, []) => true,
-            (Mask::Some(kept), [name, rest @ ..]) => {
-                kept.get(*name).is_some_and(|mask| mask.wants(rest))
-            }
+            (Mask::Some(kept), [name, rest @ ..]) => kept.get(*name).is_some_and(|mask| mask.wants(rest)),
         }
     }
 }
 
-fn retain(
-    properties: &mut Map<String, Value>,
-    kept: &BTreeMap<String, Mask>,
-    prune: fn(&Mask, &mut Value),
-) {
+fn retain(properties: &mut Map<String, Value>, kept: &BTreeMap<String, Mask>, prune: fn(&Mask, &mut Value)) {
     properties.retain(|name, value| kept.get(name).map(|mask| prune(mask, value)).is_some());
 }
 
@@ -141,16 +131,8 @@ pub(crate) struct Catalog {
 impl Catalog {
     /// Every stream with all its properties: what no catalog means.
     pub(crate) fn all(entries: &[Entry]) -> Catalog {
-        let selected = Selected {
-            mask: Mask::All,
-            full_table: false,
-        };
-        Catalog {
-            streams: entries
-                .iter()
-                .map(|e| (e.name.to_owned(), selected.clone()))
-                .collect(),
-        }
+        let selected = Selected { mask: Mask::All, full_table: false };
+        Catalog { streams: entries.iter().map(|e| (e.name.to_owned(), selected.clone())).collect() }
     }
 
     /// The stream's selection; `None` when it is not to be read.
@@ -161,51 +143,31 @@ impl Catalog {
     /// The selection in the text of a catalog file, and warnings about what does not fit this version.
     pub(crate) fn parse(text: &str, entries: &[Entry]) -> Result<(Catalog, Vec<String>)> {
         let text = text.trim_start_matches('\u{feff}');
-        let file: Value = serde_json::from_str(text)
-            .map_err(|e| Error::Usage(format!("catalog: not JSON: {e}")))?;
-        let streams = file
-            .as_object()
-            .ok_or_else(|| wrong("", "must be an object with `streams`"))?
-            .get("streams");
-        let streams = streams
-            .and_then(Value::as_array)
-            .ok_or_else(|| wrong("/streams", "must be a list"))?;
+        let file: Value = serde_json::from_str(text).map_err(|e| Error::Usage(format!("catalog: not JSON: {e}")))?;
+        let streams = file.as_object().ok_or_else(|| wrong("", "must be an object with `streams`"))?.get("streams");
+        let streams = streams.and_then(Value::as_array).ok_or_else(|| wrong("/streams", "must be a list"))?;
         let mut read = BTreeMap::new();
         for (i, stream) in streams.iter().enumerate() {
             let place = format!("/streams/{i}");
             let stream = Stream::read(stream, &place)?;
             let name = stream.name;
             if read.insert(name, stream).is_some() {
-                return Err(wrong(
-                    &place,
-                    &format!("is a second entry for the stream {name}"),
-                ));
+                return Err(wrong(&place, &format!("is a second entry for the stream {name}")));
             }
         }
         let mut warnings = Vec::new();
-        for name in read
-            .keys()
-            .filter(|name| entries.iter().all(|e| e.name != **name))
-        {
-            warnings.push(format!(
-                "catalog: the stream {name} is not known to this version and is ignored"
-            ));
+        for name in read.keys().filter(|name| entries.iter().all(|e| e.name != **name)) {
+            warnings.push(format!("catalog: the stream {name} is not known to this version and is ignored"));
         }
         let names_selection = read.values().any(|stream| stream.selected.is_some());
         let mut catalog = Catalog::default();
         for entry in entries {
             let Some(stream) = read.get(entry.name) else {
-                warnings.push(format!(
-                    "catalog: the stream {} is missing and is not read",
-                    entry.name
-                ));
+                warnings.push(format!("catalog: the stream {} is missing and is not read", entry.name));
                 continue;
             };
             if stream.is_selected(names_selection) {
-                catalog.streams.insert(
-                    entry.name.to_owned(),
-                    stream.selection(entry, &mut warnings),
-                );
+                catalog.streams.insert(entry.name.to_owned(), stream.selection(entry, &mut warnings));
             }
         }
         Ok((catalog, warnings))
@@ -251,16 +213,12 @@ struct Stream<'a> {
 
 impl<'a> Stream<'a> {
     fn read(stream: &'a Value, place: &str) -> Result<Stream<'a>> {
-        let stream = stream
-            .as_object()
-            .ok_or_else(|| wrong(place, "must be an object"))?;
+        let stream = stream.as_object().ok_or_else(|| wrong(place, "must be an object"))?;
         let name = match text(stream, "tap_stream_id", place)? {
             None | Some("") => text(stream, "stream", place)?,
             name => name,
         };
-        let name = name
-            .filter(|n| !n.is_empty())
-            .ok_or_else(|| wrong(place, "has no `tap_stream_id`"))?;
+        let name = name.filter(|n| !n.is_empty()).ok_or_else(|| wrong(place, "has no `tap_stream_id`"))?;
         let schema = stream.get("schema").filter(|v| !v.is_null());
         if schema.is_some_and(|v| !v.is_object()) {
             return Err(wrong(&format!("{place}/schema"), "must be an object"));
@@ -287,15 +245,12 @@ impl<'a> Stream<'a> {
     }
 
     fn read_metadata(&mut self, item: &'a Value, place: &str) -> Result<()> {
-        let breadcrumb: Option<Vec<&str>> = item["breadcrumb"]
-            .as_array()
-            .and_then(|list| list.iter().map(Value::as_str).collect());
-        let breadcrumb = breadcrumb
-            .ok_or_else(|| wrong(&format!("{place}/breadcrumb"), "must be a list of strings"))?;
+        let breadcrumb: Option<Vec<&str>> =
+            item["breadcrumb"].as_array().and_then(|list| list.iter().map(Value::as_str).collect());
+        let breadcrumb =
+            breadcrumb.ok_or_else(|| wrong(&format!("{place}/breadcrumb"), "must be a list of strings"))?;
         let place = format!("{place}/metadata");
-        let metadata = item["metadata"]
-            .as_object()
-            .ok_or_else(|| wrong(&place, "must be an object"))?;
+        let metadata = item["metadata"].as_object().ok_or_else(|| wrong(&place, "must be an object"))?;
         let marks = Marks::read(metadata, &place)?;
         if breadcrumb.is_empty() {
             self.selected = marks.selected.or(self.selected);
@@ -317,54 +272,40 @@ impl<'a> Stream<'a> {
         if marks.is_some_and(|m| m.unsupported) {
             return false;
         }
-        let by_default =
-            || !catalog_names_selection && marks.and_then(|m| m.by_default).unwrap_or(true);
+        let by_default = || !catalog_names_selection && marks.and_then(|m| m.by_default).unwrap_or(true);
         self.selected.unwrap_or_else(by_default)
     }
 
     fn selection(&self, entry: &Entry, warnings: &mut Vec<String>) -> Selected {
-        let mask = self
-            .mask(entry, &entry.schema, &mut Vec::new())
-            .unwrap_or(Mask::All);
+        let mask = self.mask(entry, &entry.schema, &mut Vec::new()).unwrap_or(Mask::All);
         let mut unknown: BTreeSet<String> = self.odd.iter().cloned().collect();
-        unknown.extend(
-            self.marks
-                .keys()
-                .filter(|path| !exists(&entry.schema, path))
-                .map(|path| path.join(".")),
-        );
+        unknown.extend(self.marks.keys().filter(|path| !exists(&entry.schema, path)).map(|path| path.join(".")));
         let mut missing = BTreeSet::new();
         if let Some(schema) = self.schema {
-            compare(
-                &entry.schema,
-                schema,
-                &mut Vec::new(),
-                &mut |path, is_ours| {
-                    if !is_ours {
-                        unknown.insert(path.join("."));
-                    } else if mask.wants(path) {
-                        missing.insert(path.join("."));
-                    }
-                },
-            );
+            compare(&entry.schema, schema, &mut Vec::new(), &mut |path, is_ours| {
+                if !is_ours {
+                    unknown.insert(path.join("."));
+                } else if mask.wants(path) {
+                    missing.insert(path.join("."));
+                }
+            });
         }
         let name = entry.name;
-        warnings.extend(unknown.into_iter().map(|path| {
-            format!(
-                "catalog: {name}: the property {path} is not known to this version and is ignored"
-            )
-        }));
-        warnings.extend(missing.into_iter().map(|path| {
-            format!("catalog: {name}: the property {path} is missing from the schema; it is read")
-        }));
+        warnings.extend(
+            unknown.into_iter().map(|path| {
+                format!("catalog: {name}: the property {path} is not known to this version and is ignored")
+            }),
+        );
+        warnings.extend(
+            missing
+                .into_iter()
+                .map(|path| format!("catalog: {name}: the property {path} is missing from the schema; it is read")),
+        );
         let full_table = match self.method.map(str::to_ascii_uppercase).as_deref() {
             None | Some("INCREMENTAL" | "") => false,
             Some("FULL_TABLE") => entry.replication_key.is_some(),
             Some(other) => {
-                warnings.push(format!(
-                    "catalog: {name}: no replication method {other}; using {}",
-                    entry.method()
-                ));
+                warnings.push(format!("catalog: {name}: no replication method {other}; using {}", entry.method()));
                 false
             }
         };
@@ -381,10 +322,7 @@ impl<'a> Stream<'a> {
             let ours = path.is_empty() && entry.is_automatic(name);
             path.push(name);
             if ours || self.keeps(path) {
-                kept.extend(
-                    self.mask(entry, schema, path)
-                        .map(|mask| (name.clone(), mask)),
-                );
+                kept.extend(self.mask(entry, schema, path).map(|mask| (name.clone(), mask)));
             }
             path.pop();
         }
@@ -429,19 +367,12 @@ fn names<'a>(breadcrumb: &[&'a str]) -> Option<Vec<&'a str>> {
 fn exists(schema: &Value, path: &[&str]) -> bool {
     match path {
         [] => true,
-        [name, rest @ ..] => properties(schema)
-            .and_then(|p| p.get(*name))
-            .is_some_and(|s| exists(s, rest)),
+        [name, rest @ ..] => properties(schema).and_then(|p| p.get(*name)).is_some_and(|s| exists(s, rest)),
     }
 }
 
 /// Reports the paths of properties that only one of two schemas has, and whether that one is `ours`.
-fn compare<'a>(
-    ours: &'a Value,
-    theirs: &'a Value,
-    path: &mut Vec<&'a str>,
-    report: &mut impl FnMut(&[&str], bool),
-) {
+fn compare<'a>(ours: &'a Value, theirs: &'a Value, path: &mut Vec<&'a str>, report: &mut impl FnMut(&[&str], bool)) {
     let (Some(ours), Some(theirs)) = (properties(ours), properties(theirs)) else {
         return;
     };
@@ -491,21 +422,10 @@ mod tests {
                 {"type": ["null", "object"], "properties": {"kind": text, "number": text}}},
             "tags": {"type": ["null", "array"], "items": text},
         }});
-        let lists =
-            json!({"type": "object", "properties": {"id": {"type": ["string"]}, "name": text}});
+        let lists = json!({"type": "object", "properties": {"id": {"type": ["string"]}, "name": text}});
         vec![
-            Entry {
-                name: "contacts",
-                keys: &["id"],
-                replication_key: Some("updated_at"),
-                schema: contacts,
-            },
-            Entry {
-                name: "lists",
-                keys: &["id"],
-                replication_key: None,
-                schema: lists,
-            },
+            Entry { name: "contacts", keys: &["id"], replication_key: Some("updated_at"), schema: contacts },
+            Entry { name: "lists", keys: &["id"], replication_key: None, schema: lists },
         ]
     }
 
@@ -517,11 +437,7 @@ mod tests {
     fn with(metadata: &[(&[&str], Value)]) -> Value {
         let mut file = discover(&entries());
         let list = file["streams"][0]["metadata"].as_array_mut().unwrap();
-        list.extend(
-            metadata
-                .iter()
-                .map(|(at, marks)| json!({"breadcrumb": at, "metadata": marks})),
-        );
+        list.extend(metadata.iter().map(|(at, marks)| json!({"breadcrumb": at, "metadata": marks})));
         file
     }
 
@@ -543,22 +459,14 @@ mod tests {
         );
         let inclusion = |at: &Value| {
             let list = contacts["metadata"].as_array().unwrap();
-            list.iter()
-                .find(|m| m["breadcrumb"] == *at)
-                .map(|m| m["metadata"]["inclusion"].clone())
+            list.iter().find(|m| m["breadcrumb"] == *at).map(|m| m["metadata"]["inclusion"].clone())
         };
         for (at, expected) in [
             (json!(["properties", "id"]), "automatic"),
             (json!(["properties", "updated_at"]), "automatic"),
             (json!(["properties", "email"]), "available"),
-            (
-                json!(["properties", "email", "properties", "address"]),
-                "available",
-            ),
-            (
-                json!(["properties", "phones", "items", "properties", "kind"]),
-                "available",
-            ),
+            (json!(["properties", "email", "properties", "address"]), "available"),
+            (json!(["properties", "phones", "items", "properties", "kind"]), "available"),
         ] {
             assert_eq!(inclusion(&at), Some(json!(expected)), "{at}");
         }
@@ -566,11 +474,7 @@ mod tests {
         let lists = &found["streams"][1];
         assert_eq!(lists["replication_method"], "FULL_TABLE");
         assert!(lists.get("replication_key").is_none());
-        assert!(
-            lists["metadata"][0]["metadata"]
-                .get("valid-replication-keys")
-                .is_none()
-        );
+        assert!(lists["metadata"][0]["metadata"].get("valid-replication-keys").is_none());
     }
 
     #[test]
@@ -594,10 +498,7 @@ mod tests {
         let (catalog, _) = parse(&with(&[(&[], json!({"selected-by-default": false}))]));
         assert!(catalog.get("contacts").is_none() && catalog.get("lists").is_some());
 
-        let (catalog, _) = parse(&with(&[(
-            &[],
-            json!({"selected": true, "inclusion": "unsupported"}),
-        )]));
+        let (catalog, _) = parse(&with(&[(&[], json!({"selected": true, "inclusion": "unsupported"}))]));
         assert!(catalog.get("contacts").is_none());
     }
 
@@ -607,32 +508,17 @@ mod tests {
         let mask = mask(&[
             (&["properties", "name"], no.clone()),
             (&["properties", "email", "properties", "reason"], no.clone()),
-            (
-                &["properties", "phones", "items", "properties", "kind"],
-                no.clone(),
-            ),
-            (
-                &["properties", "tags"],
-                json!({"inclusion": "unsupported", "selected": true}),
-            ),
+            (&["properties", "phones", "items", "properties", "kind"], no.clone()),
+            (&["properties", "tags"], json!({"inclusion": "unsupported", "selected": true})),
             (&["properties", "id"], no.clone()),
             (&["properties", "updated_at"], no),
         ]);
         let mut schema = entries().remove(0).schema;
         mask.prune_schema(&mut schema);
         let names = |v: &Value| v.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-        assert_eq!(
-            names(&schema["properties"]),
-            ["id", "updated_at", "email", "phones"]
-        );
-        assert_eq!(
-            names(&schema["properties"]["email"]["properties"]),
-            ["address"]
-        );
-        assert_eq!(
-            names(&schema["properties"]["phones"]["items"]["properties"]),
-            ["number"]
-        );
+        assert_eq!(names(&schema["properties"]), ["id", "updated_at", "email", "phones"]);
+        assert_eq!(names(&schema["properties"]["email"]["properties"]), ["address"]);
+        assert_eq!(names(&schema["properties"]["phones"]["items"]["properties"]), ["number"]);
         let mut record = json!({"id": "1", "updated_at": null, "name": "n", "email": {"address": "a", "reason": "r"},
             "phones": [{"kind": "home", "number": "1"}, {}], "tags": ["t"]});
         mask.prune_record(&mut record);
@@ -652,17 +538,8 @@ mod tests {
         let address = &["properties", "email", "properties", "address"][..];
         assert!(!mask(&[(address, no.clone()), (reason, no.clone())]).wants(&["email"]));
         // Without `items`, as some write it.
-        assert!(
-            !mask(&[(&["properties", "phones", "properties", "kind"], no)])
-                .wants(&["phones", "kind"])
-        );
-        assert!(
-            !mask(&[(
-                &["properties", "name"],
-                json!({"selected-by-default": false})
-            )])
-            .wants(&["name"])
-        );
+        assert!(!mask(&[(&["properties", "phones", "properties", "kind"], no)]).wants(&["phones", "kind"]));
+        assert!(!mask(&[(&["properties", "name"], json!({"selected-by-default": false}))]).wants(&["name"]));
         let automatic = json!({"selected": false, "inclusion": "automatic"});
         assert_eq!(mask(&[(&["properties", "name"], automatic)]), Mask::All);
     }
@@ -674,10 +551,7 @@ mod tests {
         assert!(!full(&file, "contacts") && !full(&file, "lists"));
         file["streams"][0]["replication_method"] = json!("FULL_TABLE");
         assert!(full(&file, "contacts"));
-        assert!(full(
-            &with(&[(&[], json!({"replication-method": "FULL_TABLE"}))]),
-            "contacts"
-        ));
+        assert!(full(&with(&[(&[], json!({"replication-method": "FULL_TABLE"}))]), "contacts"));
         file["streams"][0]["metadata"][0]["metadata"]["replication-method"] = json!("INCREMENTAL");
         assert!(!full(&file, "contacts"));
         let (_, warnings) = parse(&with(&[(&[], json!({"replication-method": "LOG_BASED"}))]));
@@ -686,25 +560,14 @@ mod tests {
 
     #[test]
     fn other_versions_catalogs_draw_warnings() {
-        let mut file = with(&[
-            (&["properties", "gone"], json!({"selected": true})),
-            (&["odd"], json!({})),
-        ]);
+        let mut file = with(&[(&["properties", "gone"], json!({"selected": true})), (&["odd"], json!({}))]);
         file["streams"][1] = json!({"stream": "old"});
-        let properties = file["streams"][0]["schema"]["properties"]
-            .as_object_mut()
-            .unwrap();
+        let properties = file["streams"][0]["schema"]["properties"].as_object_mut().unwrap();
         properties.remove("name");
         properties.insert("gone".into(), json!({}));
         let (catalog, warnings) = parse(&file);
-        assert!(
-            catalog.get("contacts").unwrap().mask.wants(&["name"])
-                && catalog.get("lists").is_none()
-        );
-        let about: Vec<_> = warnings
-            .iter()
-            .map(|w| w.split(" is ").next().unwrap())
-            .collect();
+        assert!(catalog.get("contacts").unwrap().mask.wants(&["name"]) && catalog.get("lists").is_none());
+        let about: Vec<_> = warnings.iter().map(|w| w.split(" is ").next().unwrap()).collect();
         assert_eq!(
             about,
             [
@@ -719,31 +582,18 @@ mod tests {
 
     #[test]
     fn malformed_files_are_errors_that_name_the_place() {
-        let stream =
-            |more: &str| format!(r#"{{"streams":[{{"tap_stream_id":"contacts",{more}}}]}}"#);
+        let stream = |more: &str| format!(r#"{{"streams":[{{"tap_stream_id":"contacts",{more}}}]}}"#);
         for (file, place) in [
             ("{\n x".to_owned(), "line 2"),
             ("[]".to_owned(), "the file"),
             (r#"{"streams":{}}"#.to_owned(), "/streams "),
             (r#"{"streams":[{}]}"#.to_owned(), "/streams/0 has no"),
             (r#"{"streams":[7]}"#.to_owned(), "/streams/0 must"),
-            (
-                r#"{"streams":[{"stream":"a"},{"tap_stream_id":"a"}]}"#.to_owned(),
-                "/streams/1 is a second",
-            ),
+            (r#"{"streams":[{"stream":"a"},{"tap_stream_id":"a"}]}"#.to_owned(), "/streams/1 is a second"),
             (stream(r#""metadata":{}"#), "/streams/0/metadata "),
-            (
-                stream(r#""metadata":[{"metadata":{}}]"#),
-                "/streams/0/metadata/0/breadcrumb",
-            ),
-            (
-                stream(r#""metadata":[{"breadcrumb":[1],"metadata":{}}]"#),
-                "/streams/0/metadata/0/breadcrumb",
-            ),
-            (
-                stream(r#""metadata":[{"breadcrumb":[],"metadata":[]}]"#),
-                "/streams/0/metadata/0/metadata ",
-            ),
+            (stream(r#""metadata":[{"metadata":{}}]"#), "/streams/0/metadata/0/breadcrumb"),
+            (stream(r#""metadata":[{"breadcrumb":[1],"metadata":{}}]"#), "/streams/0/metadata/0/breadcrumb"),
+            (stream(r#""metadata":[{"breadcrumb":[],"metadata":[]}]"#), "/streams/0/metadata/0/metadata "),
             (stream(r#""selected":"yes""#), "/streams/0/selected"),
             (stream(r#""schema":"x""#), "/streams/0/schema"),
         ] {

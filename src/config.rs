@@ -133,8 +133,16 @@ const STATUSES: [&str; 7] =
 const SUBRESOURCES: [&str; 6] =
     ["custom_fields", "list_memberships", "phone_numbers", "street_addresses", "taggings", "notes"];
 const ACTIVITY_TYPES: [&str; 10] = [
-    "em_sends", "em_opens", "em_clicks", "em_bounces", "em_optouts", "em_forwards", "p_contact_open",
-    "p_contact_click", "p_contact_add", "p_contact_update",
+    "em_sends",
+    "em_opens",
+    "em_clicks",
+    "em_bounces",
+    "em_optouts",
+    "em_forwards",
+    "p_contact_open",
+    "p_contact_click",
+    "p_contact_add",
+    "p_contact_update",
 ];
 
 /// What to do when the daily quota is used up.
@@ -205,8 +213,9 @@ impl Config {
         let mut merged = Map::new();
         let mut warnings = Vec::new();
         for (origin, text) in sources {
-            let value: Value = serde_json::from_str(text)
-                .map_err(|e| Error::Usage(format!("{origin}: not valid JSON (line {}, column {})", e.line(), e.column())))?;
+            let value: Value = serde_json::from_str(text).map_err(|e| {
+                Error::Usage(format!("{origin}: not valid JSON (line {}, column {})", e.line(), e.column()))
+            })?;
             let Value::Object(map) = value else {
                 return Err(Error::Usage(format!("{origin}: a config must be one JSON object")));
             };
@@ -309,14 +318,17 @@ fn normalise(key: &str, value: Value, kind: &Value) -> Result<Option<Value>> {
 }
 
 fn allowed(kind: &Value, types: &[&str]) -> String {
-    let list = |v: &Value| v.as_array().map(|known| known.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
+    let list =
+        |v: &Value| v.as_array().map(|known| known.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
     if let Some(known) = list(&kind["enum"]) {
         return known;
     }
     let mut kinds: Vec<String> = Vec::new();
     for t in types.iter().filter(|t| **t != "null") {
         kinds.push(match *t {
-            "array" => list(&kind["items"]["enum"]).map_or("a list of texts".into(), |known| format!("a list of {known}")),
+            "array" => {
+                list(&kind["items"]["enum"]).map_or("a list of texts".into(), |known| format!("a list of {known}"))
+            }
             "boolean" => "true or false".into(),
             "integer" | "number" => {
                 let what = if *t == "integer" { "a whole number" } else { "a number" };
@@ -351,8 +363,11 @@ fn check(s: Settings, now: DateTime<Utc>) -> Result<Config> {
         }
     }
     let start_date = s.start_date.map(|text| date_time("start_date", &text, timezone, now)).transpose()?;
-    let contact_ids: BTreeSet<String> = s.contact_ids.unwrap_or_default().into_iter().map(|id| id.trim().to_owned()).collect();
-    if let Some(id) = contact_ids.iter().find(|id| id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')) {
+    let contact_ids: BTreeSet<String> =
+        s.contact_ids.unwrap_or_default().into_iter().map(|id| id.trim().to_owned()).collect();
+    if let Some(id) =
+        contact_ids.iter().find(|id| id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
+    {
         return Err(wrong("contact_ids", &format!("{id:?}"), "contact ids (letters, digits and hyphens)"));
     }
     let mut status: BTreeSet<String> = s.contact_status.unwrap_or_default().into_iter().collect();
@@ -429,7 +444,9 @@ fn in_order(known: &[&str], wanted: impl Fn(&str) -> bool) -> Vec<String> {
 
 /// Plain http would show the token to the network; on loopback there is none.
 fn address(key: &str, text: &str) -> Result<Url> {
-    let bad = || wrong(key, &format!("{text:?}"), "an https:// URL (http:// for loopback only) without user, query and fragment");
+    let bad = || {
+        wrong(key, &format!("{text:?}"), "an https:// URL (http:// for loopback only) without user, query and fragment")
+    };
     let url = Url::parse(text).map_err(|_| bad())?;
     let loopback = match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
@@ -438,7 +455,8 @@ fn address(key: &str, text: &str) -> Result<Url> {
         None => false,
     };
     let scheme = url.scheme() == "https" || (url.scheme() == "http" && loopback);
-    let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+    let plain =
+        url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
     if scheme && plain { Ok(url) } else { Err(bad()) }
 }
 
@@ -446,17 +464,26 @@ fn date(key: &str, text: &str, today: NaiveDate) -> Result<NaiveDate> {
     NaiveDate::parse_from_str(text.trim(), "%Y-%m-%d")
         .ok()
         .filter(|d| (1990..=9999).contains(&d.year()) && *d <= today)
-        .ok_or_else(|| wrong(key, &format!("{text:?}"), &format!("a date YYYY-MM-DD from 1990-01-01 to today ({today})")))
+        .ok_or_else(|| {
+            wrong(key, &format!("{text:?}"), &format!("a date YYYY-MM-DD from 1990-01-01 to today ({today})"))
+        })
 }
 
 /// A date-time with a zone, or a date: then midnight in `timezone`.
 fn date_time(key: &str, text: &str, zone: Tz, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
     let text = text.trim();
     let at = DateTime::parse_from_rfc3339(text).map(|at| at.to_utc()).ok().or_else(|| {
-        NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().filter(|d| (1990..=9999).contains(&d.year())).map(|d| midnight(d, zone))
+        NaiveDate::parse_from_str(text, "%Y-%m-%d")
+            .ok()
+            .filter(|d| (1990..=9999).contains(&d.year()))
+            .map(|d| midnight(d, zone))
     });
     at.filter(|at| at.year() >= 1989 && *at <= now).ok_or_else(|| {
-        wrong(key, &format!("{text:?}"), "a date YYYY-MM-DD or a date-time such as 2026-01-31T00:00:00Z, from 1990 to now")
+        wrong(
+            key,
+            &format!("{text:?}"),
+            "a date YYYY-MM-DD or a date-time such as 2026-01-31T00:00:00Z, from 1990 to now",
+        )
     })
 }
 

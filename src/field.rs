@@ -51,6 +51,7 @@ pub(crate) fn take_unreadable() -> usize {
     UNREADABLE.take()
 }
 
+#[cfg(test)]
 impl Text<'_> {
     /// The text, if there is one.
     pub(crate) fn as_str(&self) -> Option<&str> {
@@ -60,6 +61,7 @@ impl Text<'_> {
 
 impl Timestamp<'_> {
     /// The moment in normal form, if there is one.
+    #[cfg(test)]
     pub(crate) fn as_str(&self) -> Option<&str> {
         self.0.as_deref()
     }
@@ -110,25 +112,16 @@ fn parse(text: &str) -> Option<(DateTime<Utc>, &str)> {
     let second = digits(&b[6..8])?;
     // A leap second has no place in a target; it counts as the one after it.
     let leap = i64::from(second == 60);
-    let time = NaiveTime::from_hms_opt(
-        digits(&b[..2])?,
-        digits(&b[3..5])?,
-        if leap == 1 { 59 } else { second },
-    )?;
+    let time = NaiveTime::from_hms_opt(digits(&b[..2])?, digits(&b[3..5])?, if leap == 1 { 59 } else { second })?;
     let (fraction, zone) = match rest.strip_prefix('.') {
         None => ("", rest),
         Some(rest) => {
-            let end = rest
-                .find(|c: char| !c.is_ascii_digit())
-                .unwrap_or(rest.len());
+            let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
             (end > 0).then(|| rest.split_at(end))?
         }
     };
     let ahead = TimeDelta::seconds(leap) - TimeDelta::minutes(offset(zone)?);
-    Some((
-        date.and_time(time).and_utc().checked_add_signed(ahead)?,
-        fraction,
-    ))
+    Some((date.and_time(time).and_utc().checked_add_signed(ahead)?, fraction))
 }
 
 /// Minutes east of UTC.
@@ -149,9 +142,7 @@ fn offset(zone: &str) -> Option<i64> {
 }
 
 fn digits(bytes: &[u8]) -> Option<u32> {
-    bytes.iter().try_fold(0, |n, b| {
-        b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0'))
-    })
+    bytes.iter().try_fold(0, |n, b| b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0')))
 }
 
 fn date_of(b: &[u8]) -> Option<NaiveDate> {
@@ -184,11 +175,7 @@ fn normal(text: Cow<'_, str>) -> Option<Cow<'_, str>> {
 
 fn instant(text: &str) -> Option<DateTime<Utc>> {
     let (second, fraction) = parse(text)?;
-    let nanos = fraction
-        .bytes()
-        .chain(std::iter::repeat(b'0'))
-        .take(9)
-        .fold(0, |n, b| n * 10 + i64::from(b - b'0'));
+    let nanos = fraction.bytes().chain(std::iter::repeat(b'0')).take(9).fold(0, |n, b| n * 10 + i64::from(b - b'0'));
     second.checked_add_signed(TimeDelta::nanoseconds(nanos))
 }
 
@@ -320,9 +307,7 @@ impl<'de> Scalar<'de> {
 
 /// A float without fraction that an `i64` can hold.
 fn integral(v: f64) -> Option<i64> {
-    (v.fract() == 0.0)
-        .then(|| format!("{v:.0}").parse().ok())
-        .flatten()
+    (v.fract() == 0.0).then(|| format!("{v:.0}").parse().ok()).flatten()
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
@@ -351,9 +336,7 @@ impl<'de> Deserialize<'de> for Integer {
         if v.is_blank() {
             return Ok(Integer(None));
         }
-        v.integer()
-            .map(|v| Integer(Some(v)))
-            .ok_or_else(|| v.refuse("a whole number"))
+        v.integer().map(|v| Integer(Some(v))).ok_or_else(|| v.refuse("a whole number"))
     }
 }
 
@@ -363,29 +346,24 @@ impl<'de> Deserialize<'de> for Flag {
         if v.is_blank() {
             return Ok(Flag(None));
         }
-        v.flag()
-            .map(|v| Flag(Some(v)))
-            .ok_or_else(|| v.refuse("true or false"))
+        v.flag().map(|v| Flag(Some(v))).ok_or_else(|| v.refuse("true or false"))
     }
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Key<'a> {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = Scalar::read(d, "the text of a key")?.text();
-        text.filter(|v| !v.is_empty())
-            .map(Key)
-            .ok_or_else(|| D::Error::custom("a key field is missing or empty"))
+        text.filter(|v| !v.is_empty()).map(Key).ok_or_else(|| D::Error::custom("a key field is missing or empty"))
     }
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for KeyTimestamp<'a> {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         match Scalar::read(d, "a date-time")? {
-            Scalar::Str(v) if !v.is_empty() => Self::new(v.clone())
-                .ok_or_else(|| Scalar::Str(v).refuse("a date-time, which this key field needs")),
-            Scalar::Null | Scalar::Str(_) => {
-                Err(D::Error::custom("a key field is missing or empty"))
+            Scalar::Str(v) if !v.is_empty() => {
+                Self::new(v.clone()).ok_or_else(|| Scalar::Str(v).refuse("a date-time, which this key field needs"))
             }
+            Scalar::Null | Scalar::Str(_) => Err(D::Error::custom("a key field is missing or empty")),
             other => Err(other.refuse("a date-time, which this key field needs")),
         }
     }
@@ -395,9 +373,7 @@ impl<'de> Deserialize<'de> for KeyInteger {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let v = Scalar::read(d, "a whole number")?;
         let number = v.integer().and_then(|n| u64::try_from(n).ok());
-        number
-            .map(KeyInteger)
-            .ok_or_else(|| v.refuse("a whole number from 0, which this key field needs"))
+        number.map(KeyInteger).ok_or_else(|| v.refuse("a whole number from 0, which this key field needs"))
     }
 }
 
@@ -457,10 +433,7 @@ mod tests {
             ("2026-09-29T14:33:39Z", "2026-09-29T14:33:39Z"),
             ("2026-09-29T14:33:39.000Z", "2026-09-29T14:33:39Z"),
             ("2026-09-29T14:33:39.120Z", "2026-09-29T14:33:39.120Z"),
-            (
-                "2026-09-29T14:33:39.123456789Z",
-                "2026-09-29T14:33:39.123456789Z",
-            ),
+            ("2026-09-29T14:33:39.123456789Z", "2026-09-29T14:33:39.123456789Z"),
             ("2026-09-29T23:33:39.5-05:00", "2026-09-30T04:33:39.5Z"),
             ("2026-09-29T14:33:39-0500", "2026-09-29T19:33:39Z"),
             ("2026-09-29T14:33:39+05:30", "2026-09-29T09:03:39Z"),
@@ -471,22 +444,12 @@ mod tests {
             ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00Z"),
             ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"),
         ] {
-            assert_eq!(
-                json::<Timestamp>(&format!("{sent:?}")),
-                format!("{written:?}"),
-                "{sent}"
-            );
+            assert_eq!(json::<Timestamp>(&format!("{sent:?}")), format!("{written:?}"), "{sent}");
             assert_eq!(take_unreadable(), 0);
             let read: Timestamp = serde_json::from_str(&format!("{sent:?}"))
                 .map(|t: Timestamp| Timestamp(t.0.map(|t| Cow::Owned(t.into_owned()))))
                 .unwrap();
-            assert_eq!(
-                read.instant(),
-                DateTime::parse_from_rfc3339(written)
-                    .ok()
-                    .map(|t| t.to_utc()),
-                "{sent}"
-            );
+            assert_eq!(read.instant(), DateTime::parse_from_rfc3339(written).ok().map(|t| t.to_utc()), "{sent}");
         }
     }
 
@@ -550,13 +513,9 @@ mod tests {
         ] {
             assert_eq!(json::<Integer>(sent), written);
         }
-        for (sent, written) in [
-            ("true", "true"),
-            (r#""False""#, "false"),
-            ("0", "false"),
-            ("1", "true"),
-            ("null", "null"),
-        ] {
+        for (sent, written) in
+            [("true", "true"), (r#""False""#, "false"), ("0", "false"), ("1", "true"), ("null", "null")]
+        {
             assert_eq!(json::<Flag>(sent), written);
         }
     }
@@ -566,17 +525,7 @@ mod tests {
         for sent in ["[]", "{}"] {
             assert!(json::<Text>(sent).starts_with('!'));
         }
-        for sent in [
-            "[]",
-            "{}",
-            "1.5",
-            "true",
-            r#""x""#,
-            "18446744073709551615",
-            "1e300",
-            r#""inf""#,
-            r#""nan""#,
-        ] {
+        for sent in ["[]", "{}", "1.5", "true", r#""x""#, "18446744073709551615", "1e300", r#""inf""#, r#""nan""#] {
             assert!(json::<Integer>(sent).starts_with('!'), "{sent}");
         }
         for sent in ["[]", "2", r#""yes""#] {
@@ -588,10 +537,7 @@ mod tests {
     fn keys_are_never_null() {
         assert_eq!(json::<Key>("7"), r#""7""#);
         assert_eq!(json::<KeyInteger>("7"), "7");
-        assert_eq!(
-            json::<KeyTimestamp>(r#""2026-09-29""#),
-            r#""2026-09-29T00:00:00Z""#
-        );
+        assert_eq!(json::<KeyTimestamp>(r#""2026-09-29""#), r#""2026-09-29T00:00:00Z""#);
         for sent in ["null", r#""""#] {
             assert!(json::<Key>(sent).contains("missing or empty"));
             assert!(json::<KeyTimestamp>(sent).contains("missing or empty"));

@@ -68,12 +68,12 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
         return messages.catalog(&catalog::discover(&entries));
     }
     let (config, warnings) = Config::parse(&sources(&args.config)?, Utc::now())?;
-    warnings.iter().for_each(|w| ::log::warn!("{w}"));
+    warn(&warnings);
     let catalog = match &args.catalog {
         None => Catalog::all(&entries),
         Some(path) => {
             let (catalog, warnings) = Catalog::parse(&read(path)?, &entries).map_err(|e| e.context(path.display()))?;
-            warnings.iter().for_each(|w| ::log::warn!("{w}"));
+            warn(&warnings);
             catalog
         }
     };
@@ -86,6 +86,12 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     let config_file = args.config.last().filter(|p| !is_env(p)).cloned();
     let client = Client::new(&config, config_file)?;
     sync::sync(&config, &client, &catalog, state, &mut messages)
+}
+
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        ::log::warn!("{warning}");
+    }
 }
 
 fn is_env(path: &Path) -> bool {

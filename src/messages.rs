@@ -53,12 +53,7 @@ impl Messages {
     }
 
     /// One record; `extracted` is the time its page was read, as [`stamp`] writes it.
-    pub(crate) fn record<R: Serialize>(
-        &mut self,
-        stream: &str,
-        record: &R,
-        extracted: &str,
-    ) -> Result<()> {
+    pub(crate) fn record<R: Serialize>(&mut self, stream: &str, record: &R, extracted: &str) -> Result<()> {
         self.write(&RecordLine { r#type: "RECORD", stream, record, time_extracted: extracted })
     }
 

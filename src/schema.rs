@@ -8,15 +8,8 @@ use serde_json::{Map, Value, json};
 
 /// The schema of a record type, inlined, with `null` first in its type lists.
 pub(crate) fn of<T: JsonSchema>() -> Value {
-    let settings = SchemaSettings::draft07()
-        .for_serialize()
-        .with(|s| s.inline_subschemas = true);
-    let mut schema = plain(
-        settings
-            .into_generator()
-            .into_root_schema_for::<T>()
-            .as_value(),
-    );
+    let settings = SchemaSettings::draft07().for_serialize().with(|s| s.inline_subschemas = true);
+    let mut schema = plain(settings.into_generator().into_root_schema_for::<T>().as_value());
     schema["type"] = json!("object");
     schema
 }
@@ -41,19 +34,11 @@ fn plain(schema: &Value) -> Value {
         out.insert("format".into(), json!("date-time"));
     }
     if let Some(text) = schema["description"].as_str() {
-        out.insert(
-            "description".into(),
-            text.split_whitespace().collect::<Vec<_>>().join(" ").into(),
-        );
+        out.insert("description".into(), text.split_whitespace().collect::<Vec<_>>().join(" ").into());
     }
     if let Some(properties) = schema["properties"].as_object() {
-        let properties = properties
-            .iter()
-            .map(|(name, schema)| (name.clone(), plain(schema)));
-        out.insert(
-            "properties".into(),
-            properties.collect::<Map<_, _>>().into(),
-        );
+        let properties = properties.iter().map(|(name, schema)| (name.clone(), plain(schema)));
+        out.insert("properties".into(), properties.collect::<Map<_, _>>().into());
     }
     if let Some(items) = schema.get("items") {
         out.insert("items".into(), plain(items));
@@ -64,14 +49,10 @@ fn plain(schema: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::streams::records::{
-        ActionSummary, ActivityDetail, Contact, ContactList, EmailCampaign,
-    };
+    use crate::streams::records::{ActionSummary, ActivityDetail, Contact, ContactList, EmailCampaign};
 
     fn check(place: &str, schema: &Value, root: bool) {
-        let map = schema
-            .as_object()
-            .unwrap_or_else(|| panic!("{place}: {schema}"));
+        let map = schema.as_object().unwrap_or_else(|| panic!("{place}: {schema}"));
         for key in map.keys() {
             let known = ["type", "format", "description", "properties", "items"];
             assert!(known.contains(&key.as_str()), "{place}: {key}");
@@ -80,31 +61,20 @@ mod tests {
             assert_eq!(schema["type"], "object");
             "object"
         } else {
-            let kinds = schema["type"]
-                .as_array()
-                .unwrap_or_else(|| panic!("{place}: no type list"));
-            assert!(
-                kinds.len() == 1 || kinds.len() == 2 && kinds[0] == "null",
-                "{place}: {kinds:?}"
-            );
+            let kinds = schema["type"].as_array().unwrap_or_else(|| panic!("{place}: no type list"));
+            assert!(kinds.len() == 1 || kinds.len() == 2 && kinds[0] == "null", "{place}: {kinds:?}");
             kinds.last().unwrap().as_str().unwrap()
         };
         assert_eq!(map.contains_key("properties"), kind == "object", "{place}");
         assert_eq!(map.contains_key("items"), kind == "array", "{place}");
-        assert!(
-            schema.get("format").is_none_or(|f| f == "date-time"),
-            "{place}"
-        );
+        assert!(schema.get("format").is_none_or(|f| f == "date-time"), "{place}");
         if kind == "object" {
             let properties = schema["properties"].as_object().unwrap();
             assert!(!properties.is_empty(), "{place}");
             for (name, schema) in properties {
                 let place = format!("{place}.{name}");
                 let text = schema["description"].as_str().unwrap_or_default();
-                assert!(
-                    !text.is_empty() && !text.contains('\n'),
-                    "{place}: description {text:?}"
-                );
+                assert!(!text.is_empty() && !text.contains('\n'), "{place}: description {text:?}");
                 check(&place, schema, false);
             }
         }
@@ -120,31 +90,17 @@ mod tests {
             ("contacts", of::<Contact>(), &["contact_id"][..]),
             ("contact_lists", of::<ContactList>(), &["list_id"]),
             ("email_campaigns", of::<EmailCampaign>(), &["campaign_id"]),
-            (
-                "contact_action_summary",
-                of::<ActionSummary>(),
-                &["contact_id", "campaign_activity_id"],
-            ),
+            ("contact_action_summary", of::<ActionSummary>(), &["contact_id", "campaign_activity_id"]),
             (
                 "contact_activity_details",
                 of::<ActivityDetail>(),
-                &[
-                    "contact_id",
-                    "campaign_activity_id",
-                    "tracking_activity_type",
-                    "created_time",
-                    "occurrence",
-                ],
+                &["contact_id", "campaign_activity_id", "tracking_activity_type", "created_time", "occurrence"],
             ),
         ] {
             check(name, &schema, true);
             for (property, schema) in schema["properties"].as_object().unwrap() {
                 let nullable = schema["type"][0] == "null";
-                assert_eq!(
-                    nullable,
-                    !keys.contains(&property.as_str()),
-                    "{name}.{property}"
-                );
+                assert_eq!(nullable, !keys.contains(&property.as_str()), "{name}.{property}");
             }
         }
     }
@@ -153,18 +109,9 @@ mod tests {
     fn nested_kinds_are_nullable() {
         let schema = of::<Contact>();
         let properties = &schema["properties"];
-        assert_eq!(
-            properties["email_address"]["type"],
-            json!(["null", "object"])
-        );
+        assert_eq!(properties["email_address"]["type"], json!(["null", "object"]));
         assert_eq!(properties["notes"]["type"], json!(["null", "array"]));
-        assert_eq!(
-            properties["notes"]["items"]["type"],
-            json!(["null", "object"])
-        );
-        assert_eq!(
-            properties["taggings"]["items"],
-            json!({"type": ["null", "string"]})
-        );
+        assert_eq!(properties["notes"]["items"]["type"], json!(["null", "object"]));
+        assert_eq!(properties["taggings"]["items"], json!({"type": ["null", "string"]}));
     }
 }

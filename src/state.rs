@@ -68,8 +68,7 @@ impl State {
         if text.trim().is_empty() {
             return Err(bad("the file is empty".into()));
         }
-        let mut value: Value =
-            serde_json::from_str(text).map_err(|e| bad(format!("not valid JSON ({e})")))?;
+        let mut value: Value = serde_json::from_str(text).map_err(|e| bad(format!("not valid JSON ({e})")))?;
         // The commonest slip: the whole STATE line of an output file instead of its value.
         if value["type"] == "STATE" && value["value"].is_object() {
             value = value["value"].take();
@@ -77,8 +76,9 @@ impl State {
         let Some(root) = value.as_object_mut() else {
             return Err(bad("not a JSON object".into()));
         };
+        let empty = root.is_empty();
         match root.get_mut("bookmarks") {
-            None if root.is_empty() => {}
+            None if empty => {}
             None => return Err(bad("it has no \"bookmarks\"".into())),
             Some(Value::Object(bookmarks)) => {
                 for (stream, bookmark) in bookmarks.iter_mut() {
@@ -101,15 +101,14 @@ impl State {
                 .partition(|(stream, _)| keys.iter().any(|(name, _)| name == stream));
             *bookmarks = own;
             for (stream, value) in others {
-                let other = match value {
-                    Value::Object(map) => map,
-                    _ => return Err(bad(format!("bookmarks.{stream} is not a JSON object"))),
+                let Value::Object(other) = value else {
+                    return Err(bad(format!("bookmarks.{stream} is not a JSON object")));
                 };
                 foreign.insert(stream, Bookmark { other, ..Bookmark::default() });
             }
         }
-        let mut state: State = serde_path_to_error::deserialize(value)
-            .map_err(|e| bad(format!("{}: {}", e.path(), e.inner())))?;
+        let mut state: State =
+            serde_path_to_error::deserialize(value).map_err(|e| bad(format!("{}: {}", e.path(), e.inner())))?;
         state.bookmarks.extend(foreign);
         for (stream, bookmark) in &state.bookmarks {
             if bookmark.resume.as_ref().is_some_and(|r| r.since > r.until) {
@@ -150,7 +149,9 @@ mod tests {
 
     #[test]
     fn both_forms_of_a_bookmark_are_read_and_unknown_keys_kept() {
-        let plain = State::parse(r#"{"bookmarks":{"contacts":{"updated_at":"2026-01-02T03:04:05-05:00"}},"mine":1}"#, KEYS).unwrap();
+        let plain =
+            State::parse(r#"{"bookmarks":{"contacts":{"updated_at":"2026-01-02T03:04:05-05:00"}},"mine":1}"#, KEYS)
+                .unwrap();
         let ours = State::parse(
             r#"{"bookmarks":{"contacts":{"replication_key":"updated_at","replication_key_value":"2026-01-02T08:04:05Z"}},"mine":1}"#,
             KEYS,
@@ -163,9 +164,16 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_an_error() {
-        for text in ["", "[]", "{", "{\"contacts\":1}", r#"{"bookmarks":[]}"#, r#"{"bookmarks":{"contacts":7}}"#,
-            r#"{"bookmarks":{"contacts":{"replication_key_value":"soon"}}}"#, r#"{"bookmarks":{"contacts":{"updated_at":5}}}"#]
-        {
+        for text in [
+            "",
+            "[]",
+            "{",
+            "{\"contacts\":1}",
+            r#"{"bookmarks":[]}"#,
+            r#"{"bookmarks":{"contacts":7}}"#,
+            r#"{"bookmarks":{"contacts":{"replication_key_value":"soon"}}}"#,
+            r#"{"bookmarks":{"contacts":{"updated_at":5}}}"#,
+        ] {
             assert!(matches!(State::parse(text, KEYS), Err(Error::Usage(_))), "{text}");
         }
         assert!(State::parse("{}", KEYS).is_ok());
@@ -173,7 +181,11 @@ mod tests {
 
     #[test]
     fn a_whole_state_message_is_taken_for_its_value() {
-        let state = State::parse(r#"{"type":"STATE","value":{"bookmarks":{"contacts":{"updated_at":"2026-01-02T03:04:05Z"}}}}"#, KEYS).unwrap();
+        let state = State::parse(
+            r#"{"type":"STATE","value":{"bookmarks":{"contacts":{"updated_at":"2026-01-02T03:04:05Z"}}}}"#,
+            KEYS,
+        )
+        .unwrap();
         assert!(state.bookmark("contacts").replication_key_value.is_some());
     }
 }

@@ -35,7 +35,13 @@ pub(crate) struct Run<'a> {
 ///
 /// # Errors
 /// The first that ends the run; a stream that the service refuses is left, the others read, and told at the end.
-pub(crate) fn sync(config: &Config, client: &Client, catalog: &Catalog, state: State, messages: &mut Messages) -> Result<()> {
+pub(crate) fn sync(
+    config: &Config,
+    client: &Client,
+    catalog: &Catalog,
+    state: State,
+    messages: &mut Messages,
+) -> Result<()> {
     let started = Instant::now();
     let mut order: Vec<&'static Stream> = ALL.iter().copied().filter(|s| catalog.get(s.name).is_some()).collect();
     if order.is_empty() {
@@ -43,16 +49,8 @@ pub(crate) fn sync(config: &Config, client: &Client, catalog: &Catalog, state: S
     }
     order.sort_by_key(|s| state.currently_syncing.as_deref() != Some(s.name));
     messages.now_true(state.to_value());
-    let mut run = Run {
-        config,
-        client,
-        catalog,
-        messages,
-        state,
-        stream: ALL[0],
-        records: 0,
-        last_state: Instant::now(),
-    };
+    let mut run =
+        Run { config, client, catalog, messages, state, stream: ALL[0], records: 0, last_state: Instant::now() };
     let outcome = run.streams(&order);
     // Whatever happened, the last line says what is true; a reader that has gone needs no line.
     let last = if matches!(outcome, Err(Error::Closed)) { Ok(()) } else { run.messages.state() };
@@ -217,7 +215,10 @@ impl Run<'_> {
         let full = self.catalog.get(stream.name).is_some_and(|s| s.full_table);
         let resume = self.state.bookmark(stream.name).resume.filter(|_| !full && self.config.report.is_none())?;
         if resume.filter != self.config.filter(stream.name) || resume.route != "contacts" {
-            crate::log::warn_once(format!("{}: the settings have changed since it was interrupted; its window starts over", stream.name));
+            crate::log::warn_once(format!(
+                "{}: the settings have changed since it was interrupted; its window starts over",
+                stream.name
+            ));
             return None;
         }
         Some(resume)

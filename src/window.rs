@@ -105,7 +105,8 @@ mod tests {
         let window = ReportWindow::Day(day(1)).resolve(now, zone);
         // Summer time ended that day: it had 25 hours.
         assert_eq!((window.start, window.end), (at("2026-11-01T04:00:00Z"), at("2026-11-02T05:00:00Z")));
-        let window = ReportWindow::Range { start: Edge::DaysBack(10), end: Some(Edge::DaysBack(5)) }.resolve(now, Tz::UTC);
+        let window =
+            ReportWindow::Range { start: Edge::DaysBack(10), end: Some(Edge::DaysBack(5)) }.resolve(now, Tz::UTC);
         assert_eq!((window.start, window.end), (at("2026-11-13T00:00:00Z"), at("2026-11-19T00:00:00Z")));
         assert_eq!(ReportWindow::Day(day(23)).resolve(now, Tz::UTC).end, now);
         // Midnight did not exist in Sao Paulo on this day.

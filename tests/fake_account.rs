@@ -13,11 +13,7 @@ use fake::{Account, Fake, Fault, Size, Switches, What};
 use serde_json::{Value, json};
 use sha2::Digest as _;
 
-const SMALL: Size = Size {
-    contacts: 60,
-    lists: 12,
-    campaigns: 24,
-};
+const SMALL: Size = Size { contacts: 60, lists: 12, campaigns: 24 };
 
 const TYPES: &str = "em_sends,em_opens,em_clicks,em_bounces,em_optouts,em_forwards";
 
@@ -27,13 +23,7 @@ fn start() -> Fake {
 
 /// One request on a connection of its own; gives the status, the head and the
 /// body (decompressed by nobody, since it asks for no compression).
-fn send(
-    fake: &Fake,
-    method: &str,
-    target: &str,
-    headers: &str,
-    body: &str,
-) -> (u16, String, String) {
+fn send(fake: &Fake, method: &str, target: &str, headers: &str, body: &str) -> (u16, String, String) {
     let host = fake.api_url();
     let host = host.trim_start_matches("http://").trim_end_matches("/v3");
     let mut stream = TcpStream::connect(host).unwrap();
@@ -87,9 +77,7 @@ fn get(fake: &Fake, access: &str, target: &str) -> (u16, Value) {
     let bearer = format!("Authorization: Bearer {access}\r\n");
     let (status, _, body) = send(fake, "GET", target, &bearer, "");
     // The lone surrogates that a strict reader refuses.
-    let body = body
-        .replace("\\ud83d", "\\ufffd")
-        .replace("\\ude00", "\\ufffd");
+    let body = body.replace("\\ud83d", "\\ufffd").replace("\\ude00", "\\ufffd");
     (status, serde_json::from_str(&body).unwrap_or(Value::Null))
 }
 
@@ -141,12 +129,9 @@ fn paging_gives_the_truth_in_every_shape() {
     let access = sign_in(&fake);
     let include = "custom_fields,list_memberships,phone_numbers,street_addresses,taggings,notes";
     let first = format!("/v3/contacts?status=all&limit=7&include={include}");
-    for (shape, ends) in [
-        (0, None),
-        (1, Some(json!({}))),
-        (2, Some(Value::Null)),
-        (3, Some(json!({"next": {"href": null}}))),
-    ] {
+    for (shape, ends) in
+        [(0, None), (1, Some(json!({}))), (2, Some(Value::Null)), (3, Some(json!({"next": {"href": null}})))]
+    {
         fake.switches().last_page = Some(shape);
         let (rows, last) = read_all(&fake, &access, &first, "contacts");
         assert_eq!(last, ends);
@@ -161,9 +146,7 @@ fn lists_and_campaigns_give_the_truth() {
     let access = sign_in(&fake);
     let mut lists = Vec::new();
     for channel in ["email", "sms"] {
-        let first = format!(
-            "/v3/contact_lists?status=all&channel_type={channel}&include_membership_count=all&limit=3"
-        );
+        let first = format!("/v3/contact_lists?status=all&channel_type={channel}&include_membership_count=all&limit=3");
         for mut list in read_all(&fake, &access, &first, "lists").0 {
             list["channel_type"] = json!(channel);
             lists.push(list);
@@ -179,77 +162,46 @@ fn lists_and_campaigns_give_the_truth() {
 fn contact_reports_give_the_truth() {
     let fake = start();
     let access = sign_in(&fake);
-    let ids: Vec<_> = fake
-        .account()
-        .contacts
-        .iter()
-        .map(|c| c.id.clone())
-        .collect();
+    let ids: Vec<_> = fake.account().contacts.iter().map(|c| c.id.clone()).collect();
     let (mut details, mut sums) = (0, Vec::new());
     for id in ids {
         let base = format!("/v3/reports/contact_reports/{id}");
         let first = format!("{base}/activity_details?tracking_activities_list={TYPES}");
-        details += read_all(&fake, &access, &first, "tracking_activities")
-            .0
-            .len();
-        let first =
-            format!("{base}/activity_summary?start=2010-01-01T00:00:00Z&end=2040-01-01T00:00:00Z");
+        details += read_all(&fake, &access, &first, "tracking_activities").0.len();
+        let first = format!("{base}/activity_summary?start=2010-01-01T00:00:00Z&end=2040-01-01T00:00:00Z");
         for mut row in read_all(&fake, &access, &first, "campaign_activities").0 {
             row["contact_id"] = json!(&*id);
             sums.push(row);
         }
     }
-    assert_eq!(
-        details,
-        fake.account().truth("contact_activity_details").len()
-    );
+    assert_eq!(details, fake.account().truth("contact_activity_details").len());
     let sorted = |rows: &[Value]| -> BTreeSet<String> {
         let one = |r: &Value| {
-            let map: std::collections::BTreeMap<_, _> = canonical(r)
-                .as_object()
-                .unwrap()
-                .clone()
-                .into_iter()
-                .collect();
+            let map: std::collections::BTreeMap<_, _> = canonical(r).as_object().unwrap().clone().into_iter().collect();
             format!("{map:?}")
         };
         rows.iter().map(one).collect()
     };
-    assert_eq!(
-        sorted(&sums),
-        sorted(&fake.account().truth("contact_action_summary"))
-    );
+    assert_eq!(sorted(&sums), sorted(&fake.account().truth("contact_action_summary")));
 }
 
 #[test]
 fn campaign_reports_hold_the_same_rows() {
     let fake = start();
     let access = sign_in(&fake);
-    let ids: Vec<_> = fake
-        .account()
-        .campaigns
-        .iter()
-        .map(|c| (c.id.clone(), c.detail_404))
-        .collect();
+    let ids: Vec<_> = fake.account().campaigns.iter().map(|c| (c.id.clone(), c.detail_404)).collect();
     let mut rows = 0;
     for (id, gone) in ids {
         let (status, detail) = get(&fake, &access, &format!("/v3/emails/{id}"));
         assert_eq!(status == 404, gone);
-        for activity in detail["campaign_activities"]
-            .as_array()
-            .into_iter()
-            .flatten()
-        {
+        for activity in detail["campaign_activities"].as_array().into_iter().flatten() {
             let activity_id = activity["campaign_activity_id"].as_str().unwrap();
             for kind in ["sends", "opens", "clicks", "bounces", "optouts", "forwards"] {
-                let first =
-                    format!("/v3/reports/email_reports/{activity_id}/tracking/{kind}?limit=9");
+                let first = format!("/v3/reports/email_reports/{activity_id}/tracking/{kind}?limit=9");
                 if activity["role"] == "permalink" {
                     assert_eq!(get(&fake, &access, &first).0, 404);
                 } else {
-                    rows += read_all(&fake, &access, &first, "tracking_activities")
-                        .0
-                        .len();
+                    rows += read_all(&fake, &access, &first, "tracking_activities").0.len();
                 }
             }
         }
@@ -286,26 +238,16 @@ fn tokens_expire_and_can_be_revoked() {
 fn broken_rules_are_recorded() {
     let fake = start();
     let access = sign_in(&fake);
-    assert_eq!(
-        get(&fake, &access, "/v3/contacts?updated_since=2020-01-01").0,
-        200
-    );
+    assert_eq!(get(&fake, &access, "/v3/contacts?updated_since=2020-01-01").0, 200);
     assert_eq!(fake.violations(), ["unknown parameter updated_since"]);
     let (status, body) = get(&fake, &access, "/v3/contacts?limit=501");
     assert_eq!(status, 400);
     assert!(body.is_array());
     assert!(fake.violations().is_empty());
-    assert_eq!(
-        get(&fake, &access, "/v3/contacts?cursor=bGltaXQ9MSZuZXh0PTI=").0,
-        200
-    );
+    assert_eq!(get(&fake, &access, "/v3/contacts?cursor=bGltaXQ9MSZuZXh0PTI=").0, 200);
     assert_eq!(fake.violations().len(), 1, "a cursor never handed out");
     get(&fake, &access, &format!("/v3/contacts?x={access}"));
-    assert_eq!(
-        fake.violations().len(),
-        2,
-        "a token in the address, an unknown parameter"
-    );
+    assert_eq!(fake.violations().len(), 2, "a token in the address, an unknown parameter");
 }
 
 #[test]
@@ -316,34 +258,18 @@ fn unsubscribing_moves_only_the_email_block() {
     let before = before.format("%Y-%m-%dT%H:%M:%SZ");
     let id = fake.account().contacts[0].id.clone();
     fake.account().unsubscribe(&id);
-    let (_, body) = get(
-        &fake,
-        &access,
-        &format!("/v3/contacts?status=all&updated_after={before}"),
-    );
+    let (_, body) = get(&fake, &access, &format!("/v3/contacts?status=all&updated_after={before}"));
     assert_eq!(body["contacts"], json!([]));
-    let (_, body) = get(
-        &fake,
-        &access,
-        &format!("/v3/contacts?optout_after={before}"),
-    );
+    let (_, body) = get(&fake, &access, &format!("/v3/contacts?optout_after={before}"));
     assert_eq!(body["contacts"][0]["contact_id"], json!(&*id));
     fake.account().rename(&id, "Renée");
-    let (_, body) = get(
-        &fake,
-        &access,
-        &format!("/v3/contacts?updated_after={before}"),
-    );
+    let (_, body) = get(&fake, &access, &format!("/v3/contacts?updated_after={before}"));
     assert_eq!(body["contacts"][0]["first_name"], "Renée");
 }
 
 #[test]
 fn limits_and_faults() {
-    let switches = Switches {
-        per_second: 2,
-        per_day: 4,
-        ..Switches::default()
-    };
+    let switches = Switches { per_second: 2, per_day: 4, ..Switches::default() };
     let fake = Fake::start_with(Account::generate(7, SMALL), switches);
     let access = sign_in(&fake);
     let path = "/v3/account/user/privileges";
@@ -352,10 +278,7 @@ fn limits_and_faults() {
     assert_eq!(get(&fake, &access, path).1["error_key"], "quota_exceeded");
     fake.set_calls_today(0);
     fake.switches().per_second = 1000;
-    fake.fault(Fault::once(
-        "/contacts?",
-        What::Status(503, "<html>".into(), "text/html"),
-    ));
+    fake.fault(Fault::once("/contacts?", What::Status(503, "<html>".into(), "text/html")));
     assert_eq!(get(&fake, &access, path).0, 200);
     assert_eq!(get(&fake, &access, "/v3/contacts?limit=1").0, 503);
     fake.fault(Fault::once("/contacts?", What::Refuse));
@@ -363,10 +286,7 @@ fn limits_and_faults() {
     fake.fault(Fault::once("/contacts?", What::LoopingLink));
     let (_, body) = get(&fake, &access, "/v3/contacts?limit=1");
     assert_eq!(body["_links"]["next"]["href"], "/v3/contacts?limit=1");
-    assert_eq!(
-        get(&fake, &access, "/elsewhere").1,
-        json!({"message": "Forbidden"})
-    );
+    assert_eq!(get(&fake, &access, "/elsewhere").1, json!({"message": "Forbidden"}));
 }
 
 #[test]
@@ -387,13 +307,7 @@ fn codes_need_their_verifier() {
         let (status, head, _) = ask(redirect);
         assert_eq!(status, 302);
         assert!(head.contains("state=s1"));
-        let code = head
-            .split("code=")
-            .nth(1)
-            .unwrap()
-            .split('&')
-            .next()
-            .unwrap();
+        let code = head.split("code=").nth(1).unwrap().split('&').next().unwrap();
         let form = format!(
             "client_id=client-0&grant_type=authorization_code&code={code}&redirect_uri={redirect}&code_verifier={verifier}"
         );
@@ -411,29 +325,14 @@ fn codes_need_their_verifier() {
 
 #[test]
 fn every_awkward_case_is_there() {
-    let account = Account::generate(
-        3,
-        Size {
-            contacts: 30,
-            lists: 4,
-            campaigns: 4,
-        },
-    );
+    let account = Account::generate(3, Size { contacts: 30, lists: 4, campaigns: 4 });
     let has = |f: &dyn Fn(&fake::account::Contact) -> bool| account.contacts.iter().any(f);
     assert!(has(&|c| c.email.is_none() && c.sms.is_some()));
     assert!(has(&|c| c.email.is_none() && c.sms.is_none()));
     assert!(has(&|c| c.deleted_at.is_some()));
-    assert!(has(&|c| c
-        .opt_out_date()
-        .is_some_and(|at| at > c.updated_at)));
-    assert!(has(&|c| c
-        .first_name
-        .as_ref()
-        .is_some_and(|n| n.contains('\0'))));
-    assert!(has(&|c| c
-        .custom_fields
-        .iter()
-        .any(|f| !f.choice_ids.is_empty())));
+    assert!(has(&|c| c.opt_out_date().is_some_and(|at| at > c.updated_at)));
+    assert!(has(&|c| c.first_name.as_ref().is_some_and(|n| n.contains('\0'))));
+    assert!(has(&|c| c.custom_fields.iter().any(|f| !f.choice_ids.is_empty())));
     let rows = account.truth("contact_activity_details");
     assert!(rows.iter().any(|r| r["occurrence"] == 2));
     assert!(account.campaigns.iter().any(|c| c.name.len() > 80));

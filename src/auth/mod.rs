@@ -11,8 +11,8 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use oauth2::basic::{BasicClient, BasicErrorResponseType, BasicTokenResponse};
 use oauth2::{
-    AuthType, ClientId, ClientSecret, HttpRequest, HttpResponse, RefreshToken, RequestTokenError,
-    TokenResponse, TokenUrl,
+    AuthType, ClientId, ClientSecret, HttpRequest, HttpResponse, RefreshToken, RequestTokenError, TokenResponse,
+    TokenUrl,
 };
 
 use crate::client::backoff;
@@ -57,11 +57,8 @@ impl Auth {
     /// `Usage` when the token file exists and cannot be understood.
     pub(crate) fn new(config: &Config, config_file: Option<PathBuf>, agent: ureq::Agent) -> Result<Auth> {
         let store = Store::new(config.token_file.clone(), config_file, config.refresh_token.clone());
-        let mut tokens = Tokens {
-            access: config.access_token.clone(),
-            expires_at: None,
-            refresh: config.refresh_token.clone(),
-        };
+        let mut tokens =
+            Tokens { access: config.access_token.clone(), expires_at: None, refresh: config.refresh_token.clone() };
         if let Some(stored) = store.load()? {
             tokens = stored;
         }
@@ -140,7 +137,9 @@ impl Auth {
             refresh: Some(answer.refresh_token().map_or(refresh, |t| Secret::from(t.secret().clone()))),
         };
         if let Err(why) = self.store.save(tokens) {
-            log::error!("the new refresh token could not be saved ({why}); if the application rotates them, log in again after this run");
+            log::error!(
+                "the new refresh token could not be saved ({why}); if the application rotates them, log in again after this run"
+            );
         }
         Ok(access)
     }
@@ -150,8 +149,7 @@ impl Auth {
         let Some(id) = &self.client_id else {
             return Err(Error::Usage("refresh_token needs client_id: the application's API key".into()));
         };
-        let url = TokenUrl::new(self.token_url.clone())
-            .map_err(|e| Error::Usage(format!("auth_url: {e}")))?;
+        let url = TokenUrl::new(self.token_url.clone()).map_err(|e| Error::Usage(format!("auth_url: {e}")))?;
         let mut client = BasicClient::new(ClientId::new(id.clone())).set_token_uri(url);
         client = match &self.client_secret {
             Some(secret) => client

@@ -69,9 +69,8 @@ impl Store {
 
     /// The stored tokens, if they are newer than the config's.
     pub(super) fn load(&self) -> Result<Option<Tokens>> {
-        let bad = |path: &Path, why: String| {
-            Error::Usage(format!("{}: {why}; remove it and log in again", path.display()))
-        };
+        let bad =
+            |path: &Path, why: String| Error::Usage(format!("{}: {why}; remove it and log in again", path.display()));
         match &self.place {
             Place::TokenFile(path) => {
                 let text = match fs::read_to_string(path) {
@@ -93,7 +92,8 @@ impl Store {
             }
             // The config was read at the start of the run: only a later change by another run is news.
             Place::Config(path) => {
-                let refresh = read_object(path).ok().and_then(|map| map.get("refresh_token")?.as_str().map(str::to_owned));
+                let refresh =
+                    read_object(path).ok().and_then(|map| map.get("refresh_token")?.as_str().map(str::to_owned));
                 let configured = self.configured.as_ref().map(Secret::expose);
                 Ok(refresh.filter(|r| Some(r.as_str()) != configured).map(|r| Tokens {
                     access: None,

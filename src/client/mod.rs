@@ -91,11 +91,7 @@ impl Client {
             .user_agent(&config.user_agent)
             .accept("application/json")
             .timeout_global(Some(config.request_timeout))
-            .tls_config(
-                ureq::tls::TlsConfig::builder()
-                    .root_certs(ureq::tls::RootCerts::PlatformVerifier)
-                    .build(),
-            )
+            .tls_config(ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build())
             .build()
             .into();
         Ok(Client {
@@ -120,7 +116,7 @@ impl Client {
     pub(crate) fn run_start(&self) -> Result<DateTime<Utc>> {
         if self.first_date.get().is_none() {
             // Whatever the answer, it is dated; refusals of this call are not this run's matter.
-            match self.get("contacts_counts", format!("{}/contacts/counts", self.api_url)) {
+            match self.get("contacts_counts", &format!("{}/contacts/counts", self.api_url)) {
                 Ok(_) | Err(Error::Forbidden(_) | Error::NotFound(_) | Error::Refused(_)) => {}
                 Err(e) => return Err(e),
             }
@@ -139,7 +135,7 @@ impl Client {
     }
 
     /// One page, tried again for what passes by itself.
-    fn get(&self, what: &'static str, url: String) -> Result<Page> {
+    fn get(&self, what: &'static str, url: &str) -> Result<Page> {
         let mut failures = 0;
         let mut token = self.auth.bearer()?;
         let mut renewed = false;
@@ -150,7 +146,7 @@ impl Client {
                     "max_requests ({limit}) are used up; run again with the last STATE to go on"
                 )));
             }
-            let (why, hold) = match self.call(what, &url, &token) {
+            let (why, hold) = match self.call(what, url, &token) {
                 Err(why) => (why, None),
                 Ok(answer) => {
                     self.first_date.get_or_init(|| answer.date.unwrap_or_else(Utc::now));
@@ -306,7 +302,7 @@ impl Iterator for Pages<'_> {
         if !self.seen.insert(url.clone()) {
             return Some(Err(Error::Failed("a next link leads back to a page already read".into())));
         }
-        let page = self.client.get(self.what, url);
+        let page = self.client.get(self.what, &url);
         if let Ok(page) = &page {
             self.next.clone_from(&page.next);
         }

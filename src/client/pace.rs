@@ -56,7 +56,7 @@ impl Pace {
 }
 
 /// Full-jitter backoff before try `attempt` (1, 2, …): anything up to 1, 2, 4 … 60 seconds.
-pub(super) fn backoff(attempt: u32) -> Duration {
+pub(crate) fn backoff(attempt: u32) -> Duration {
     let ceiling = 2f64.powi(attempt.min(7).cast_signed() - 1).min(60.0);
     Duration::from_secs_f64(fastrand::f64() * ceiling)
 }
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn backoff_grows_to_a_minute_and_no_further() {
-        for attempt in 1..40 {
+        for attempt in 1..40u32 {
             let ceiling = 2f64.powi(attempt.min(7).cast_signed() - 1).min(60.0);
             for _ in 0..50 {
                 assert!(backoff(attempt).as_secs_f64() <= ceiling);

@@ -1,4 +1,4 @@
-//! `contact_lists`: GET /contact_lists, e-mail and SMS, active and deleted. The service has no date filter for it.
+//! `contact_lists`: `GET /contact_lists`, e-mail and SMS, active and deleted. The service has no date filter for it.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -33,7 +33,9 @@ fn read(run: &mut Run) -> Result<()> {
     for channel in ["email", "sms"] {
         match read_channel(run, channel, &mut seen) {
             Err(e @ (Error::Forbidden(_) | Error::Refused(_) | Error::NotFound(_))) if channel == "sms" => {
-                log::warn!("contact_lists: the service does not list SMS lists for this account ({e}); e-mail lists are complete");
+                log::warn!(
+                    "contact_lists: the service does not list SMS lists for this account ({e}); e-mail lists are complete"
+                );
             }
             other => other?,
         }
@@ -43,12 +45,7 @@ fn read(run: &mut Run) -> Result<()> {
 
 fn read_channel(run: &mut Run, channel: &'static str, seen: &mut HashSet<String>) -> Result<()> {
     let limit = run.config.page_size.to_string();
-    let query = [
-        ("status", "all"),
-        ("include_membership_count", "all"),
-        ("channel_type", channel),
-        ("limit", &limit),
-    ];
+    let query = [("status", "all"), ("include_membership_count", "all"), ("channel_type", channel), ("limit", &limit)];
     for page in run.client.pages("contact_lists", "/contact_lists", &query) {
         let page = page?;
         for mut list in parse::<Rows>(&STREAM, &page)?.lists {

@@ -1,4 +1,4 @@
-//! `contacts`: GET /contacts. Unsubscribing does not move a contact's `updated_at`, hence two passes.
+//! `contacts`: `GET /contacts`. Unsubscribing does not move a contact's `updated_at`, hence two passes.
 
 use std::collections::HashSet;
 
@@ -85,9 +85,7 @@ fn pass(
             for contact in rows.contacts {
                 let id = contact.contact_id.as_str().to_owned();
                 let dated = match bound {
-                    Some(("optout_after", _)) => {
-                        contact.email_address.as_ref().and_then(|e| e.opt_out_date.instant())
-                    }
+                    Some(("optout_after", _)) => contact.email_address.as_ref().and_then(|e| e.opt_out_date.instant()),
                     _ => contact.updated_at.instant(),
                 };
                 met.insert(id.clone());

@@ -1,4 +1,4 @@
-//! `email_campaigns`: GET /emails, with drafts and removed ones.
+//! `email_campaigns`: `GET /emails`, with drafts and removed ones.
 
 use std::collections::HashSet;
 

@@ -52,7 +52,10 @@ fn parse<'p, T: Deserialize<'p>>(stream: &Stream, page: &'p Page) -> Result<T> {
     }
     if field::take_unreadable() > 0 {
         for field in unreadable(&page.text, &(stream.schema)()) {
-            log::warn_once(format!("{}: {field} has values that are no timestamps; they are written as null", stream.name));
+            log::warn_once(format!(
+                "{}: {field} has values that are no timestamps; they are written as null",
+                stream.name
+            ));
         }
     }
     parsed.map_err(|_| {
@@ -92,7 +95,9 @@ fn unreadable(text: &str, schema: &Value) -> BTreeSet<String> {
         match value {
             Value::Array(items) => {
                 let schema = if schema["items"].is_null() { schema } else { &schema["items"] };
-                items.iter().for_each(|item| walk(item, schema, path, found));
+                for item in items {
+                    walk(item, schema, path, found);
+                }
             }
             Value::Object(map) => {
                 for (name, value) in map {
@@ -102,9 +107,9 @@ fn unreadable(text: &str, schema: &Value) -> BTreeSet<String> {
             }
             Value::Null => {}
             scalar if schema["format"] == "date-time" => {
-                let instant = serde_json::to_string(scalar).ok().and_then(|text| {
-                    serde_json::from_str::<field::Timestamp>(&text).ok().and_then(|t| t.instant())
-                });
+                let instant = serde_json::to_string(scalar)
+                    .ok()
+                    .and_then(|text| serde_json::from_str::<field::Timestamp>(&text).ok().and_then(|t| t.instant()));
                 if instant.is_none() {
                     found.insert(path.to_owned());
                 }

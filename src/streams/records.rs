@@ -64,52 +64,22 @@ pub(crate) struct Contact<'a> {
     #[serde(default, borrow)]
     pub(crate) deleted_at: Timestamp<'a>,
     /// Values of the account's custom fields, at most 25.
-    #[serde(
-        default,
-        borrow,
-        deserialize_with = "list",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, borrow, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
     pub(crate) custom_fields: Option<Vec<CustomField<'a>>>,
     /// Phone numbers, at most 3.
-    #[serde(
-        default,
-        borrow,
-        deserialize_with = "list",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, borrow, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
     pub(crate) phone_numbers: Option<Vec<PhoneNumber<'a>>>,
     /// Street addresses, at most 3.
-    #[serde(
-        default,
-        borrow,
-        deserialize_with = "list",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, borrow, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
     pub(crate) street_addresses: Option<Vec<StreetAddress<'a>>>,
     /// Ids of the lists to which the contact is subscribed, at most 50.
-    #[serde(
-        default,
-        borrow,
-        deserialize_with = "list",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, borrow, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
     pub(crate) list_memberships: Option<Vec<Text<'a>>>,
     /// Ids of the contact's tags, at most 50.
-    #[serde(
-        default,
-        borrow,
-        deserialize_with = "list",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, borrow, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
     pub(crate) taggings: Option<Vec<Text<'a>>>,
     /// Notes about the contact, newest first, at most 150.
-    #[serde(
-        default,
-        borrow,
-        deserialize_with = "list",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, borrow, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
     pub(crate) notes: Option<Vec<Note<'a>>>,
     /// The contact's phone for text messages and the consents given for it.
     #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
@@ -165,11 +135,7 @@ pub(crate) struct CustomField<'a> {
     #[serde(borrow)]
     pub(crate) value: Text<'a>,
     /// For fields with a choice, the ids of the options chosen.
-    #[serde(
-        borrow,
-        deserialize_with = "list",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(borrow, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
     pub(crate) choice_ids: Option<Vec<Text<'a>>>,
 }
 
@@ -271,11 +237,7 @@ pub(crate) struct SmsChannel<'a> {
     #[serde(borrow)]
     pub(crate) create_source: Text<'a>,
     /// The consents given for this phone.
-    #[serde(
-        borrow,
-        deserialize_with = "list",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(borrow, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
     pub(crate) sms_channel_consents: Option<Vec<SmsConsent<'a>>>,
 }
 
@@ -462,12 +424,7 @@ mod tests {
         assert_eq!(out["taggings"], json!(["t1", "7"]));
         assert_eq!(out["phone_numbers"].as_array().unwrap().len(), 1);
         assert_eq!(out["email_address"]["opt_out_date"], Value::Null);
-        assert!(
-            out["email_address"]
-                .as_object()
-                .unwrap()
-                .contains_key("opt_out_date")
-        );
+        assert!(out["email_address"].as_object().unwrap().contains_key("opt_out_date"));
         for absent in ["notes", "sms_channel", "custom_fields", "list_memberships"] {
             assert!(out.get(absent).is_none(), "{absent}");
         }
@@ -482,15 +439,11 @@ mod tests {
 
     #[test]
     fn the_keys_of_the_reports_can_be_filled_in_after_parsing() {
-        let mut row: ActionSummary = serde_json::from_str(
-            r#"{"campaign_activity_id":"a","em_opens":"2","start_on":"2026-01-02"}"#,
-        )
-        .unwrap();
+        let mut row: ActionSummary =
+            serde_json::from_str(r#"{"campaign_activity_id":"a","em_opens":"2","start_on":"2026-01-02"}"#).unwrap();
         row.contact_id = Key("c".into());
         let out = serde_json::to_string(&row).unwrap();
-        assert!(out.starts_with(
-            r#"{"contact_id":"c","campaign_activity_id":"a","start_on":"2026-01-02T00:00:00Z""#
-        ));
+        assert!(out.starts_with(r#"{"contact_id":"c","campaign_activity_id":"a","start_on":"2026-01-02T00:00:00Z""#));
         assert!(out.contains(r#""em_opens":2"#));
 
         let mut row: ActivityDetail = serde_json::from_str(
@@ -500,10 +453,7 @@ mod tests {
         .unwrap();
         row.occurrence = KeyInteger(1);
         let out = serde_json::to_value(&row).unwrap();
-        assert_eq!(
-            (&out["created_time"], &out["occurrence"]),
-            (&json!("2026-01-02T03:04:05Z"), &json!(1))
-        );
+        assert_eq!((&out["created_time"], &out["occurrence"]), (&json!("2026-01-02T03:04:05Z"), &json!(1)));
         assert_eq!(out["url_id"], Value::Null);
     }
 }

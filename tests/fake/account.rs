@@ -188,14 +188,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 6] = [
-        Kind::Sends,
-        Kind::Opens,
-        Kind::Clicks,
-        Kind::Bounces,
-        Kind::Optouts,
-        Kind::Forwards,
-    ];
+    pub const ALL: [Kind; 6] = [Kind::Sends, Kind::Opens, Kind::Clicks, Kind::Bounces, Kind::Optouts, Kind::Forwards];
 
     /// The service's word for it.
     pub fn name(self) -> &'static str {
@@ -231,13 +224,7 @@ pub struct Moves {
 
 impl Default for Moves {
     fn default() -> Self {
-        Moves {
-            lists: true,
-            tags: false,
-            notes: false,
-            sms: false,
-            delete: true,
-        }
+        Moves { lists: true, tags: false, notes: false, sms: false, delete: true }
     }
 }
 
@@ -281,11 +268,7 @@ impl ContactKey for usize {
 
 impl ContactKey for &str {
     fn position(&self, account: &Account) -> usize {
-        account
-            .contacts
-            .iter()
-            .position(|c| &*c.id == *self)
-            .expect("a contact of this id")
+        account.contacts.iter().position(|c| &*c.id == *self).expect("a contact of this id")
     }
 }
 
@@ -301,22 +284,10 @@ impl ContactKey for &String {
     }
 }
 
-const FIRST: [&str; 12] = [
-    "Ann", "Björn", "Chloé", "Dmitri", "Eun-ji", "Fatou", "Grzegorz", "Hana", "Iñigo", "João",
-    "Kwame", "Léa",
-];
-const LAST: [&str; 10] = [
-    "Example",
-    "Sample",
-    "O'Specimen",
-    "Tester",
-    "Muster",
-    "Ejemplo",
-    "Dupont",
-    "Rossi",
-    "Fictif",
-    "Placeholder",
-];
+const FIRST: [&str; 12] =
+    ["Ann", "Björn", "Chloé", "Dmitri", "Eun-ji", "Fatou", "Grzegorz", "Hana", "Iñigo", "João", "Kwame", "Léa"];
+const LAST: [&str; 10] =
+    ["Example", "Sample", "O'Specimen", "Tester", "Muster", "Ejemplo", "Dupont", "Rossi", "Fictif", "Placeholder"];
 const CITIES: [(&str, &str); 4] = [
     ("San Francisco", "California"),
     ("Waltham", "Massachusetts"),
@@ -446,16 +417,8 @@ impl Account {
                 _ => None,
             };
             let mut activities = vec![
-                CampaignActivity {
-                    id: uuid(&mut self.rng),
-                    role: "primary_email",
-                    sent_at,
-                },
-                CampaignActivity {
-                    id: uuid(&mut self.rng),
-                    role: "permalink",
-                    sent_at: None,
-                },
+                CampaignActivity { id: uuid(&mut self.rng), role: "primary_email", sent_at },
+                CampaignActivity { id: uuid(&mut self.rng), role: "permalink", sent_at: None },
             ];
             if i % 8 == 1 && sent_at.is_some() {
                 activities.push(CampaignActivity {
@@ -486,20 +449,15 @@ impl Account {
     fn grow_contacts(&mut self, count: usize, base: DateTime<Utc>) {
         let import = base - Duration::days(40);
         let fields: Vec<Id> = (0..4).map(|_| uuid(&mut self.rng)).collect();
-        let live_lists: Vec<(Id, bool)> = self
-            .lists
-            .iter()
-            .filter(|l| l.deleted_at.is_none() && !l.segment)
-            .map(|l| (l.id.clone(), l.sms))
-            .collect();
+        let live_lists: Vec<(Id, bool)> =
+            self.lists.iter().filter(|l| l.deleted_at.is_none() && !l.segment).map(|l| (l.id.clone(), l.sms)).collect();
         for i in 0..count {
             // The first thirty hold every awkward case; later ones by chance.
             let case = if i < 30 { i } else { self.rng.usize(..200) };
             let rng = &mut self.rng;
             let imported = case % 3 == 1;
             let mut created_at = base - Duration::seconds(rng.i64(86_400 * 5..86_400 * 1090));
-            let mut updated_at =
-                created_at + Duration::seconds(rng.i64(0..=(base - created_at).num_seconds()));
+            let mut updated_at = created_at + Duration::seconds(rng.i64(0..=(base - created_at).num_seconds()));
             if imported {
                 created_at = created_at.min(import);
                 updated_at = import;
@@ -636,8 +594,7 @@ impl Account {
                 for k in 0..=(i % 3) {
                     notes.push(Note {
                         id: uuid(rng),
-                        created_at: updated_at
-                            + Duration::milliseconds(if k == 1 { 108 } else { 0 }),
+                        created_at: updated_at + Duration::milliseconds(if k == 1 { 108 } else { 0 }),
                         content: format!("Note {k}: \"called\"\nagain on Monday 🗓"),
                     });
                 }
@@ -703,12 +660,7 @@ impl Account {
                 let (activity, sent_at) = &sent[(start + k) % sent.len()];
                 let span = (base - *sent_at).num_seconds().max(1);
                 let mut push = |kind, at| {
-                    rows.push(Row {
-                        contact_id: contact.id.clone(),
-                        activity_id: activity.clone(),
-                        kind,
-                        at,
-                    });
+                    rows.push(Row { contact_id: contact.id.clone(), activity_id: activity.clone(), kind, at });
                 };
                 push(Kind::Sends, *sent_at);
                 if chance(rng, 6) {
@@ -732,12 +684,7 @@ impl Account {
                 if chance(rng, 2) {
                     push(Kind::Forwards, last);
                 }
-                if k + 1 == sends
-                    && contact
-                        .email
-                        .as_ref()
-                        .is_some_and(|e| e.permission == "unsubscribed")
-                {
+                if k + 1 == sends && contact.email.as_ref().is_some_and(|e| e.permission == "unsubscribed") {
                     push(Kind::Optouts, last);
                 }
             }
@@ -775,11 +722,7 @@ impl Account {
         let shape = (
             self.contacts.len(),
             self.lists.len(),
-            self.campaigns
-                .iter()
-                .map(|c| c.activities.len())
-                .sum::<usize>()
-                + self.campaigns.len(),
+            self.campaigns.iter().map(|c| c.activities.len()).sum::<usize>() + self.campaigns.len(),
             self.activities.len(),
         );
         if let Some(index) = &self.index
@@ -787,25 +730,14 @@ impl Account {
         {
             return index.clone();
         }
-        let mut index = Index {
-            shape,
-            ..Index::default()
-        };
+        let mut index = Index { shape, ..Index::default() };
         for (i, contact) in self.contacts.iter().enumerate() {
             index.contacts.insert(contact.id.clone(), i);
         }
         for (i, row) in self.activities.iter().enumerate() {
             let i = u32::try_from(i).expect("a modest number of rows");
-            index
-                .rows_by_contact
-                .entry(row.contact_id.clone())
-                .or_default()
-                .push(i);
-            index
-                .rows_by_activity
-                .entry(row.activity_id.clone())
-                .or_default()
-                .push(i);
+            index.rows_by_contact.entry(row.contact_id.clone()).or_default().push(i);
+            index.rows_by_activity.entry(row.activity_id.clone()).or_default().push(i);
         }
         for (i, campaign) in self.campaigns.iter().enumerate() {
             for (k, activity) in campaign.activities.iter().enumerate() {
@@ -944,11 +876,7 @@ impl Account {
         let (now, at, moves) = (self.now(), contact.position(self), self.moves.notes);
         let id = uuid(&mut self.rng);
         let contact = &mut self.contacts[at];
-        let note = Note {
-            id,
-            created_at: now,
-            content: content.into(),
-        };
+        let note = Note { id, created_at: now, content: content.into() };
         contact.notes.insert(0, note);
         if moves {
             contact.updated_at = now;
@@ -983,16 +911,8 @@ impl Account {
             created_at: now,
             updated_at: now,
             activities: vec![
-                CampaignActivity {
-                    id: activity.clone(),
-                    role: "primary_email",
-                    sent_at: Some(now),
-                },
-                CampaignActivity {
-                    id: uuid(&mut self.rng),
-                    role: "permalink",
-                    sent_at: None,
-                },
+                CampaignActivity { id: activity.clone(), role: "primary_email", sent_at: Some(now) },
+                CampaignActivity { id: uuid(&mut self.rng), role: "permalink", sent_at: None },
             ],
             listed_twice: false,
             detail_404: false,
@@ -1040,11 +960,7 @@ impl Account {
     /// `contact_action_summary`, `contact_activity_details`.
     pub fn truth(&self, stream: &str) -> Vec<Value> {
         match stream {
-            "contacts" => self
-                .contacts
-                .iter()
-                .map(|c| contact_json(c, &|_| true, true))
-                .collect(),
+            "contacts" => self.contacts.iter().map(|c| contact_json(c, &|_| true, true)).collect(),
             "contact_lists" => {
                 let counts = self.membership_counts(false);
                 self.lists
@@ -1057,11 +973,7 @@ impl Account {
                     })
                     .collect()
             }
-            "email_campaigns" => self
-                .campaigns
-                .iter()
-                .map(|c| campaign_json(c, false, true))
-                .collect(),
+            "email_campaigns" => self.campaigns.iter().map(|c| campaign_json(c, false, true)).collect(),
             "contact_action_summary" => {
                 let mut by_contact: HashMap<&str, Vec<&Row>> = HashMap::new();
                 for row in &self.activities {
@@ -1092,9 +1004,7 @@ impl Account {
                 self.activities
                     .iter()
                     .map(|row| {
-                        let times = seen
-                            .entry((&row.contact_id, &row.activity_id, row.kind, row.at))
-                            .or_default();
+                        let times = seen.entry((&row.contact_id, &row.activity_id, row.kind, row.at)).or_default();
                         let name = names.get(&*row.activity_id).copied();
                         let mut v = detail_json(row, name, true);
                         v["occurrence"] = json!(*times);
@@ -1109,11 +1019,7 @@ impl Account {
 
     /// Ids of the deleted contacts.
     pub fn deleted(&self) -> HashSet<Id> {
-        self.contacts
-            .iter()
-            .filter(|c| c.deleted_at.is_some())
-            .map(|c| c.id.clone())
-            .collect()
+        self.contacts.iter().filter(|c| c.deleted_at.is_some()).map(|c| c.id.clone()).collect()
     }
 }
 
@@ -1146,12 +1052,7 @@ pub(super) struct Obj {
 
 impl Obj {
     pub fn new(id: &str, truth: bool, millis: bool) -> Obj {
-        Obj {
-            map: Map::new(),
-            truth,
-            salt: hash(id),
-            millis,
-        }
+        Obj { map: Map::new(), truth, salt: hash(id), millis }
     }
 
     fn roll(&self, key: &str) -> u64 {
@@ -1240,8 +1141,7 @@ pub(super) fn contact_json(c: &Contact, asked: &dyn Fn(&str) -> bool, truth: boo
     if asked("custom_fields") {
         let fields = c.custom_fields.iter().map(|f| {
             let mut b = Obj::new(&c.id, truth, false);
-            b.put("custom_field_id", &*f.id)
-                .text("value", f.value.as_deref());
+            b.put("custom_field_id", &*f.id).text("value", f.value.as_deref());
             if !f.choice_ids.is_empty() {
                 b.put("choice_ids", f.choice_ids.clone());
             }
@@ -1288,9 +1188,7 @@ pub(super) fn contact_json(c: &Contact, asked: &dyn Fn(&str) -> bool, truth: boo
     if asked("notes") {
         let notes = c.notes.iter().map(|n| {
             let mut b = Obj::new(&n.id, truth, false);
-            b.put("note_id", &*n.id)
-                .time("created_at", Some(n.created_at))
-                .text("content", Some(&n.content));
+            b.put("note_id", &*n.id).time("created_at", Some(n.created_at)).text("content", Some(&n.content));
             b.done()
         });
         o.put("notes", notes.collect::<Vec<_>>());
@@ -1339,14 +1237,10 @@ pub(super) fn list_json(l: &List, count: Option<u64>, truth: bool) -> Value {
 pub(super) fn campaign_json(c: &Campaign, detail: bool, truth: bool) -> Value {
     let mut o = Obj::new(&c.id, truth, true);
     if detail {
-        let activities = c
-            .activities
-            .iter()
-            .map(|a| json!({"campaign_activity_id": &*a.id, "role": a.role}));
+        let activities = c.activities.iter().map(|a| json!({"campaign_activity_id": &*a.id, "role": a.role}));
         o.put("campaign_activities", activities.collect::<Vec<_>>());
     }
-    o.put("campaign_id", &*c.id)
-        .time("created_at", Some(c.created_at));
+    o.put("campaign_id", &*c.id).time("created_at", Some(c.created_at));
     if detail {
         o.put("current_status", c.status.to_uppercase());
     } else {
@@ -1399,20 +1293,12 @@ pub(super) fn summarise(rows: &[&Row]) -> Vec<Summary> {
     let mut by: HashMap<&Id, (Summary, bool)> = HashMap::new();
     for row in rows {
         let (s, has_send) = by.entry(&row.activity_id).or_insert_with(|| {
-            let s = Summary {
-                activity_id: row.activity_id.clone(),
-                start_on: row.at,
-                counts: [0; 6],
-            };
+            let s = Summary { activity_id: row.activity_id.clone(), start_on: row.at, counts: [0; 6] };
             (s, false)
         });
         s.counts[row.kind as usize] += 1;
         if row.kind == Kind::Sends {
-            s.start_on = if *has_send {
-                s.start_on.max(row.at)
-            } else {
-                row.at
-            };
+            s.start_on = if *has_send { s.start_on.max(row.at) } else { row.at };
             *has_send = true;
         } else if !*has_send {
             s.start_on = s.start_on.min(row.at);

@@ -9,8 +9,7 @@ use chrono::{DateTime, Datelike as _, NaiveDate, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
 use super::account::{
-    Account, Contact, Index, Kind, Obj, Row, campaign_json, contact_json, detail_json, hash,
-    list_json, summarise,
+    Account, Contact, Index, Kind, Obj, Row, campaign_json, contact_json, detail_json, hash, list_json, summarise,
 };
 use super::http::{Request, Response, decode_query, encode};
 use super::{Order, Switches};
@@ -38,10 +37,7 @@ type Answer = Result<Page, Response>;
 type Params = Vec<(String, String)>;
 
 fn array_error(status: u16, key: &str, message: &str) -> Response {
-    Response::json(
-        status,
-        &json!([{"error_key": key, "error_message": message}]),
-    )
+    Response::json(status, &json!([{"error_key": key, "error_message": message}]))
 }
 
 /// An error in the object form.
@@ -55,18 +51,11 @@ fn invalid(param: &str) -> Response {
 }
 
 pub(super) fn not_found() -> Response {
-    array_error(
-        404,
-        "contacts.api.not_found",
-        "The requested resource was not found.",
-    )
+    array_error(404, "contacts.api.not_found", "The requested resource was not found.")
 }
 
 fn get<'a>(params: &'a Params, key: &str) -> Option<&'a str> {
-    params
-        .iter()
-        .find(|(k, _)| k == key)
-        .map(|(_, v)| v.as_str())
+    params.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
 }
 
 fn limit(params: &Params, default: usize, max: usize) -> Result<usize, Response> {
@@ -107,11 +96,8 @@ fn flag(params: &Params, key: &str, default: bool) -> Result<bool, Response> {
 /// A comma-separated parameter, each value one of those allowed.
 fn words<'a>(params: &'a Params, key: &str, allowed: &[&str]) -> Result<Vec<&'a str>, Response> {
     let array_key = format!("{key}[]");
-    let values: Vec<&str> = params
-        .iter()
-        .filter(|(k, _)| k == key || *k == array_key)
-        .flat_map(|(_, v)| v.split(','))
-        .collect();
+    let values: Vec<&str> =
+        params.iter().filter(|(k, _)| k == key || *k == array_key).flat_map(|(_, v)| v.split(',')).collect();
     if values.iter().any(|v| !allowed.contains(v)) {
         return Err(invalid(key));
     }
@@ -127,14 +113,8 @@ fn unstars(text: &str) -> Option<String> {
     String::from_utf8(STANDARD.decode(text.replace('*', "=")).ok()?).ok()
 }
 
-const CONTACT_INCLUDES: [&str; 6] = [
-    "custom_fields",
-    "list_memberships",
-    "phone_numbers",
-    "street_addresses",
-    "taggings",
-    "notes",
-];
+const CONTACT_INCLUDES: [&str; 6] =
+    ["custom_fields", "list_memberships", "phone_numbers", "street_addresses", "taggings", "notes"];
 
 const DETAIL_TYPES: [&str; 10] = [
     "em_sends",
@@ -158,18 +138,10 @@ impl Context<'_> {
 
     fn allow(&self, scope: &str, privilege: &str) -> Result<(), Response> {
         if !scope.is_empty() && !self.scopes.iter().any(|s| s == scope) {
-            return Err(object_error(
-                403,
-                "forbidden",
-                "The token lacks the necessary scope.",
-            ));
+            return Err(object_error(403, "forbidden", "The token lacks the necessary scope."));
         }
         if !privilege.is_empty() && !self.privileges.iter().any(|p| p == privilege) {
-            return Err(object_error(
-                403,
-                "forbidden",
-                "The user lacks the necessary privileges.",
-            ));
+            return Err(object_error(403, "forbidden", "The user lacks the necessary privileges."));
         }
         Ok(())
     }
@@ -181,10 +153,7 @@ impl Context<'_> {
         let parts: Vec<&str> = path.split('/').skip(1).collect();
         let follows = params.iter().any(|(k, _)| k == "cursor" || k == "next");
         if follows && !self.issued.contains(&req.target()) {
-            self.violation(format!(
-                "a next link the service never gave: {}",
-                req.target()
-            ));
+            self.violation(format!("a next link the service never gave: {}", req.target()));
         }
         if params.len() > 1 && get(&params, "cursor").is_some() {
             self.violation(format!("parameters beside the cursor: {}", req.target()));
@@ -217,11 +186,7 @@ impl Context<'_> {
                 self.known(&params, &[]);
                 let campaigns = &self.account.campaigns;
                 let found = campaigns.iter().find(|c| *c.id == **id && !c.detail_404);
-                Ok(single(campaign_json(
-                    found.ok_or_else(not_found)?,
-                    true,
-                    false,
-                )))
+                Ok(single(campaign_json(found.ok_or_else(not_found)?, true, false)))
             }
             ["reports", "contact_reports", id, "activity_summary"] => {
                 self.allow("contact_data", "ui:campaign:metrics")?;
@@ -258,20 +223,12 @@ impl Context<'_> {
     }
 
     /// The parameters behind a `cursor`, or those given, and the page number.
-    fn behind_cursor(
-        &mut self,
-        params: Params,
-        known: &[&str],
-    ) -> Result<(Params, usize), Response> {
+    fn behind_cursor(&mut self, params: Params, known: &[&str]) -> Result<(Params, usize), Response> {
         let Some(cursor) = get(&params, "cursor") else {
             self.known(&params, known);
             return Ok((params, 1));
         };
-        let inside = STANDARD
-            .decode(cursor)
-            .ok()
-            .and_then(|b| String::from_utf8(b).ok())
-            .map(|q| decode_query(&q));
+        let inside = STANDARD.decode(cursor).ok().and_then(|b| String::from_utf8(b).ok()).map(|q| decode_query(&q));
         let page = inside.as_ref().and_then(|p| get(p, "next")?.parse().ok());
         match (inside, page) {
             (Some(inside), Some(page)) if page > 0 => Ok((inside, page)),
@@ -319,41 +276,15 @@ impl Context<'_> {
         let statuses = words(
             &params,
             "status",
-            &[
-                "all",
-                "active",
-                "deleted",
-                "not_set",
-                "pending_confirmation",
-                "temp_hold",
-                "unsubscribed",
-            ],
+            &["all", "active", "deleted", "not_set", "pending_confirmation", "temp_hold", "unsubscribed"],
         )?;
-        let sms = words(
-            &params,
-            "sms_status",
-            &[
-                "all",
-                "explicit",
-                "unsubscribed",
-                "pending_confirmation",
-                "not_set",
-            ],
-        )?;
+        let sms =
+            words(&params, "sms_status", &["all", "explicit", "unsubscribed", "pending_confirmation", "not_set"])?;
         let include = words(&params, "include", &CONTACT_INCLUDES)?;
         let with_count = flag(&params, "include_count", false)?;
-        let (updated_after, updated_before) = (
-            time(&params, "updated_after")?,
-            time(&params, "updated_before")?,
-        );
-        let (created_after, created_before) = (
-            time(&params, "created_after")?,
-            time(&params, "created_before")?,
-        );
-        let (optout_after, optout_before) = (
-            time(&params, "optout_after")?,
-            time(&params, "optout_before")?,
-        );
+        let (updated_after, updated_before) = (time(&params, "updated_after")?, time(&params, "updated_before")?);
+        let (created_after, created_before) = (time(&params, "created_after")?, time(&params, "created_before")?);
+        let (optout_after, optout_before) = (time(&params, "optout_after")?, time(&params, "optout_before")?);
         let lists: Option<Vec<&str>> = get(&params, "lists").map(|l| l.split(',').collect());
         let tags: Option<Vec<&str>> = get(&params, "tags").map(|l| l.split(',').collect());
         if lists.as_ref().is_some_and(|l| l.len() > 25) {
@@ -388,25 +319,16 @@ impl Context<'_> {
                 && after(c.created_at, created_after, inclusive)
                 && before(c.created_at, created_before)
                 && (!by_optout
-                    || c.opt_out_date().is_some_and(|at| {
-                        after(at, optout_after, inclusive) && before(at, optout_before)
-                    }))
+                    || c.opt_out_date()
+                        .is_some_and(|at| after(at, optout_after, inclusive) && before(at, optout_before)))
                 && email.is_none_or(|e| c.email.as_ref().is_some_and(|b| b.address == e))
-                && lists
-                    .as_ref()
-                    .is_none_or(|l| c.list_memberships.iter().any(|i| l.contains(&&**i)))
-                && tags
-                    .as_ref()
-                    .is_none_or(|t| c.taggings.iter().any(|i| t.contains(&&**i)))
+                && lists.as_ref().is_none_or(|l| c.list_memberships.iter().any(|i| l.contains(&&**i)))
+                && tags.as_ref().is_none_or(|t| c.taggings.iter().any(|i| t.contains(&&**i)))
         };
         let index = self.account.index();
         let all = &self.account.contacts;
-        let mut found: Vec<&Contact> = index
-            .scrambled
-            .iter()
-            .map(|i| &all[*i as usize])
-            .filter(|c| matches(c))
-            .collect();
+        let mut found: Vec<&Contact> =
+            index.scrambled.iter().map(|i| &all[*i as usize]).filter(|c| matches(c)).collect();
         match self.switches.contacts_order {
             Order::Scrambled => {}
             Order::UpdatedDesc => found.sort_by_key(|c| std::cmp::Reverse(c.updated_at)),
@@ -415,19 +337,14 @@ impl Context<'_> {
         let total = found.len();
         let start = (page - 1).saturating_mul(limit);
         let asked = |key: &str| include.contains(&key);
-        let rows: Vec<Value> = found
-            .into_iter()
-            .skip(start)
-            .take(limit)
-            .map(|c| contact_json(c, &asked, false))
-            .collect();
+        let rows: Vec<Value> =
+            found.into_iter().skip(start).take(limit).map(|c| contact_json(c, &asked, false)).collect();
         let mut body = Map::new();
         body.insert("contacts".into(), rows.into());
         if with_count {
             body.insert("contacts_count".into(), total.into());
         }
-        let next = (start.saturating_add(limit) < total)
-            .then(|| cursor_link("/v3/contacts", &params, limit, page + 1));
+        let next = (start.saturating_add(limit) < total).then(|| cursor_link("/v3/contacts", &params, limit, page + 1));
         Ok(paged(body, next))
     }
 
@@ -439,11 +356,7 @@ impl Context<'_> {
             return Err(array_error(404, "contacts.api.not_found", text));
         };
         let asked = |key: &str| include.contains(&key);
-        Ok(single(contact_json(
-            &self.account.contacts[*at],
-            &asked,
-            false,
-        )))
+        Ok(single(contact_json(&self.account.contacts[*at], &asked, false)))
     }
 
     fn counts(&mut self) -> Answer {
@@ -478,11 +391,7 @@ impl Context<'_> {
                 "include_sms_membership_count",
             ],
         )?;
-        let max = if self.switches.lists_limit_1000_ok {
-            1000
-        } else {
-            500
-        };
+        let max = if self.switches.lists_limit_1000_ok { 1000 } else { 500 };
         let limit = limit(&params, 50, max)?;
         let statuses = words(&params, "status", &["all", "active", "deleted"])?;
         let sms = match get(&params, "channel_type") {
@@ -505,11 +414,7 @@ impl Context<'_> {
             .lists
             .iter()
             .filter(|l| {
-                let status = if l.deleted_at.is_some() {
-                    "deleted"
-                } else {
-                    "active"
-                };
+                let status = if l.deleted_at.is_some() { "deleted" } else { "active" };
                 let fits = if statuses.is_empty() {
                     status == "active"
                 } else {
@@ -535,8 +440,8 @@ impl Context<'_> {
         if with_count {
             body.insert("lists_count".into(), total.into());
         }
-        let next = (start.saturating_add(limit) < total)
-            .then(|| cursor_link("/v3/contact_lists", &params, limit, page + 1));
+        let next =
+            (start.saturating_add(limit) < total).then(|| cursor_link("/v3/contact_lists", &params, limit, page + 1));
         Ok(paged(body, next))
     }
 
@@ -564,12 +469,8 @@ impl Context<'_> {
         let again: Vec<_> = found.iter().copied().filter(|c| c.listed_twice).collect();
         found.extend(again);
         let total = found.len();
-        let rows: Vec<Value> = found
-            .into_iter()
-            .skip(offset)
-            .take(limit)
-            .map(|c| campaign_json(c, false, false))
-            .collect();
+        let rows: Vec<Value> =
+            found.into_iter().skip(offset).take(limit).map(|c| campaign_json(c, false, false)).collect();
         let next = (offset.saturating_add(limit) < total).then(|| {
             let offset = (offset + limit).to_string();
             let mut href = format!("/v3/emails?limit={limit}&next={}", stars(&offset));
@@ -614,10 +515,7 @@ impl Context<'_> {
             return Err(invalid("start"));
         }
         let (_, rows) = self.contact_rows(id)?;
-        let rows: Vec<&Row> = rows
-            .iter()
-            .map(|i| &self.account.activities[*i as usize])
-            .collect();
+        let rows: Vec<&Row> = rows.iter().map(|i| &self.account.activities[*i as usize]).collect();
         let found: Vec<Value> = summarise(&rows)
             .into_iter()
             .filter(|s| start <= s.start_on && s.start_on <= end)
@@ -633,20 +531,12 @@ impl Context<'_> {
     fn details(&mut self, params: Params, id: &str, path: &str) -> Answer {
         let (params, offset) = self.behind_next(
             params,
-            &[
-                "tracking_activities_list",
-                "tracking_activity_type",
-                "include_campaign_activity_names",
-                "limit",
-            ],
+            &["tracking_activities_list", "tracking_activity_type", "include_campaign_activity_names", "limit"],
         )?;
         let limit = limit(&params, 100, 100)?;
         let list = words(&params, "tracking_activities_list", &DETAIL_TYPES)?;
-        let repeated: Vec<&str> = params
-            .iter()
-            .filter(|(k, _)| k == "tracking_activity_type")
-            .map(|(_, v)| v.as_str())
-            .collect();
+        let repeated: Vec<&str> =
+            params.iter().filter(|(k, _)| k == "tracking_activity_type").map(|(_, v)| v.as_str()).collect();
         if repeated.iter().any(|t| !DETAIL_TYPES.contains(t)) {
             return Err(invalid("tracking_activity_type"));
         }
@@ -685,18 +575,11 @@ impl Context<'_> {
         }
         let (params, offset) = self.behind_next(params, &known)?;
         let limit = limit(&params, 500, 500)?;
-        let codes: Vec<&str> = params
-            .iter()
-            .filter(|(k, _)| k == "bounce_code")
-            .map(|(_, v)| v.as_str())
-            .collect();
+        let codes: Vec<&str> = params.iter().filter(|(k, _)| k == "bounce_code").map(|(_, v)| v.as_str()).collect();
         let url = get(&params, "url_id");
         let index = self.account.index();
         let account = &*self.account;
-        let known = index
-            .activities
-            .get(id)
-            .map(|(c, a)| &account.campaigns[*c].activities[*a]);
+        let known = index.activities.get(id).map(|(c, a)| &account.campaigns[*c].activities[*a]);
         if known.is_none_or(|a| a.role == "permalink") {
             return Err(object_error(
                 404,
@@ -704,13 +587,8 @@ impl Context<'_> {
                 "The campaign activity was not found.",
             ));
         }
-        let all: Vec<&Row> = index
-            .rows_by_activity
-            .get(id)
-            .into_iter()
-            .flatten()
-            .map(|i| &account.activities[*i as usize])
-            .collect();
+        let all: Vec<&Row> =
+            index.rows_by_activity.get(id).into_iter().flatten().map(|i| &account.activities[*i as usize]).collect();
         let of = |kind: Kind| all.iter().copied().filter(move |r| r.kind == kind);
         let mut rows: Vec<&Row> = match kind {
             "sends" => of(Kind::Sends).collect(),
@@ -727,16 +605,10 @@ impl Context<'_> {
             }
             "didnotopens" => {
                 let opened: HashSet<&str> = of(Kind::Opens).map(|r| &*r.contact_id).collect();
-                of(Kind::Sends)
-                    .filter(|r| !opened.contains(&*r.contact_id))
-                    .collect()
+                of(Kind::Sends).filter(|r| !opened.contains(&*r.contact_id)).collect()
             }
-            "clicks" => of(Kind::Clicks)
-                .filter(|r| url.is_none_or(|u| u == url_of(r).0))
-                .collect(),
-            "bounces" => of(Kind::Bounces)
-                .filter(|r| codes.is_empty() || codes.contains(&bounce_code(r)))
-                .collect(),
+            "clicks" => of(Kind::Clicks).filter(|r| url.is_none_or(|u| u == url_of(r).0)).collect(),
+            "bounces" => of(Kind::Bounces).filter(|r| codes.is_empty() || codes.contains(&bounce_code(r))).collect(),
             "optouts" => of(Kind::Optouts).collect(),
             _ => of(Kind::Forwards).collect(),
         };
@@ -744,10 +616,7 @@ impl Context<'_> {
         let found: Vec<Value> = rows
             .into_iter()
             .map(|row| {
-                let contact = index
-                    .contacts
-                    .get(&row.contact_id)
-                    .map(|i| &account.contacts[*i]);
+                let contact = index.contacts.get(&row.contact_id).map(|i| &account.contacts[*i]);
                 tracking_json(row, contact, kind)
             })
             .collect();
@@ -776,12 +645,7 @@ impl Context<'_> {
             .map(|(last, campaign)| {
                 let mut unique: HashMap<Kind, HashSet<&str>> = HashMap::new();
                 for activity in &campaign.activities {
-                    for i in index
-                        .rows_by_activity
-                        .get(&activity.id)
-                        .into_iter()
-                        .flatten()
-                    {
+                    for i in index.rows_by_activity.get(&activity.id).into_iter().flatten() {
                         let row = &account.activities[*i as usize];
                         unique.entry(row.kind).or_default().insert(&row.contact_id);
                     }
@@ -819,19 +683,11 @@ impl Context<'_> {
 }
 
 fn single(body: Value) -> Page {
-    Page {
-        body,
-        next: None,
-        paged: false,
-    }
+    Page { body, next: None, paged: false }
 }
 
 fn paged(body: Map<String, Value>, next: Option<String>) -> Page {
-    Page {
-        body: Value::Object(body),
-        next,
-        paged: true,
-    }
+    Page { body: Value::Object(body), next, paged: true }
 }
 
 /// A cursor: base64 of the limit, the page number and the filters.
@@ -845,8 +701,8 @@ fn cursor_link(path: &str, params: &Params, limit: usize, page: usize) -> String
                     inside += &format!("&status%5B%5D={}", encode(status));
                 }
             }
-            "updated_after" | "updated_before" | "created_after" | "created_before"
-            | "optout_after" | "optout_before" => {
+            "updated_after" | "updated_before" | "created_after" | "created_before" | "optout_after"
+            | "optout_before" => {
                 let at = time(params, key).ok().flatten().unwrap_or_default();
                 let at = at.to_rfc3339_opts(SecondsFormat::AutoSi, false);
                 inside += &format!("&{key}={}", encode(&at));
@@ -858,13 +714,7 @@ fn cursor_link(path: &str, params: &Params, limit: usize, page: usize) -> String
 }
 
 /// One page of a report, and its next link.
-fn slice(
-    rows: Vec<Value>,
-    offset: usize,
-    limit: usize,
-    path: &str,
-    params: &Params,
-) -> (Vec<Value>, Option<String>) {
+fn slice(rows: Vec<Value>, offset: usize, limit: usize, path: &str, params: &Params) -> (Vec<Value>, Option<String>) {
     let total = rows.len();
     let page: Vec<Value> = rows.into_iter().skip(offset).take(limit).collect();
     let end = offset.saturating_add(limit);
@@ -880,10 +730,7 @@ fn slice(
 
 fn url_of(row: &Row) -> (String, String) {
     let n = hash(&row.activity_id) % 3 + row.at.timestamp().unsigned_abs() % 3;
-    (
-        format!("110040720417{n}"),
-        format!("https://www.example.com/page/{n}?a=1&b=%20"),
-    )
+    (format!("110040720417{n}"), format!("https://www.example.com/page/{n}?a=1&b=%20"))
 }
 
 fn bounce_code(row: &Row) -> &'static str {
@@ -900,13 +747,10 @@ fn tracking_json(row: &Row, contact: Option<&Contact>, kind: &str) -> Value {
     o.put("contact_id", &*row.contact_id)
         .put("campaign_activity_id", &*row.activity_id)
         .put("tracking_activity_type", word);
-    let address = contact
-        .and_then(|c| c.email.as_ref())
-        .map(|e| e.address.as_str());
+    let address = contact.and_then(|c| c.email.as_ref()).map(|e| e.address.as_str());
     o.text("email_address", address);
     if let Some(c) = contact {
-        o.text("first_name", c.first_name.as_deref())
-            .text("last_name", c.last_name.as_deref());
+        o.text("first_name", c.first_name.as_deref()).text("last_name", c.last_name.as_deref());
     }
     match kind {
         "opens" | "unique_opens" | "clicks" => {
@@ -920,10 +764,7 @@ fn tracking_json(row: &Row, contact: Option<&Contact>, kind: &str) -> Value {
         }
         "optouts" => {
             let email = contact.and_then(|c| c.email.as_ref());
-            o.text(
-                "opt_out_reason",
-                email.and_then(|e| e.opt_out_reason.as_deref()),
-            );
+            o.text("opt_out_reason", email.and_then(|e| e.opt_out_reason.as_deref()));
         }
         _ => {}
     }

@@ -121,13 +121,7 @@ impl AuthServer {
     }
 
     /// Answers a request under the authorization server's path.
-    pub(super) fn serve(
-        &mut self,
-        req: &Request,
-        switches: &Switches,
-        now: DateTime<Utc>,
-        base: &str,
-    ) -> Response {
+    pub(super) fn serve(&mut self, req: &Request, switches: &Switches, now: DateTime<Utc>, base: &str) -> Response {
         match (req.method.as_str(), &req.path[AUTH_PATH.len()..]) {
             ("POST", "/token") => self.token(req, switches, now),
             ("GET", "/authorize") => self.authorize(req, now),
@@ -150,21 +144,13 @@ impl AuthServer {
                 };
                 self.refresh(token, switches, now)
             }
-            Some("authorization_code") => self.redeem_code(
-                get("code"),
-                get("redirect_uri"),
-                get("code_verifier"),
-                switches,
-                now,
-            ),
+            Some("authorization_code") => {
+                self.redeem_code(get("code"), get("redirect_uri"), get("code_verifier"), switches, now)
+            }
             Some("urn:ietf:params:oauth:grant-type:device_code") => {
                 self.redeem_device(get("device_code"), switches, now)
             }
-            Some(_) => error(
-                400,
-                "unsupported_grant_type",
-                "The grant type is not supported.",
-            ),
+            Some(_) => error(400, "unsupported_grant_type", "The grant type is not supported."),
             None => error(400, "invalid_request", "The grant type is missing."),
         }
     }
@@ -186,21 +172,11 @@ impl AuthServer {
         if good {
             return Ok(());
         }
-        Err(error(
-            401,
-            "invalid_client",
-            "Invalid value for 'client_id' or 'client_secret'.",
-        ))
+        Err(error(401, "invalid_client", "Invalid value for 'client_id' or 'client_secret'."))
     }
 
     fn refresh(&mut self, token: &str, switches: &Switches, now: DateTime<Utc>) -> Response {
-        let stale = || {
-            error(
-                400,
-                "invalid_grant",
-                "The refresh token is invalid or expired.",
-            )
-        };
+        let stale = || error(400, "invalid_grant", "The refresh token is invalid or expired.");
         if let Some(at) = self.spent.get(token) {
             if self.grant_alive && at.elapsed() < switches.refresh_grace {
                 self.refreshes += 1;
@@ -212,9 +188,7 @@ impl AuthServer {
             }
             return stale();
         }
-        let idle = self
-            .last_use
-            .is_some_and(|at| now - at > Duration::days(180));
+        let idle = self.last_use.is_some_and(|at| now - at > Duration::days(180));
         if !self.grant_alive || idle || token != self.refresh_token {
             return stale();
         }
@@ -250,12 +224,7 @@ impl AuthServer {
         Response::json(200, &body)
     }
 
-    fn start_grant(
-        &mut self,
-        scopes: Vec<String>,
-        switches: &Switches,
-        now: DateTime<Utc>,
-    ) -> Response {
+    fn start_grant(&mut self, scopes: Vec<String>, switches: &Switches, now: DateTime<Utc>) -> Response {
         self.granted_scopes = scopes;
         self.grant_alive = true;
         self.last_use = Some(now);
@@ -273,11 +242,7 @@ impl AuthServer {
     ) -> Response {
         let known = code.and_then(|c| self.codes.remove(c));
         let Some(known) = known.filter(|c| now - c.at <= Duration::seconds(300)) else {
-            return error(
-                400,
-                "invalid_grant",
-                "The authorization code is invalid or has expired.",
-            );
+            return error(400, "invalid_grant", "The authorization code is invalid or has expired.");
         };
         if redirect_uri != Some(known.redirect_uri.as_str()) {
             return error(
@@ -299,18 +264,9 @@ impl AuthServer {
         self.start_grant(known.scopes, switches, now)
     }
 
-    fn redeem_device(
-        &mut self,
-        code: Option<&str>,
-        switches: &Switches,
-        now: DateTime<Utc>,
-    ) -> Response {
+    fn redeem_device(&mut self, code: Option<&str>, switches: &Switches, now: DateTime<Utc>) -> Response {
         let Some((at, scopes)) = code.and_then(|c| self.devices.get(c)).cloned() else {
-            return error(
-                400,
-                "invalid_grant",
-                "The device code is invalid or has expired.",
-            );
+            return error(400, "invalid_grant", "The device code is invalid or has expired.");
         };
         if now - at > Duration::seconds(600) {
             return error(400, "expired_token", "The device code is expired.");
@@ -336,11 +292,7 @@ impl AuthServer {
         form.extend(decode_query(&req.query));
         let get = |key: &str| form.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
         if get("client_id") != Some(self.client_id.as_str()) {
-            return error(
-                401,
-                "invalid_client",
-                "Invalid value for 'client_id' parameter.",
-            );
+            return error(401, "invalid_client", "Invalid value for 'client_id' parameter.");
         }
         let scopes = get("scope").unwrap_or_default().split_whitespace();
         let scopes: Vec<String> = scopes.map(str::to_owned).collect();
@@ -362,24 +314,12 @@ impl AuthServer {
 
     fn authorize(&mut self, req: &Request, now: DateTime<Utc>) -> Response {
         let query = decode_query(&req.query);
-        let get = |key: &str| {
-            query
-                .iter()
-                .find(|(k, _)| k == key)
-                .map(|(_, v)| v.as_str())
-        };
-        let bad = |what: &str| {
-            Response::html(
-                400,
-                &format!("<html><body>400 Bad Request: {what}</body></html>"),
-            )
-        };
+        let get = |key: &str| query.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+        let bad = |what: &str| Response::html(400, &format!("<html><body>400 Bad Request: {what}</body></html>"));
         if get("client_id") != Some(self.client_id.as_str()) {
             return bad("invalid client_id");
         }
-        let Some(redirect) =
-            get("redirect_uri").filter(|r| self.redirect_uris.iter().any(|u| u == r))
-        else {
+        let Some(redirect) = get("redirect_uri").filter(|r| self.redirect_uris.iter().any(|u| u == r)) else {
             return bad("the redirect_uri is not registered");
         };
         let Some(state) = get("state").filter(|s| !s.is_empty()) else {
@@ -398,9 +338,7 @@ impl AuthServer {
         if scope.is_empty() || scope.contains('+') {
             return back("error=invalid_scope".into());
         }
-        if (challenge.is_some() && method != Some("S256"))
-            || (challenge.is_none() && self.client_secret.is_none())
-        {
+        if (challenge.is_some() && method != Some("S256")) || (challenge.is_none() && self.client_secret.is_none()) {
             return back("error=invalid_request".into());
         }
         if self.deny_consent {

@@ -30,11 +30,7 @@ impl Request {
 
     /// Path and query as they stood in the request line.
     pub fn target(&self) -> String {
-        if self.query.is_empty() {
-            self.path.clone()
-        } else {
-            format!("{}?{}", self.path, self.query)
-        }
+        if self.query.is_empty() { self.path.clone() } else { format!("{}?{}", self.path, self.query) }
     }
 
     /// Reads the next request of a connection; `None` when it has ended.
@@ -43,9 +39,7 @@ impl Request {
         loop {
             let mut headers = [httparse::EMPTY_HEADER; 64];
             let mut head = httparse::Request::new(&mut headers);
-            let parsed = head
-                .parse(rest)
-                .map_err(|e| io::Error::other(e.to_string()))?;
+            let parsed = head.parse(rest).map_err(|e| io::Error::other(e.to_string()))?;
             if let httparse::Status::Complete(start) = parsed {
                 let target = head.path.unwrap_or("/");
                 let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -90,12 +84,7 @@ pub(super) struct Response {
 
 impl Response {
     pub fn new(status: u16, content_type: &'static str, body: impl Into<Vec<u8>>) -> Response {
-        Response {
-            status,
-            content_type,
-            location: None,
-            body: body.into(),
-        }
+        Response { status, content_type, location: None, body: body.into() }
     }
 
     pub fn json(status: u16, body: &Value) -> Response {
@@ -107,10 +96,7 @@ impl Response {
     }
 
     pub fn redirect(location: &str) -> Response {
-        Response {
-            location: Some(location.into()),
-            ..Response::html(302, "")
-        }
+        Response { location: Some(location.into()), ..Response::html(302, "") }
     }
 
     /// The head for a body of this length.
@@ -178,10 +164,8 @@ pub(super) fn decode(text: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut i = 0;
     while i < bytes.len() {
-        let hex = (bytes[i] == b'%')
-            .then(|| text.get(i + 1..i + 3))
-            .flatten()
-            .and_then(|h| u8::from_str_radix(h, 16).ok());
+        let hex =
+            (bytes[i] == b'%').then(|| text.get(i + 1..i + 3)).flatten().and_then(|h| u8::from_str_radix(h, 16).ok());
         match (bytes[i], hex) {
             (_, Some(byte)) => {
                 out.push(byte);

@@ -183,12 +183,7 @@ pub struct Fault {
 impl Fault {
     /// A fault for the next matching request.
     pub fn once(path: &str, what: What) -> Fault {
-        Fault {
-            path: path.into(),
-            skip: 0,
-            times: 1,
-            what,
-        }
+        Fault { path: path.into(), skip: 0, times: 1, what }
     }
 }
 
@@ -393,10 +388,7 @@ fn unauthorized() -> Response {
 /// Whether one more fits a sliding second, and if so counts it.
 fn fits(times: &mut VecDeque<Instant>, now: Instant, limit: u32) -> bool {
     let second = Duration::from_secs(1);
-    while times
-        .front()
-        .is_some_and(|t| now.duration_since(*t) >= second)
-    {
+    while times.front().is_some_and(|t| now.duration_since(*t) >= second) {
         times.pop_front();
     }
     let room = times.len() < limit as usize;
@@ -482,11 +474,7 @@ impl Inner {
             status: 0,
             is_token: is_auth,
             user_agent: req.header("user-agent").unwrap_or_default().into(),
-            body: if is_auth {
-                req.body_text()
-            } else {
-                String::new()
-            },
+            body: if is_auth { req.body_text() } else { String::new() },
             number,
         });
         self.watch(req, at, is_auth, &switches);
@@ -495,9 +483,7 @@ impl Inner {
         }
         let fault = self.fault_for(&target);
         let mut response = match &fault {
-            Some(What::Status(status, body, content_type)) => {
-                Response::new(*status, content_type, body.clone())
-            }
+            Some(What::Status(status, body, content_type)) => Response::new(*status, content_type, body.clone()),
             Some(What::Throttled) => throttled(),
             Some(What::QuotaExceeded) => quota_exceeded(),
             Some(What::Unauthorized) => unauthorized(),
@@ -513,23 +499,15 @@ impl Inner {
             Some(What::TruncatedJson) => response.body.truncate(response.body.len() / 2),
             Some(What::Empty200) => response = Response::new(200, "application/json", ""),
             Some(What::Html200) => {
-                response =
-                    Response::html(200, "<!DOCTYPE html><html><body>One moment</body></html>");
+                response = Response::html(200, "<!DOCTYPE html><html><body>One moment</body></html>");
             }
             _ => {}
         }
-        if let Some(call) = lock(&self.calls)
-            .iter_mut()
-            .rev()
-            .find(|c| c.number == number)
-        {
+        if let Some(call) = lock(&self.calls).iter_mut().rev().find(|c| c.number == number) {
             call.status = response.status;
         }
-        let accepts = req
-            .header("accept-encoding")
-            .is_some_and(|h| h.contains("gzip"));
-        let zipped = switches.gzip && accepts && !response.body.is_empty()
-            || matches!(fault, Some(What::CutGzip));
+        let accepts = req.header("accept-encoding").is_some_and(|h| h.contains("gzip"));
+        let zipped = switches.gzip && accepts && !response.body.is_empty() || matches!(fault, Some(What::CutGzip));
         if zipped {
             response.body = http::gzip(&response.body);
         }
@@ -568,8 +546,7 @@ impl Inner {
         let query = http::decode_query(&req.query);
         let auth = lock(&self.auth);
         let leaks = query.iter().any(|(key, value)| {
-            ["access_token", "refresh_token", "client_secret"].contains(&key.as_str())
-                || auth.is_secret(value)
+            ["access_token", "refresh_token", "client_secret"].contains(&key.as_str()) || auth.is_secret(value)
         });
         drop(auth);
         if leaks {
@@ -594,11 +571,8 @@ impl Inner {
                 meters.arrivals.pop_front();
             }
             let first = meters.arrivals[0];
-            if meters.arrivals.len() == pace + 1
-                && at.saturating_duration_since(first) < Duration::from_millis(960)
-            {
-                lock(&self.violations)
-                    .push(format!("more than {pace} calls in a second: {target}"));
+            if meters.arrivals.len() == pace + 1 && at.saturating_duration_since(first) < Duration::from_millis(960) {
+                lock(&self.violations).push(format!("more than {pace} calls in a second: {target}"));
             }
         }
     }
@@ -636,11 +610,7 @@ impl Inner {
         }
         let room = if switches.fixed_window {
             let window = at.duration_since(self.started).as_secs();
-            let count = if meters.window.0 == window {
-                meters.window.1
-            } else {
-                0
-            };
+            let count = if meters.window.0 == window { meters.window.1 } else { 0 };
             meters.window = (window, count + 1);
             count < switches.per_second
         } else {
@@ -649,13 +619,7 @@ impl Inner {
         (!room).then(throttled)
     }
 
-    fn api(
-        &self,
-        req: &Request,
-        at: Instant,
-        switches: &Switches,
-        fault: Option<&What>,
-    ) -> Response {
+    fn api(&self, req: &Request, at: Instant, switches: &Switches, fault: Option<&What>) -> Response {
         if let Some(refusal) = Inner::filtered(req) {
             return refusal;
         }
@@ -663,9 +627,7 @@ impl Inner {
             return Response::json(403, &json!({"message": "Forbidden"}));
         }
         let now = Utc::now() + switches.clock_skew;
-        let bearer = req
-            .header("authorization")
-            .and_then(|h| h.strip_prefix("Bearer "));
+        let bearer = req.header("authorization").and_then(|h| h.strip_prefix("Bearer "));
         let (good, scopes, privileges) = {
             let auth = lock(&self.auth);
             let good = bearer.is_some_and(|t| auth.accepts(t, now));

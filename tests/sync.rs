@@ -1,0 +1,204 @@
+//! The real binary against the fake account, checked against the account's own truth.
+
+mod fake;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::{Command, Output};
+
+use fake::account::Size;
+use fake::{Account, Fake};
+use serde_json::{Map, Value};
+use tempfile::{NamedTempFile, TempDir};
+
+const STREAMS: [&str; 5] =
+    ["contact_lists", "email_campaigns", "contacts", "contact_action_summary", "contact_activity_details"];
+
+fn account() -> Account {
+    Account::generate(7, Size { contacts: 40, lists: 5, campaigns: 8 })
+}
+
+fn file(value: &Value) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(value.to_string().as_bytes()).unwrap();
+    file
+}
+
+/// What a run left behind.
+struct Ran {
+    code: Option<i32>,
+    messages: Vec<Value>,
+    stderr: String,
+}
+
+impl Ran {
+    fn of(output: &Output) -> Ran {
+        let stdout = String::from_utf8(output.stdout.clone()).unwrap();
+        Ran {
+            code: output.status.code(),
+            messages: stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    fn records(&self, stream: &str) -> Vec<Value> {
+        let of = |m: &&Value| m["type"] == "RECORD" && m["stream"] == stream;
+        self.messages.iter().filter(of).map(|m| without_nulls(&m["record"])).collect()
+    }
+
+    fn last_state(&self) -> Value {
+        let last = self.messages.last().unwrap();
+        assert_eq!(last["type"], "STATE", "{}", self.stderr);
+        last["value"].clone()
+    }
+}
+
+fn tap(fake: &Fake, more: &Value, state: Option<&Value>) -> Ran {
+    let mut config = fake.config();
+    for (key, value) in more.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    // Rotating tokens: the newest live in the fake's own memory, so each run is given the present one.
+    let config = file(&config);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tap-constant-contact"));
+    command.arg("--config").arg(config.path());
+    let state = state.map(file);
+    if let Some(state) = &state {
+        command.arg("--state").arg(state.path());
+    }
+    Ran::of(&command.output().unwrap())
+}
+
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let kept: Map<_, _> =
+                map.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), without_nulls(v))).collect();
+            Value::Object(kept)
+        }
+        Value::Array(items) => items.iter().map(without_nulls).collect(),
+        other => other.clone(),
+    }
+}
+
+/// Rows in an order that two sets of them share.
+fn sorted(rows: impl IntoIterator<Item = Value>) -> Vec<String> {
+    fn canonical(value: &Value) -> Value {
+        match value {
+            Value::Object(map) => {
+                let sorted: BTreeMap<_, _> = map.iter().map(|(k, v)| (k.clone(), canonical(v))).collect();
+                sorted.into_iter().collect::<Map<_, _>>().into()
+            }
+            Value::Array(items) => items.iter().map(canonical).collect(),
+            other => other.clone(),
+        }
+    }
+    let mut rows: Vec<String> = rows.into_iter().map(|row| canonical(&row).to_string()).collect();
+    rows.sort();
+    rows
+}
+
+#[test]
+fn a_full_sync_is_the_account() {
+    let fake = Fake::start(account());
+    let ran = tap(&fake, &serde_json::json!({}), None);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    for stream in STREAMS {
+        let truth = fake.account().truth(stream);
+        let (read, truth) = (sorted(ran.records(stream)), sorted(truth.iter().map(without_nulls)));
+        assert!(!truth.is_empty(), "{stream}");
+        assert_eq!(read.len(), truth.len(), "{stream}");
+        for (read, truth) in read.iter().zip(&truth) {
+            assert_eq!(read, truth, "{stream}");
+        }
+    }
+    let state = ran.last_state();
+    assert!(state["currently_syncing"].is_null());
+    assert!(state["bookmarks"]["contact_activity_details"]["resume"].is_null());
+}
+
+#[test]
+fn every_record_fits_its_schema() {
+    let fake = Fake::start(account());
+    let ran = tap(&fake, &serde_json::json!({}), None);
+    let mut validators = BTreeMap::new();
+    for message in &ran.messages {
+        let stream = message["stream"].as_str().unwrap_or_default();
+        if message["type"] == "SCHEMA" {
+            let validator = jsonschema::options().should_validate_formats(true).build(&message["schema"]).unwrap();
+            validators.insert(stream.to_owned(), validator);
+        } else if message["type"] == "RECORD" {
+            if let Err(e) = validators[stream].validate(&message["record"]) {
+                panic!("{stream}: {e}");
+            }
+        }
+    }
+    assert_eq!(validators.len(), STREAMS.len());
+}
+
+#[test]
+fn a_second_run_brings_what_changed_and_nothing_else() {
+    let fake = Fake::start(account());
+    let folder = TempDir::new().unwrap();
+    let more = serde_json::json!({"token_file": folder.path().join("tokens.json")});
+    let first = tap(&fake, &more, None);
+    assert_eq!(first.code, Some(0), "{}", first.stderr);
+    let quiet = tap(&fake, &more, Some(&first.last_state()));
+    assert_eq!(quiet.code, Some(0), "{}", quiet.stderr);
+    for stream in ["email_campaigns", "contacts", "contact_activity_details"] {
+        assert_eq!(quiet.records(stream), Vec::<Value>::new(), "{stream}");
+    }
+    let (renamed, gone) = {
+        let mut account = fake.account();
+        let with_address: Vec<String> = account
+            .truth("contacts")
+            .iter()
+            .filter(|c| c["email_address"]["permission_to_send"] == "implicit" && c["deleted_at"].is_null())
+            .map(|c| c["contact_id"].as_str().unwrap().to_owned())
+            .collect();
+        let (renamed, gone) = (with_address[0].clone(), with_address[1].clone());
+        account.rename(&renamed, "Renamed");
+        account.unsubscribe(&gone);
+        let activity = account.sent_activities()[0].clone();
+        account.open(&renamed, &activity);
+        (renamed, gone)
+    };
+    let third = tap(&fake, &more, Some(&quiet.last_state()));
+    assert_eq!(third.code, Some(0), "{}", third.stderr);
+    let mut ids: Vec<String> =
+        third.records("contacts").iter().map(|c| c["contact_id"].as_str().unwrap().to_owned()).collect();
+    ids.sort();
+    let mut expected = vec![renamed, gone];
+    expected.sort();
+    assert_eq!(ids, expected);
+    assert_eq!(third.records("contact_activity_details").len(), 1);
+}
+
+#[test]
+fn a_wrong_setting_stops_the_run_before_any_call() {
+    let fake = Fake::start(account());
+    for (more, told) in [
+        (serde_json::json!({"page_size": 501}), "page_size is 501; allowed: a whole number from 1 to 500"),
+        (serde_json::json!({"contact_status": "actve"}), "contact_status"),
+        (serde_json::json!({"report_date": "2026-01-01", "report_days_back": 3}), "do not go together"),
+        (serde_json::json!({"timezone": "Mars/Olympus"}), "timezone is \"Mars/Olympus\""),
+        (serde_json::json!({"activity_route": "campaigns"}), "not available yet"),
+    ] {
+        let ran = tap(&fake, &more, None);
+        assert_eq!(ran.code, Some(2), "{more}");
+        assert!(ran.stderr.contains("CRITICAL") && ran.stderr.contains(told), "{}", ran.stderr);
+        assert!(ran.messages.is_empty());
+    }
+    assert!(fake.calls().is_empty());
+}
+
+#[test]
+fn discovery_needs_nothing() {
+    let output = Command::new(env!("CARGO_BIN_EXE_tap-constant-contact"))
+        .args(["--config", "/nonexistent", "--discover"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let catalog: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(catalog["streams"].as_array().unwrap().len(), 5);
+}
