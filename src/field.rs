@@ -51,21 +51,7 @@ pub(crate) fn take_unreadable() -> usize {
     UNREADABLE.take()
 }
 
-#[cfg(test)]
-impl Text<'_> {
-    /// The text, if there is one.
-    pub(crate) fn as_str(&self) -> Option<&str> {
-        self.0.as_deref()
-    }
-}
-
 impl Timestamp<'_> {
-    /// The moment in normal form, if there is one.
-    #[cfg(test)]
-    pub(crate) fn as_str(&self) -> Option<&str> {
-        self.0.as_deref()
-    }
-
     /// The moment, if there is one.
     pub(crate) fn instant(&self) -> Option<DateTime<Utc>> {
         self.0.as_deref().and_then(instant)

@@ -33,7 +33,7 @@ fn send(fake: &Fake, method: &str, target: &str, headers: &str, body: &str) -> (
     );
     stream.write_all(request.as_bytes()).unwrap();
     let mut text = Vec::new();
-    let mut chunk = [0; 65_536];
+    let mut chunk = [0; 8192];
     loop {
         let n = stream.read(&mut chunk).unwrap_or(0);
         text.extend_from_slice(&chunk[..n]);

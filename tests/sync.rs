@@ -127,10 +127,10 @@ fn every_record_fits_its_schema() {
         if message["type"] == "SCHEMA" {
             let validator = jsonschema::options().should_validate_formats(true).build(&message["schema"]).unwrap();
             validators.insert(stream.to_owned(), validator);
-        } else if message["type"] == "RECORD" {
-            if let Err(e) = validators[stream].validate(&message["record"]) {
-                panic!("{stream}: {e}");
-            }
+        } else if message["type"] == "RECORD"
+            && let Err(e) = validators[stream].validate(&message["record"])
+        {
+            panic!("{stream}: {e}");
         }
     }
     assert_eq!(validators.len(), STREAMS.len());
