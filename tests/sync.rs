@@ -1,101 +1,22 @@
 //! The real binary against the fake account, checked against the account's own truth.
 
 mod fake;
+mod tap;
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use fake::account::Size;
 use fake::{Account, Fake};
-use serde_json::{Map, Value};
-use tempfile::{NamedTempFile, TempDir};
+use serde_json::Value;
+use tap::{sorted, tap, without_nulls};
+use tempfile::TempDir;
 
 const STREAMS: [&str; 5] =
     ["contact_lists", "email_campaigns", "contacts", "contact_action_summary", "contact_activity_details"];
 
 fn account() -> Account {
     Account::generate(7, Size { contacts: 40, lists: 5, campaigns: 8 })
-}
-
-fn file(value: &Value) -> NamedTempFile {
-    let mut file = NamedTempFile::new().unwrap();
-    file.write_all(value.to_string().as_bytes()).unwrap();
-    file
-}
-
-/// What a run left behind.
-struct Ran {
-    code: Option<i32>,
-    messages: Vec<Value>,
-    stderr: String,
-}
-
-impl Ran {
-    fn of(output: &Output) -> Ran {
-        let stdout = String::from_utf8(output.stdout.clone()).unwrap();
-        Ran {
-            code: output.status.code(),
-            messages: stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-
-    fn records(&self, stream: &str) -> Vec<Value> {
-        let of = |m: &&Value| m["type"] == "RECORD" && m["stream"] == stream;
-        self.messages.iter().filter(of).map(|m| without_nulls(&m["record"])).collect()
-    }
-
-    fn last_state(&self) -> Value {
-        let last = self.messages.last().unwrap();
-        assert_eq!(last["type"], "STATE", "{}", self.stderr);
-        last["value"].clone()
-    }
-}
-
-fn tap(fake: &Fake, more: &Value, state: Option<&Value>) -> Ran {
-    let mut config = fake.config();
-    for (key, value) in more.as_object().unwrap() {
-        config[key] = value.clone();
-    }
-    // Rotating tokens: the newest live in the fake's own memory, so each run is given the present one.
-    let config = file(&config);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tap-constant-contact"));
-    command.arg("--config").arg(config.path());
-    let state = state.map(file);
-    if let Some(state) = &state {
-        command.arg("--state").arg(state.path());
-    }
-    Ran::of(&command.output().unwrap())
-}
-
-fn without_nulls(value: &Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            let kept: Map<_, _> =
-                map.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), without_nulls(v))).collect();
-            Value::Object(kept)
-        }
-        Value::Array(items) => items.iter().map(without_nulls).collect(),
-        other => other.clone(),
-    }
-}
-
-/// Rows in an order that two sets of them share.
-fn sorted(rows: impl IntoIterator<Item = Value>) -> Vec<String> {
-    fn canonical(value: &Value) -> Value {
-        match value {
-            Value::Object(map) => {
-                let sorted: BTreeMap<_, _> = map.iter().map(|(k, v)| (k.clone(), canonical(v))).collect();
-                sorted.into_iter().collect::<Map<_, _>>().into()
-            }
-            Value::Array(items) => items.iter().map(canonical).collect(),
-            other => other.clone(),
-        }
-    }
-    let mut rows: Vec<String> = rows.into_iter().map(|row| canonical(&row).to_string()).collect();
-    rows.sort();
-    rows
 }
 
 #[test]
