@@ -526,3 +526,45 @@ fn report_window(dates: [(&str, Option<String>); 3], back: DaysBack, today: Naiv
         _ => Err(mix("report_date, report_days_back and a range")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(more: &str) -> Result<(Config, Vec<String>)> {
+        let base = r#"{"client_id": "id", "refresh_token": "secret-token"}"#;
+        let now = "2026-11-23T10:00:00Z".parse().unwrap();
+        Config::parse(&[("a".into(), base.into()), ("b".into(), more.into())], now)
+    }
+
+    #[test]
+    fn the_readme_names_every_setting() {
+        let readme = include_str!("../README.md");
+        for name in schema()["properties"].as_object().unwrap().keys() {
+            assert!(readme.contains(&format!("\n| `{name}` |")), "{name}");
+        }
+    }
+
+    #[test]
+    fn text_stands_for_every_kind() {
+        let (config, warnings) = parse(
+            r#"{"page_size": "7", "requests_per_second": "2.5", "contact_status": "active, deleted",
+                "include_subresources": "[\"notes\"]", "updated_days_back": "", "page_sise": 3}"#,
+        )
+        .unwrap();
+        assert_eq!(config.page_size, 7);
+        assert_eq!(config.contact_status, ["active", "deleted"]);
+        assert_eq!(config.subresources, ["notes"]);
+        assert_eq!(config.updated_days_back, None);
+        assert_eq!(warnings, ["b: page_sise is not a setting and is ignored; the nearest is page_size"]);
+    }
+
+    #[test]
+    fn no_message_shows_a_secret() {
+        for more in [r#"{"refresh_token": ["hush"]}"#, r#"{"access_token": "hu sh"}"#] {
+            let text = parse(more).unwrap_err().to_string();
+            assert!(!text.contains("hu"), "{text}");
+        }
+        assert!(!format!("{:?}", parse("{}").unwrap().0).contains("secret-token"));
+    }
+}
