@@ -22,6 +22,7 @@ mod field;
 mod log;
 mod messages;
 mod schema;
+mod signals;
 mod state;
 mod streams;
 mod sync;
@@ -30,6 +31,7 @@ mod window;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use chrono::Utc;
 
@@ -58,7 +60,7 @@ pub fn run(args: &Args, stdout: Box<dyn Write + Send>) -> std::result::Result<()
 }
 
 fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
-    let mut messages = Messages::new(stdout);
+    let messages = Arc::new(Messages::new(stdout));
     let entries: Vec<Entry> = streams::ALL
         .iter()
         .map(|s| Entry { name: s.name, keys: s.keys, replication_key: s.replication_key, schema: (s.schema)() })
@@ -84,8 +86,12 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     };
     // Tokens are written back to the last file; the environment cannot be written to.
     let config_file = args.config.last().filter(|p| !is_env(p)).cloned();
-    let client = Client::new(&config, config_file)?;
-    sync::sync(&config, &client, &catalog, state, &mut messages)
+    let client = Arc::new(Client::new(&config, config_file)?);
+    signals::watch(&messages, &client)?;
+    let outcome = sync::sync(&config, &client, &catalog, state, &messages);
+    // A refresh that another thread has under way has spent its token: what it brings must reach the disk.
+    client.settle();
+    outcome
 }
 
 fn warn(warnings: &[String]) {

@@ -1,6 +1,7 @@
 //! SCHEMA, RECORD and STATE: the only writer of stdout.
 
 use std::io::{BufWriter, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
@@ -8,8 +9,12 @@ use serde_json::{Value, json};
 
 use crate::error::Result;
 
-/// The stream of Singer messages, and the newest state that is true of what was written.
+/// The stream of Singer messages; whoever writes a line holds the lock for the whole of it.
 pub(crate) struct Messages {
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
     out: BufWriter<Box<dyn Write + Send>>,
     line: Vec<u8>,
     /// The state that is true at this point of the stream, whether written yet or not.
@@ -29,17 +34,22 @@ struct RecordLine<'a, R> {
 
 impl Messages {
     pub(crate) fn new(out: Box<dyn Write + Send>) -> Messages {
-        Messages {
+        let inner = Inner {
             out: BufWriter::with_capacity(1 << 16, out),
             line: Vec::with_capacity(1 << 12),
             truth: None,
             written: None,
             since_state: 0,
-        }
+        };
+        Messages { inner: Mutex::new(inner) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn schema(
-        &mut self,
+        &self,
         stream: &str,
         schema: &Value,
         keys: &[&str],
@@ -49,26 +59,52 @@ impl Messages {
         if let Some(key) = replication_key {
             message["bookmark_properties"] = json!([key]);
         }
-        self.write(&message)
+        self.lock().write(&message)
     }
 
     /// One record; `extracted` is the time its page was read, as [`stamp`] writes it.
-    pub(crate) fn record<R: Serialize>(&mut self, stream: &str, record: &R, extracted: &str) -> Result<()> {
-        self.write(&RecordLine { r#type: "RECORD", stream, record, time_extracted: extracted })
+    pub(crate) fn record<R: Serialize>(&self, stream: &str, record: &R, extracted: &str) -> Result<()> {
+        self.lock().write(&RecordLine { r#type: "RECORD", stream, record, time_extracted: extracted })
     }
 
     /// Says what state is true from here on, without writing it yet.
-    pub(crate) fn now_true(&mut self, state: Value) {
-        self.truth = Some(state);
+    pub(crate) fn now_true(&self, state: Value) {
+        self.lock().truth = Some(state);
     }
 
     /// How many lines stand between here and the last STATE.
     pub(crate) fn since_state(&self) -> u64 {
-        self.since_state
+        self.lock().since_state
     }
 
     /// Writes the newest true state, unless it is already the last line.
-    pub(crate) fn state(&mut self) -> Result<()> {
+    pub(crate) fn state(&self) -> Result<()> {
+        self.lock().state()
+    }
+
+    /// Writes the newest true state as the last line of all: whoever writes after it waits for ever.
+    pub(crate) fn end(&self) -> Result<()> {
+        let mut inner = self.lock();
+        let outcome = inner.state();
+        std::mem::forget(inner);
+        outcome
+    }
+
+    /// Pretty-printed, since Meltano cannot read a discovery line of over 64 KiB.
+    pub(crate) fn catalog(&self, catalog: &Value) -> Result<()> {
+        let mut inner = self.lock();
+        serde_json::to_writer_pretty(&mut inner.out, catalog).map_err(std::io::Error::from)?;
+        inner.out.write_all(b"\n")?;
+        Ok(inner.out.flush()?)
+    }
+
+    pub(crate) fn flush(&self) -> Result<()> {
+        Ok(self.lock().out.flush()?)
+    }
+}
+
+impl Inner {
+    fn state(&mut self) -> Result<()> {
         if let Some(truth) = self.truth.take() {
             // After other lines it is said again even if equal: targets keep only a STATE that comes last.
             if self.since_state > 0 || self.written.as_ref() != Some(&truth) {
@@ -78,17 +114,6 @@ impl Messages {
             }
             self.truth = Some(truth);
         }
-        self.flush()
-    }
-
-    /// Pretty-printed, since Meltano cannot read a discovery line of over 64 KiB.
-    pub(crate) fn catalog(&mut self, catalog: &Value) -> Result<()> {
-        serde_json::to_writer_pretty(&mut self.out, catalog).map_err(std::io::Error::from)?;
-        self.out.write_all(b"\n")?;
-        self.flush()
-    }
-
-    pub(crate) fn flush(&mut self) -> Result<()> {
         Ok(self.out.flush()?)
     }
 

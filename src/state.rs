@@ -41,7 +41,7 @@ pub(crate) struct Bookmark {
     pub(crate) other: Map<String, Value>,
 }
 
-/// A contact report that was cut off: its frozen window, and the last contact that is complete.
+/// A contact report that was cut off: its frozen window, and the last contact or campaign activity that is complete.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Resume {
     pub(crate) since: DateTime<Utc>,
@@ -49,7 +49,10 @@ pub(crate) struct Resume {
     pub(crate) route: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) after: Option<String>,
-    /// The settings in force when the read began.
+    /// The read is done, but the round it belongs to is not: there is nothing to go on with.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) complete: bool,
+    /// Fingerprint of the settings in force when the read began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) filter: Option<String>,
 }

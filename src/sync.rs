@@ -24,7 +24,7 @@ pub(crate) struct Run<'a> {
     pub(crate) config: &'a Config,
     pub(crate) client: &'a Client,
     catalog: &'a Catalog,
-    messages: &'a mut Messages,
+    messages: &'a Messages,
     state: State,
     stream: &'static Stream,
     records: u64,
@@ -40,7 +40,7 @@ pub(crate) fn sync(
     client: &Client,
     catalog: &Catalog,
     state: State,
-    messages: &mut Messages,
+    messages: &Messages,
 ) -> Result<()> {
     let started = Instant::now();
     let mut order: Vec<&'static Stream> = ALL.iter().copied().filter(|s| catalog.get(s.name).is_some()).collect();
@@ -70,6 +70,8 @@ impl Run<'_> {
         for (i, stream) in order.iter().enumerate() {
             self.stream = stream;
             self.records = 0;
+            self.state.currently_syncing = Some(stream.name.into());
+            self.messages.now_true(self.state.to_value());
             self.schema()?;
             let begun = Instant::now();
             let outcome = if i > 0 && round.is_some_and(|until| self.complete_up_to(stream, until)) {
@@ -89,11 +91,7 @@ impl Run<'_> {
                     log::error!("{}: the service refuses this stream ({why}); it needs {}", stream.name, stream.needs);
                     refused.push(stream.name);
                 }
-                Err(e) => {
-                    self.state.currently_syncing = Some(stream.name.into());
-                    self.messages.now_true(self.state.to_value());
-                    return Err(e.context(stream.name));
-                }
+                Err(e) => return Err(e.context(stream.name)),
             }
             self.state.currently_syncing = order.get(i + 1).map(|next| next.name.to_owned());
             self.messages.now_true(self.state.to_value());
@@ -227,13 +225,13 @@ impl Run<'_> {
     /// Notes that a report is written up to and with one contact.
     pub(crate) fn reached(&mut self, stream: &Stream, window: &Window, id: &str) -> Result<()> {
         let filter = self.config.filter(stream.name);
-        self.state.currently_syncing = Some(stream.name.into());
         let bookmark = self.state.bookmarks.entry(stream.name.into()).or_default();
         bookmark.resume = Some(Resume {
             since: window.start,
             until: window.end,
             route: "contacts".into(),
             after: Some(id.to_owned()),
+            complete: false,
             filter,
         });
         self.messages.now_true(self.state.to_value());

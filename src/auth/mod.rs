@@ -92,6 +92,11 @@ impl Auth {
         self.renew(&mut tokens)
     }
 
+    /// Waits for a refresh under way to end.
+    pub(crate) fn settle(&self) {
+        drop(self.tokens());
+    }
+
     fn tokens(&self) -> MutexGuard<'_, Tokens> {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -107,6 +107,11 @@ impl Client {
         })
     }
 
+    /// Waits until no refresh is under way, so that a token that was spent has its successor on disk.
+    pub(crate) fn settle(&self) {
+        self.auth.settle();
+    }
+
     /// API calls made so far, failed ones included.
     pub(crate) fn calls(&self) -> u64 {
         self.pace.calls()
