@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use chrono_tz::Tz;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use url::{Host, Url};
 
@@ -168,6 +168,8 @@ pub(crate) struct Config {
     pub(crate) tracking_activity_types: Vec<String>,
     pub(crate) report: Option<ReportWindow>,
     pub(crate) timezone: Tz,
+    /// How the contact reports are read; `None` leaves it to the plan.
+    pub(crate) activity_route: Option<Route>,
     pub(crate) activity_lookback_days: u32,
     pub(crate) contacts_full_refresh_days: u32,
     pub(crate) requests_per_second: f64,
@@ -179,6 +181,16 @@ pub(crate) struct Config {
     pub(crate) api_url: Url,
     pub(crate) auth_url: Url,
     pub(crate) user_agent: String,
+}
+
+/// How the contact reports are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Route {
+    /// One contact at a time.
+    Contacts,
+    /// One sent campaign activity at a time.
+    Campaigns,
 }
 
 /// The settings as JSON Schema.
@@ -243,11 +255,24 @@ impl Config {
             "contact_activity_details" => vec![&self.contact_ids, &self.contact_status, &self.tracking_activity_types],
             _ => return None,
         };
-        // FNV-1a: the same in every version and on every machine.
-        let text = parts.iter().map(|p| p.join(",")).collect::<Vec<_>>().join(";");
-        let hash = text.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
-        Some(format!("{hash:08x}"))
+        Some(fingerprint(&parts.iter().map(|p| p.join(",")).collect::<Vec<_>>().join(";")))
     }
+
+    /// Fingerprint of all that an interrupted read of a contact report must have in common with the one that goes on.
+    pub(crate) fn resume_filter(&self, stream: &str, full_table: bool) -> Option<String> {
+        match &self.report {
+            None if !full_table => self.filter(stream),
+            report => {
+                Some(fingerprint(&format!("{:?};{report:?};{full_table};{}", self.filter(stream), self.timezone)))
+            }
+        }
+    }
+}
+
+/// FNV-1a: the same in every version and on every machine.
+fn fingerprint(text: &str) -> String {
+    let hash = text.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    format!("{hash:08x}")
 }
 
 fn unknown(origin: &str, key: &str, schema: &Value) -> String {
@@ -383,15 +408,16 @@ fn check(s: Settings, now: DateTime<Utc>) -> Result<Config> {
     let types = in_order(&ACTIVITY_TYPES, |known| {
         if types.is_empty() { known.starts_with("em_") } else { types.iter().any(|t| t == known) }
     });
-    let route = s.activity_route.unwrap_or_else(|| "auto".into());
-    if route == "campaigns" {
-        let why = if types.iter().any(|t| t.starts_with("p_")) {
-            "auto or contacts, since the landing-page types (p_*) of tracking_activity_types exist only there"
-        } else {
-            "auto or contacts (campaigns is not available yet)"
-        };
-        return Err(wrong("activity_route", "\"campaigns\"", why));
-    }
+    let route = match s.activity_route.as_deref() {
+        Some("contacts") => Some(Route::Contacts),
+        Some("campaigns") if types.iter().any(|t| t.starts_with("p_")) => {
+            let why =
+                "auto or contacts, since the landing-page types (p_*) of tracking_activity_types exist only there";
+            return Err(wrong("activity_route", "\"campaigns\"", why));
+        }
+        Some("campaigns") => Some(Route::Campaigns),
+        _ => None,
+    };
     let redirect = s.redirect_uri.unwrap_or_else(|| "http://localhost:8910/callback".into());
     address("redirect_uri", &redirect)?;
     let user_agent = s.user_agent.unwrap_or_else(|| concat!("tap-constant-contact/", env!("CARGO_PKG_VERSION")).into());
@@ -421,6 +447,7 @@ fn check(s: Settings, now: DateTime<Utc>) -> Result<Config> {
         tracking_activity_types: types,
         report,
         timezone,
+        activity_route: route,
         activity_lookback_days: s.activity_lookback_days.unwrap_or(30),
         contacts_full_refresh_days: s.contacts_full_refresh_days.unwrap_or(7),
         requests_per_second: s.requests_per_second.unwrap_or(4.0),

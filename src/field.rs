@@ -58,6 +58,12 @@ impl Timestamp<'_> {
     }
 }
 
+impl From<DateTime<Utc>> for Timestamp<'_> {
+    fn from(at: DateTime<Utc>) -> Self {
+        Timestamp(Some(crate::messages::stamp(at).into()))
+    }
+}
+
 impl Key<'_> {
     /// The text.
     pub(crate) fn as_str(&self) -> &str {

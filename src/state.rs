@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::config::Route;
 use crate::error::{Error, Result};
 
 /// What a `--state` file holds and a STATE message says.
@@ -46,7 +47,7 @@ pub(crate) struct Bookmark {
 pub(crate) struct Resume {
     pub(crate) since: DateTime<Utc>,
     pub(crate) until: DateTime<Utc>,
-    pub(crate) route: String,
+    pub(crate) route: Route,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) after: Option<String>,
     /// The read is done, but the round it belongs to is not: there is nothing to go on with.
@@ -123,6 +124,16 @@ impl State {
 
     pub(crate) fn bookmark(&self, stream: &str) -> Bookmark {
         self.bookmarks.get(stream).cloned().unwrap_or_default()
+    }
+
+    /// Everything that was selected is read, but for what was refused: no other interrupted read is left.
+    pub(crate) fn end_round(&mut self, refused: &[&str]) {
+        for (stream, bookmark) in &mut self.bookmarks {
+            if !refused.contains(&stream.as_str()) {
+                bookmark.resume = None;
+            }
+        }
+        self.bookmarks.retain(|_, bookmark| *bookmark != Bookmark::default());
     }
 
     pub(crate) fn to_value(&self) -> Value {

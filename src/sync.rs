@@ -1,5 +1,7 @@
 //! Config, catalog and state in, messages out: the only place that knows everything.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
@@ -7,13 +9,14 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::catalog::{Catalog, Mask};
-use crate::client::{Client, DAILY_QUOTA, Page};
-use crate::config::Config;
+use crate::client::{Client, DAILY_QUOTA};
+use crate::config::{Config, Route};
 use crate::error::{Error, Result};
+use crate::ids::Id;
 use crate::log::{counter, timer};
 use crate::messages::Messages;
 use crate::state::{Resume, State};
-use crate::streams::{ALL, Stream};
+use crate::streams::{ALL, Stream, Survey};
 use crate::window::{Window, lower_bound};
 
 /// During a long read a STATE is written at least this often.
@@ -22,12 +25,16 @@ const STATE_EVERY: (Duration, u64) = (Duration::from_secs(60), 10_000);
 /// A run under way.
 pub(crate) struct Run<'a> {
     pub(crate) config: &'a Config,
-    pub(crate) client: &'a Client,
+    pub(crate) client: &'a Arc<Client>,
+    /// What is known of the account's campaigns, once it was asked for.
+    pub(crate) survey: Survey,
     catalog: &'a Catalog,
     messages: &'a Messages,
     state: State,
-    stream: &'static Stream,
-    records: u64,
+    /// The streams whose SCHEMA is written, with the number of records written since.
+    begun: BTreeMap<&'static str, u64>,
+    /// Read together with an earlier stream.
+    done: BTreeSet<&'static str>,
     last_state: Instant,
 }
 
@@ -37,7 +44,7 @@ pub(crate) struct Run<'a> {
 /// The first that ends the run; a stream that the service refuses is left, the others read, and told at the end.
 pub(crate) fn sync(
     config: &Config,
-    client: &Client,
+    client: &Arc<Client>,
     catalog: &Catalog,
     state: State,
     messages: &Messages,
@@ -49,8 +56,17 @@ pub(crate) fn sync(
     }
     order.sort_by_key(|s| state.currently_syncing.as_deref() != Some(s.name));
     messages.now_true(state.to_value());
-    let mut run =
-        Run { config, client, catalog, messages, state, stream: ALL[0], records: 0, last_state: Instant::now() };
+    let mut run = Run {
+        config,
+        client,
+        survey: Survey::default(),
+        catalog,
+        messages,
+        state,
+        begun: BTreeMap::new(),
+        done: BTreeSet::new(),
+        last_state: Instant::now(),
+    };
     let outcome = run.streams(&order);
     // Whatever happened, the last line says what is true; a reader that has gone needs no line.
     let last = if matches!(outcome, Err(Error::Closed)) { Ok(()) } else { run.messages.state() };
@@ -65,27 +81,17 @@ pub(crate) fn sync(
 impl Run<'_> {
     fn streams(&mut self, order: &[&'static Stream]) -> Result<()> {
         let mut refused = Vec::new();
-        // A report complete up to the end of the window that another goes on with belongs to the same round.
-        let round = order.first().and_then(|s| self.resume(s)).map(|r| r.until);
         for (i, stream) in order.iter().enumerate() {
-            self.stream = stream;
-            self.records = 0;
             self.state.currently_syncing = Some(stream.name.into());
             self.messages.now_true(self.state.to_value());
-            self.schema()?;
-            let begun = Instant::now();
-            let outcome = if i > 0 && round.is_some_and(|until| self.complete_up_to(stream, until)) {
-                log::info!("{}: complete in this round; read again in the next", stream.name);
-                Ok(())
-            } else {
-                log::info!("{}: reading", stream.name);
-                (stream.read)(self)
-            };
-            let tags = json!({"stream": stream.name});
-            counter("record_count", self.records, &tags);
+            self.begin(stream)?;
+            let started = Instant::now();
+            let outcome = if self.done.contains(stream.name) { Ok(()) } else { (stream.read)(self) };
+            let records = self.begun.get(stream.name).copied().unwrap_or(0);
+            counter("record_count", records, &json!({"stream": stream.name}));
             match outcome {
                 Ok(()) => {
-                    log::info!("{}: {} records in {:.1} s", stream.name, self.records, begun.elapsed().as_secs_f64());
+                    log::info!("{}: {records} records in {:.1} s", stream.name, started.elapsed().as_secs_f64());
                 }
                 Err(Error::Forbidden(why)) => {
                     log::error!("{}: the service refuses this stream ({why}); it needs {}", stream.name, stream.needs);
@@ -94,6 +100,9 @@ impl Run<'_> {
                 Err(e) => return Err(e.context(stream.name)),
             }
             self.state.currently_syncing = order.get(i + 1).map(|next| next.name.to_owned());
+            if self.state.currently_syncing.is_none() {
+                self.state.end_round(&refused);
+            }
             self.messages.now_true(self.state.to_value());
             self.write_state()?;
         }
@@ -104,31 +113,43 @@ impl Run<'_> {
         }
     }
 
-    fn mask(&self) -> &Mask {
-        self.catalog.get(self.stream.name).map_or(&Mask::All, |s| &s.mask)
+    /// Writes the stream's SCHEMA, before the first of its records; later calls change nothing.
+    pub(crate) fn begin(&mut self, stream: &Stream) -> Result<()> {
+        if self.begun.contains_key(stream.name) {
+            return Ok(());
+        }
+        log::info!("{}: reading", stream.name);
+        self.begun.insert(stream.name, 0);
+        let mut schema = (stream.schema)();
+        self.mask(stream).prune_schema(&mut schema);
+        self.messages.schema(stream.name, &schema, stream.keys, stream.replication_key)
     }
 
-    /// Whether a field of the stream is selected.
-    pub(crate) fn wants(&self, path: &[&str]) -> bool {
-        self.mask().wants(path)
+    /// Whether the catalog selects a stream.
+    pub(crate) fn selects(&self, stream: &Stream) -> bool {
+        self.catalog.get(stream.name).is_some()
     }
 
-    fn schema(&mut self) -> Result<()> {
-        let mut schema = (self.stream.schema)();
-        self.mask().prune_schema(&mut schema);
-        self.messages.schema(self.stream.name, &schema, self.stream.keys, self.stream.replication_key)
+    fn mask(&self, stream: &Stream) -> &Mask {
+        self.catalog.get(stream.name).map_or(&Mask::All, |s| &s.mask)
     }
 
-    /// Writes one record of the stream that is being read.
-    pub(crate) fn emit<R: Serialize>(&mut self, record: &R, page: &Page) -> Result<()> {
-        self.records += 1;
-        let name = self.stream.name;
-        match self.catalog.get(name).map(|s| &s.mask) {
-            None | Some(Mask::All) => self.messages.record(name, record, &page.extracted),
-            Some(mask) => {
+    /// Whether a field of a stream is selected.
+    pub(crate) fn wants(&self, stream: &Stream, path: &[&str]) -> bool {
+        self.mask(stream).wants(path)
+    }
+
+    /// Writes one record; `extracted` is when its page was read.
+    pub(crate) fn emit<R: Serialize>(&mut self, stream: &Stream, record: &R, extracted: &str) -> Result<()> {
+        if let Some(records) = self.begun.get_mut(stream.name) {
+            *records += 1;
+        }
+        match self.mask(stream) {
+            Mask::All => self.messages.record(stream.name, record, extracted),
+            mask @ Mask::Some(_) => {
                 let mut record = serde_json::to_value(record).map_err(|e| Error::Failed(e.to_string()))?;
                 mask.prune_record(&mut record);
-                self.messages.record(name, &record, &page.extracted)
+                self.messages.record(stream.name, &record, extracted)
             }
         }
     }
@@ -155,6 +176,11 @@ impl Run<'_> {
         holds
     }
 
+    /// Whether a bookmark bounds what the stream is read for.
+    pub(crate) fn has_bookmark(&self, stream: &Stream) -> bool {
+        self.state.bookmark(stream.name).replication_key_value.is_some() && self.bookmark_holds(stream)
+    }
+
     /// The lower bound of an incremental read, or none.
     pub(crate) fn since(&self, stream: &Stream, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         self.since_less(stream, now, TimeDelta::zero())
@@ -173,17 +199,17 @@ impl Run<'_> {
     }
 
     /// Whether the contacts are to be read completely: there is no bookmark, or the last complete read is too old.
-    pub(crate) fn contacts_are_due(&self, now: DateTime<Utc>) -> bool {
-        let bookmark = self.state.bookmark(self.stream.name);
+    pub(crate) fn contacts_are_due(&self, stream: &Stream, now: DateTime<Utc>) -> bool {
+        let bookmark = self.state.bookmark(stream.name);
         let days = TimeDelta::days(i64::from(self.config.contacts_full_refresh_days));
         bookmark.replication_key_value.is_none()
-            || !self.bookmark_holds(self.stream)
+            || !self.bookmark_holds(stream)
             || (!days.is_zero() && bookmark.full_refresh_at.is_none_or(|at| now - at > days))
     }
 
     /// Notes in the bookmark, after [`Run::complete`], that the contacts were read completely.
-    pub(crate) fn contacts_were_complete(&mut self) {
-        if let Some(bookmark) = self.state.bookmarks.get_mut(self.stream.name) {
+    pub(crate) fn contacts_were_complete(&mut self, stream: &Stream) {
+        if let Some(bookmark) = self.state.bookmarks.get_mut(stream.name) {
             bookmark.full_refresh_at = bookmark.replication_key_value;
         }
     }
@@ -201,18 +227,16 @@ impl Run<'_> {
         bookmark.resume = None;
     }
 
-    fn complete_up_to(&self, stream: &Stream, until: DateTime<Utc>) -> bool {
-        let bookmark = self.state.bookmark(stream.name);
-        // The longest overlap of a report.
-        let near = until - TimeDelta::hours(1);
-        stream.name.starts_with("contact_a") && bookmark.replication_key_value.is_some_and(|at| at >= near)
+    fn full_table(&self, stream: &Stream) -> bool {
+        self.catalog.get(stream.name).is_some_and(|s| s.full_table)
     }
 
     /// Where an interrupted report goes on, if it can under the present settings.
     pub(crate) fn resume(&self, stream: &Stream) -> Option<Resume> {
-        let full = self.catalog.get(stream.name).is_some_and(|s| s.full_table);
-        let resume = self.state.bookmark(stream.name).resume.filter(|_| !full && self.config.report.is_none())?;
-        if resume.filter != self.config.filter(stream.name) || resume.route != "contacts" {
+        let resume = self.state.bookmark(stream.name).resume?;
+        let present = self.config.resume_filter(stream.name, self.full_table(stream));
+        let other_route = self.config.activity_route.is_some_and(|route| route != resume.route);
+        if other_route || (resume.filter.is_some() && resume.filter != present) {
             crate::log::warn_once(format!(
                 "{}: the settings have changed since it was interrupted; its window starts over",
                 stream.name
@@ -222,18 +246,30 @@ impl Run<'_> {
         Some(resume)
     }
 
-    /// Notes that a report is written up to and with one contact.
-    pub(crate) fn reached(&mut self, stream: &Stream, window: &Window, id: &str) -> Result<()> {
-        let filter = self.config.filter(stream.name);
-        let bookmark = self.state.bookmarks.entry(stream.name.into()).or_default();
-        bookmark.resume = Some(Resume {
-            since: window.start,
-            until: window.end,
-            route: "contacts".into(),
-            after: Some(id.to_owned()),
-            complete: false,
-            filter,
-        });
+    /// Notes that a report is written up to and with one contact or campaign activity (`after`).
+    pub(crate) fn reached(&mut self, stream: &Stream, window: &Window, route: Route, after: &Id) {
+        self.note(stream, window, route, Some(after.to_string()), false);
+    }
+
+    /// Notes that a report is written: its bookmark moves, and the rest of the round leaves it alone.
+    pub(crate) fn finish(&mut self, stream: &'static Stream, window: &Window, route: Route, overlap: TimeDelta) {
+        // A window of its own neither uses nor moves the bookmark.
+        if !window.bounded {
+            self.complete(stream, window.end, overlap);
+        }
+        self.note(stream, window, route, None, true);
+        self.done.insert(stream.name);
+    }
+
+    fn note(&mut self, stream: &Stream, window: &Window, route: Route, after: Option<String>, complete: bool) {
+        let filter = self.config.resume_filter(stream.name, self.full_table(stream));
+        let (since, until) = (window.start, window.end);
+        self.state.bookmarks.entry(stream.name.into()).or_default().resume =
+            Some(Resume { since, until, route, after, complete, filter });
+    }
+
+    /// Says that what was noted is true from here on, and writes a STATE when the last is long ago.
+    pub(crate) fn now_true(&mut self) -> Result<()> {
         self.messages.now_true(self.state.to_value());
         if self.last_state.elapsed() >= STATE_EVERY.0 || self.messages.since_state() >= STATE_EVERY.1 {
             self.write_state()?;

@@ -20,9 +20,15 @@ fn account() -> Account {
 }
 
 #[test]
-fn a_full_sync_is_the_account() {
+fn a_full_sync_is_the_account_on_both_routes() {
+    for route in ["contacts", "campaigns"] {
+        full_sync(route);
+    }
+}
+
+fn full_sync(route: &str) {
     let fake = Fake::start(account());
-    let ran = tap(&fake, &serde_json::json!({}), None);
+    let ran = tap(&fake, &serde_json::json!({"activity_route": route}), None);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     for stream in STREAMS {
         let truth = fake.account().truth(stream);
@@ -59,9 +65,20 @@ fn every_record_fits_its_schema() {
 
 #[test]
 fn a_second_run_brings_what_changed_and_nothing_else() {
+    for route in ["contacts", "campaigns"] {
+        second_run(route);
+    }
+}
+
+fn second_run(route: &str) {
     let fake = Fake::start(account());
     let folder = TempDir::new().unwrap();
-    let more = serde_json::json!({"token_file": folder.path().join("tokens.json")});
+    let more = serde_json::json!({
+        "token_file": folder.path().join("tokens.json"),
+        "activity_route": route,
+        // All campaigns of the account, so that whichever is opened is looked at.
+        "activity_lookback_days": 3650,
+    });
     let first = tap(&fake, &more, None);
     assert_eq!(first.code, Some(0), "{}", first.stderr);
     let quiet = tap(&fake, &more, Some(&first.last_state()));
@@ -103,7 +120,10 @@ fn a_wrong_setting_stops_the_run_before_any_call() {
         (serde_json::json!({"contact_status": "actve"}), "contact_status"),
         (serde_json::json!({"report_date": "2026-01-01", "report_days_back": 3}), "do not go together"),
         (serde_json::json!({"timezone": "Mars/Olympus"}), "timezone is \"Mars/Olympus\""),
-        (serde_json::json!({"activity_route": "campaigns"}), "not available yet"),
+        (
+            serde_json::json!({"activity_route": "campaigns", "tracking_activity_types": ["p_contact_open"]}),
+            "landing-page types",
+        ),
     ] {
         let ran = tap(&fake, &more, None);
         assert_eq!(ran.code, Some(2), "{more}");

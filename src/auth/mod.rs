@@ -4,7 +4,7 @@ mod token_file;
 
 use std::cell::Cell;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ pub(crate) struct Auth {
     max_retries: u32,
     store: Store,
     tokens: Mutex<Tokens>,
+    /// Why the grant is dead: whoever else waits for a token is told the same, and the endpoint is not asked again.
+    refused: OnceLock<String>,
 }
 
 impl Auth {
@@ -70,6 +72,7 @@ impl Auth {
             max_retries: config.max_retries,
             store,
             tokens: Mutex::new(tokens),
+            refused: OnceLock::new(),
         })
     }
 
@@ -101,8 +104,19 @@ impl Auth {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Trades the refresh token for a new pair, one run at a time.
     fn renew(&self, tokens: &mut Tokens) -> Result<Secret> {
+        if let Some(why) = self.refused.get() {
+            return Err(Error::Credentials(why.clone()));
+        }
+        let outcome = self.trade(tokens);
+        if let Err(Error::Credentials(why)) = &outcome {
+            self.refused.get_or_init(|| why.clone());
+        }
+        outcome
+    }
+
+    /// Trades the refresh token for a new pair, one run at a time.
+    fn trade(&self, tokens: &mut Tokens) -> Result<Secret> {
         if tokens.refresh.is_none() {
             return Err(Error::Credentials(
                 "the access token is missing, expired or refused, and there is no refresh_token to get another with: \

@@ -6,7 +6,7 @@ mod pace;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,12 @@ pub(crate) struct Page {
     next: Option<String>,
 }
 
+impl Page {
+    pub(crate) fn is_last(&self) -> bool {
+        self.next.is_none()
+    }
+}
+
 /// The client of a run.
 pub(crate) struct Client {
     agent: ureq::Agent,
@@ -49,6 +55,8 @@ pub(crate) struct Client {
     max_retries: u32,
     max_requests: Option<u64>,
     on_quota: OnQuota,
+    /// Whoever waits for the day to turn waits alone; the others find that it has.
+    day: Mutex<()>,
     /// The service's time of the first answer.
     first_date: OnceLock<DateTime<Utc>>,
 }
@@ -103,6 +111,7 @@ impl Client {
             max_retries: config.max_retries,
             max_requests: config.max_requests,
             on_quota: config.on_quota,
+            day: Mutex::new(()),
             first_date: OnceLock::new(),
         })
     }
@@ -110,6 +119,17 @@ impl Client {
     /// Waits until no refresh is under way, so that a token that was spent has its successor on disk.
     pub(crate) fn settle(&self) {
         self.auth.settle();
+    }
+
+    /// How many calls must be under way at once for the pace, not the latency, to be the limit: at `p` calls a second
+    /// and `l` seconds of latency, `p * l` are. Two seconds are more than the service is known to take.
+    pub(crate) fn workers(&self) -> usize {
+        self.pace.calls_in(Duration::from_secs(2)).clamp(1, 16)
+    }
+
+    /// From the start of one call to that of the next.
+    pub(crate) fn pace(&self) -> Duration {
+        self.pace.spacing()
     }
 
     /// API calls made so far, failed ones included.
@@ -130,13 +150,13 @@ impl Client {
     }
 
     /// The pages of a listing, in order. `path` begins with `/`; `what` names the endpoint in metrics.
-    pub(crate) fn pages(&self, what: &'static str, path: &str, query: &[(&str, &str)]) -> Pages<'_> {
+    pub(crate) fn pages(self: &Arc<Self>, what: &'static str, path: &str, query: &[(&str, &str)]) -> Pages {
         let mut url = format!("{}{path}", self.api_url);
         if !query.is_empty() {
             url.push('?');
             url.push_str(&url::form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish());
         }
-        Pages { client: self, what, next: Some(url), seen: HashSet::new() }
+        Pages { client: Arc::clone(self), what, next: Some(url), seen: HashSet::new() }
     }
 
     /// One page, tried again for what passes by itself.
@@ -265,8 +285,11 @@ impl Client {
         match self.on_quota {
             OnQuota::Stop => Err(Error::Quota(format!("{text}. Run again after that with the last STATE to go on"))),
             OnQuota::Wait => {
-                log::info!("{text}; waiting for it (on_quota: wait)");
                 let until = Utc::now() + left + TimeDelta::seconds(5);
+                let _waiting = self.day.lock().unwrap_or_else(PoisonError::into_inner);
+                if Utc::now() < until {
+                    log::info!("{text}; waiting for it (on_quota: wait)");
+                }
                 // In small steps by the wall clock, since a machine may sleep meanwhile.
                 while let Ok(rest) = (until - Utc::now()).to_std() {
                     thread::sleep(rest.min(Duration::from_secs(30)));
@@ -292,14 +315,14 @@ impl Client {
 }
 
 /// An iterator over the pages of a listing; ends after the first error.
-pub(crate) struct Pages<'a> {
-    client: &'a Client,
+pub(crate) struct Pages {
+    client: Arc<Client>,
     what: &'static str,
     next: Option<String>,
     seen: HashSet<String>,
 }
 
-impl Iterator for Pages<'_> {
+impl Iterator for Pages {
     type Item = Result<Page>;
 
     fn next(&mut self) -> Option<Result<Page>> {

@@ -1,14 +1,18 @@
 //! `contacts`: `GET /contacts`. Unsubscribing does not move a contact's `updated_at`, hence two passes.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 
-use super::email_campaigns::parse_plain;
 use super::records::Contact;
-use super::{Stream, parse};
+use super::{Stream, each_page, parse, parse_plain};
+use crate::client::{Client, Page};
 use crate::error::Result;
+use crate::fanout::Step;
+use crate::field::Key;
+use crate::ids::Id;
 use crate::schema;
 use crate::sync::{Run, asked_from, in_extra_second};
 
@@ -37,111 +41,168 @@ struct Rows<'a> {
 
 fn read(run: &mut Run) -> Result<()> {
     let start = run.client.run_start()?;
-    let mut since = run.since(&STREAM, start);
-    let full = run.contacts_are_due(start);
-    if full {
-        since = run.beginning(start);
-    }
+    let full = run.contacts_are_due(&STREAM, start);
+    let since = if full { run.beginning(start) } else { run.since(&STREAM, start) };
+    let passes = match since {
+        None => vec![None],
+        Some(bound) => vec![Some(("updated_after", bound)), Some(("optout_after", bound))],
+    };
     let status = run.config.contact_status.join(",");
     let include = run.config.subresources.join(",");
     let limit = run.config.page_size.to_string();
-    let mut query = vec![("status", status.as_str()), ("limit", &limit), ("include_count", "true")];
-    if !include.is_empty() {
-        query.push(("include", &include));
-    }
-    let mut seen = HashSet::new();
-    match since {
-        None => pass(run, &query, None, &mut seen)?,
-        Some(bound) => {
-            let from = asked_from(bound);
-            for filter in ["updated_after", "optout_after"] {
-                let query: Vec<_> = query.iter().copied().chain([(filter, from.as_str())]).collect();
-                pass(run, &query, Some((filter, bound)), &mut seen)?;
-            }
+    let listing = move |client: &Arc<Client>, pass: &Pass| {
+        let mut query = vec![("status", status.as_str()), ("limit", &limit), ("include_count", "true")];
+        if !include.is_empty() {
+            query.push(("include", &include));
         }
+        let from = pass.map(|(filter, bound)| (filter, asked_from(bound)));
+        query.extend(from.as_ref().map(|(filter, from)| (*filter, from.as_str())));
+        client.pages("contacts", "/contacts", &query)
+    };
+    let mut met = Met::default();
+    // The cursor is a page number over a moving set: a row that leaves it moves all later ones up by a place, so that
+    // one slips between two pages. While the service counts more contacts than came, the pass is read again.
+    let mut left = passes;
+    for reads in 1.. {
+        let mut short = Vec::new();
+        each_page(run, left, listing.clone(), |run, pass, step| match step {
+            Step::Item(page) => write(run, *pass, &page, &mut met),
+            Step::End(outcome) => {
+                outcome?;
+                if let Some(missing) = met.end_of_pass() {
+                    short.push((*pass, missing));
+                }
+                Ok(())
+            }
+        })?;
+        let missing: u64 = short.iter().map(|(_, missing)| missing).sum();
+        if missing == 0 {
+            break;
+        }
+        if reads == PASSES {
+            log::warn!(
+                "contacts: {missing} contacts slipped between pages in each of {PASSES} reads; the account changes \
+                 while it is read. The next complete read will bring them"
+            );
+            break;
+        }
+        log::info!("contacts: {missing} contacts slipped between pages; reading again");
+        left = short.into_iter().map(|(pass, _)| pass).collect();
     }
     run.complete(&STREAM, start, OVERLAP);
     if full {
-        run.contacts_were_complete();
+        run.contacts_were_complete(&STREAM);
     }
     Ok(())
 }
 
-/// One listing, read again while the service counts more contacts than came.
-fn pass(
-    run: &mut Run,
-    query: &[(&str, &str)],
-    bound: Option<(&str, DateTime<Utc>)>,
-    written: &mut HashSet<String>,
-) -> Result<()> {
-    for attempt in 1.. {
-        // The cursor is a page number over a moving set: a row that leaves it moves all later ones up by a place.
-        let mut met = HashSet::new();
-        let mut count = 0;
-        for page in run.client.pages("contacts", "/contacts", query) {
-            let page = page?;
-            let rows: Rows = parse(&STREAM, &page)?;
-            count = count.max(rows.contacts_count.unwrap_or(0));
-            for contact in rows.contacts {
-                let id = contact.contact_id.as_str().to_owned();
-                let dated = match bound {
-                    Some(("optout_after", _)) => contact.email_address.as_ref().and_then(|e| e.opt_out_date.instant()),
-                    _ => contact.updated_at.instant(),
-                };
-                met.insert(id.clone());
-                if !in_extra_second(dated, bound.map(|(_, at)| at)) && written.insert(id) {
-                    run.emit(&contact, &page)?;
-                }
-            }
+/// The filter of a listing with its lower bound; `None` lists everything.
+type Pass = Option<(&'static str, DateTime<Utc>)>;
+
+/// The contacts met so far.
+#[derive(Default)]
+struct Met {
+    /// Each with the number of the pass that met it last, and whether it was written.
+    contacts: HashMap<Id, (u32, bool)>,
+    pass: u32,
+    in_pass: u64,
+    /// The largest count that the service named in this pass.
+    count: u64,
+}
+
+impl Met {
+    /// Whether a contact that is met is to be written: once a run, and only where it is `wanted`.
+    fn meets(&mut self, id: Id, wanted: bool) -> bool {
+        let pass = self.pass;
+        let met = self.contacts.entry(id).or_insert((u32::MAX, false));
+        self.in_pass += u64::from(met.0 != pass);
+        met.0 = pass;
+        let write = wanted && !met.1;
+        met.1 |= wanted;
+        write
+    }
+
+    /// How many contacts the pass has missed, if any.
+    fn end_of_pass(&mut self) -> Option<u64> {
+        let missing = self.count.saturating_sub(self.in_pass);
+        (self.pass, self.in_pass, self.count) = (self.pass + 1, 0, 0);
+        (missing > 0).then_some(missing)
+    }
+}
+
+fn write(run: &mut Run, pass: Pass, page: &Page, met: &mut Met) -> Result<()> {
+    let rows: Rows = parse(&STREAM, page)?;
+    met.count = met.count.max(rows.contacts_count.unwrap_or(0));
+    for contact in rows.contacts {
+        let dated = match pass {
+            Some(("optout_after", _)) => contact.email_address.as_ref().and_then(|e| e.opt_out_date.instant()),
+            _ => contact.updated_at.instant(),
+        };
+        let id = Id::from(contact.contact_id.as_str());
+        let wanted = !in_extra_second(dated, pass.map(|(_, bound)| bound));
+        if met.meets(id, wanted) {
+            run.emit(&STREAM, &contact, &page.extracted)?;
         }
-        let missing = count.saturating_sub(met.len() as u64);
-        if missing == 0 {
-            return Ok(());
-        }
-        if attempt == PASSES {
-            log::warn!(
-                "contacts: {missing} of {count} contacts slipped between pages in each of {PASSES} reads; the account \
-                 changes while it is read. The next complete read will bring them"
-            );
-            return Ok(());
-        }
-        log::info!("contacts: {missing} of {count} contacts slipped between pages; reading again");
     }
     Ok(())
 }
 
 /// The ids of the contacts that the reports are read for, in order.
-pub(super) fn ids(run: &Run) -> Result<Vec<String>> {
+pub(super) fn ids(run: &mut Run) -> Result<Vec<Id>> {
     #[derive(Deserialize)]
-    struct Rows {
+    struct Rows<'a> {
+        #[serde(default, borrow)]
+        contacts: Vec<Row<'a>>,
         #[serde(default)]
-        contacts: Vec<Row>,
-        #[serde(default)]
-        contacts_count: Option<usize>,
+        contacts_count: Option<u64>,
     }
     #[derive(Deserialize)]
-    struct Row {
-        contact_id: String,
+    struct Row<'a> {
+        #[serde(borrow)]
+        contact_id: Key<'a>,
     }
     let status = run.config.contact_status.join(",");
     let limit = run.config.page_size.to_string();
-    let query = [("status", status.as_str()), ("limit", &limit), ("include_count", "true")];
-    let mut ids = HashSet::new();
+    let listing = move |client: &Arc<Client>, (): &()| {
+        client.pages("contacts", "/contacts", &[("status", &status), ("limit", &limit), ("include_count", "true")])
+    };
+    let mut met = Met::default();
     for _ in 0..PASSES {
-        let mut met = HashSet::new();
-        let mut count = 0;
-        for page in run.client.pages("contacts", "/contacts", &query) {
-            let rows: Rows = parse_plain(&page?.text)?;
-            count = count.max(rows.contacts_count.unwrap_or(0));
-            met.extend(rows.contacts.into_iter().map(|row| row.contact_id).filter(|id| !id.is_empty()));
-        }
-        let complete = met.len() >= count;
-        ids.extend(met);
-        if complete {
+        let mut missing = None;
+        each_page(run, vec![()], listing.clone(), |_, (), step| {
+            match step {
+                Step::Item(page) => {
+                    let rows: Rows = parse_plain(&page.text)?;
+                    met.count = met.count.max(rows.contacts_count.unwrap_or(0));
+                    for row in rows.contacts {
+                        met.meets(Id::from(row.contact_id.as_str()), true);
+                    }
+                }
+                Step::End(outcome) => {
+                    outcome?;
+                    missing = met.end_of_pass();
+                }
+            }
+            Ok(())
+        })?;
+        if missing.is_none() {
             break;
         }
     }
-    let mut ids: Vec<_> = ids.into_iter().collect();
+    let mut ids: Vec<Id> = met.contacts.into_keys().collect();
     ids.sort_unstable();
     Ok(ids)
+}
+
+/// How many contacts the reports would be read for.
+pub(super) fn count(run: &Run) -> Result<u64> {
+    #[derive(Deserialize)]
+    struct Count {
+        #[serde(default)]
+        contacts_count: u64,
+    }
+    let status = run.config.contact_status.join(",");
+    let query = [("status", status.as_str()), ("limit", "1"), ("include_count", "true")];
+    let page = run.client.pages("contacts", "/contacts", &query).next();
+    page.map_or(Ok(0), |page| Ok(parse_plain::<Count>(&page?.text)?.contacts_count))
 }

@@ -1,21 +1,27 @@
 //! The streams: each one's file says its endpoint, its passes and its quirks; the records are in `records`.
 
+mod campaign_reports;
 mod contact_lists;
 mod contact_reports;
 mod contacts;
 mod email_campaigns;
+mod plan;
 pub(crate) mod records;
+mod reports;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_ignored::Path;
 use serde_json::Value;
 
-use crate::client::Page;
+use crate::client::{Client, Page, Pages};
 use crate::error::{Error, Result};
+use crate::fanout::{self, Step};
 use crate::sync::Run;
 use crate::{field, log};
+pub(crate) use plan::Survey;
 
 /// What the tap knows of a stream before it reads it.
 pub(crate) struct Stream {
@@ -30,13 +36,29 @@ pub(crate) struct Stream {
 }
 
 /// All streams in the order they are read: those of few calls first.
-pub(crate) static ALL: [&Stream; 5] = [
-    &contact_lists::STREAM,
-    &email_campaigns::STREAM,
-    &contacts::STREAM,
-    &contact_reports::SUMMARY,
-    &contact_reports::DETAILS,
-];
+pub(crate) static ALL: [&Stream; 5] =
+    [&contact_lists::STREAM, &email_campaigns::STREAM, &contacts::STREAM, &reports::SUMMARY, &reports::DETAILS];
+
+/// The pages of several listings, read at once and handed over listing by listing.
+///
+/// While one page is parsed and written, the next is under way.
+fn each_page<P: Send + Sync + 'static>(
+    run: &mut Run,
+    listings: Vec<P>,
+    pages: impl Fn(&Arc<Client>, &P) -> Pages + Send + Sync + 'static,
+    mut each: impl FnMut(&mut Run, &P, Step<Page>) -> Result<()>,
+) -> Result<()> {
+    let (client, workers) = (Arc::clone(run.client), run.client.workers());
+    let fetch = move |listing: &P, push: &mut dyn FnMut(Page) -> bool| {
+        for page in pages(&client, listing) {
+            if !push(page?) {
+                break;
+            }
+        }
+        Ok(())
+    };
+    fanout::in_order(listings, workers, |page| page.text.len(), fetch, |listing, step| each(run, listing, step))
+}
 
 /// Parses a page into typed rows that borrow from its text.
 ///
@@ -65,6 +87,11 @@ fn parse<'p, T: Deserialize<'p>>(stream: &Stream, page: &'p Page) -> Result<T> {
         let text = place.map_or_else(String::new, |e| format!("{}: {}", e.path(), e.inner()));
         Error::Failed(format!("the service sent a value of an unexpected kind at {text}"))
     })
+}
+
+/// Rows read for one value of theirs only, whose other fields are nobody's matter.
+fn parse_plain<'p, T: Deserialize<'p>>(text: &'p str) -> Result<T> {
+    serde_json::from_str(text).map_err(|e| Error::Failed(format!("the service sent rows of an unexpected kind: {e}")))
 }
 
 /// `contacts.17.email_address.foo` as `email_address.foo`; nothing for what stands beside the rows.

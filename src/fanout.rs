@@ -1,0 +1,276 @@
+//! An order-preserving parallel `flat_map`: several parents are fetched at once, and handed over in their order.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use crate::error::{Error, Result};
+
+/// What may wait to be handed over, in bytes, beside the one item of the parent whose turn it is.
+const BUDGET: usize = 16 << 20;
+
+/// What comes of a parent: items, then how it ended.
+pub(crate) enum Step<T> {
+    Item(T),
+    End(Result<()>),
+}
+
+struct Shared<T> {
+    state: Mutex<State<T>>,
+    /// Something was handed over or taken.
+    moved: Condvar,
+}
+
+struct State<T> {
+    /// What has been fetched of the parents from `head` on.
+    queues: VecDeque<VecDeque<Step<T>>>,
+    head: usize,
+    next: usize,
+    held: usize,
+    /// Nobody takes anything any more.
+    closed: bool,
+}
+
+impl<T> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
+        self.moved.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, parent: usize, outcome: Result<()>) {
+        let mut state = self.lock();
+        let at = parent - state.head;
+        state.queues[at].push_back(Step::End(outcome));
+        self.moved.notify_all();
+    }
+}
+
+/// Ends a parent whatever happens to its worker: a listing that just stopped would be taken for a complete one.
+struct Fetching<'a, T> {
+    shared: &'a Shared<T>,
+    parent: usize,
+    outcome: Result<()>,
+}
+
+impl<T> Drop for Fetching<'_, T> {
+    fn drop(&mut self) {
+        let outcome = std::mem::replace(&mut self.outcome, Ok(()));
+        self.shared.end(self.parent, outcome);
+    }
+}
+
+/// Fetches from `parents`, up to `workers` at a time, and hands what comes to `each` in the order of the parents.
+///
+/// `fetch` runs on the workers and passes its items on; it is to stop when that answers false. The parent whose turn
+/// it is runs one item ahead of `each`; what the later ones bring is held up to a budget, measured by `weigh` in bytes.
+///
+/// # Errors
+/// What `each` returns; workers then stop after the call that they are in.
+pub(crate) fn in_order<P, T>(
+    parents: Vec<P>,
+    workers: usize,
+    weigh: fn(&T) -> usize,
+    fetch: impl Fn(&P, &mut dyn FnMut(T) -> bool) -> Result<()> + Send + Sync + 'static,
+    mut each: impl FnMut(&P, Step<T>) -> Result<()>,
+) -> Result<()>
+where
+    P: Send + Sync + 'static,
+    T: Send + 'static,
+{
+    let state = State { queues: VecDeque::new(), head: 0, next: 0, held: 0, closed: false };
+    let shared = Arc::new(Shared { state: Mutex::new(state), moved: Condvar::new() });
+    let (parents, fetch) = (Arc::new(parents), Arc::new(fetch));
+    let workers = workers.min(parents.len());
+    // Detached, since an error must not wait for calls whose answers nobody wants.
+    for _ in 0..workers {
+        let (shared, parents, fetch) = (Arc::clone(&shared), Arc::clone(&parents), Arc::clone(&fetch));
+        thread::spawn(move || work(&shared, &parents, 2 * workers, weigh, &*fetch));
+    }
+    let outcome = parents.iter().try_for_each(|parent| {
+        loop {
+            let step = {
+                let mut state = shared.lock();
+                loop {
+                    match state.queues.front_mut().and_then(VecDeque::pop_front) {
+                        Some(step) => break take(&shared, &mut state, step, weigh),
+                        None => state = shared.wait(state),
+                    }
+                }
+            };
+            let last = matches!(step, Step::End(_));
+            each(parent, step)?;
+            if last {
+                return Ok(());
+            }
+        }
+    });
+    shared.lock().closed = true;
+    shared.moved.notify_all();
+    outcome
+}
+
+fn take<T>(shared: &Shared<T>, state: &mut State<T>, step: Step<T>, weigh: fn(&T) -> usize) -> Step<T> {
+    match &step {
+        Step::Item(item) => state.held -= weigh(item),
+        Step::End(_) => {
+            state.queues.pop_front();
+            state.head += 1;
+        }
+    }
+    shared.moved.notify_all();
+    step
+}
+
+fn work<P, T>(
+    shared: &Shared<T>,
+    parents: &[P],
+    lookahead: usize,
+    weigh: fn(&T) -> usize,
+    fetch: &impl Fn(&P, &mut dyn FnMut(T) -> bool) -> Result<()>,
+) {
+    loop {
+        let mut state = shared.lock();
+        while !state.closed && state.next < parents.len() && state.next >= state.head + lookahead {
+            state = shared.wait(state);
+        }
+        if state.closed || state.next == parents.len() {
+            return;
+        }
+        let parent = state.next;
+        state.next += 1;
+        state.queues.push_back(VecDeque::new());
+        drop(state);
+        let died = Err(Error::Failed("a thread ended before its work; this is a defect of the tap".into()));
+        let mut fetching = Fetching { shared, parent, outcome: died };
+        fetching.outcome = fetch(&parents[parent], &mut |item| {
+            let weight = weigh(&item);
+            let mut state = shared.lock();
+            loop {
+                if state.closed {
+                    return false;
+                }
+                let at = parent - state.head;
+                let fits = if at == 0 { state.queues[0].is_empty() } else { state.held + weight <= BUDGET };
+                if fits {
+                    state.queues[at].push_back(Step::Item(item));
+                    state.held += weight;
+                    shared.moved.notify_all();
+                    return true;
+                }
+                state = shared.wait(state);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn run(parents: Vec<Vec<u32>>, workers: usize, weigh: fn(&u32) -> usize) -> Vec<Vec<u32>> {
+        let mut out = Vec::new();
+        let mut current = Vec::new();
+        let fetch = |items: &Vec<u32>, push: &mut dyn FnMut(u32) -> bool| {
+            for item in items {
+                if item % 3 == 0 {
+                    thread::sleep(Duration::from_micros(u64::from(item % 50)));
+                }
+                assert!(push(*item));
+            }
+            Ok(())
+        };
+        in_order(parents, workers, weigh, fetch, |_, step| {
+            match step {
+                Step::Item(item) => current.push(item),
+                Step::End(_) => out.push(std::mem::take(&mut current)),
+            }
+            Ok(())
+        })
+        .unwrap();
+        out
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn equals_the_plain_loop(
+            parents in prop::collection::vec(prop::collection::vec(any::<u32>(), 0..12), 0..40),
+            workers in 1usize..9,
+            heavy: bool,
+        ) {
+            // Heavy items fill the budget with one.
+            let weigh: fn(&u32) -> usize = if heavy { |_| BUDGET } else { |_| 1 };
+            prop_assert_eq!(run(parents.clone(), workers, weigh), parents);
+        }
+    }
+
+    #[test]
+    fn an_error_ends_it_without_waiting_for_the_workers() {
+        let begun = std::time::Instant::now();
+        let fetch = |n: &u32, push: &mut dyn FnMut(u32) -> bool| {
+            if *n > 0 {
+                thread::sleep(Duration::from_secs(30));
+            }
+            push(*n);
+            Err(Error::Failed("no".into()))
+        };
+        let outcome = in_order(
+            vec![0, 1, 2, 3],
+            4,
+            |_| 1,
+            fetch,
+            |_, step| match step {
+                Step::Item(_) => Ok(()),
+                Step::End(outcome) => outcome,
+            },
+        );
+        assert!(outcome.is_err());
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_worker_that_dies_is_an_error_and_no_end_of_a_listing() {
+        let fetch = |n: &u32, _: &mut dyn FnMut(u32) -> bool| {
+            assert_ne!(*n, 1, "on purpose");
+            Ok(())
+        };
+        let ends = AtomicUsize::new(0);
+        let outcome = in_order(
+            vec![0, 1],
+            1,
+            |_| 1,
+            fetch,
+            |_, step| match step {
+                Step::Item(_) => Ok(()),
+                Step::End(outcome) => {
+                    ends.fetch_add(1, Ordering::Relaxed);
+                    outcome
+                }
+            },
+        );
+        assert!(matches!(outcome, Err(Error::Failed(_))));
+        assert_eq!(ends.into_inner(), 2);
+    }
+
+    #[test]
+    fn no_more_than_the_workers_are_in_flight() {
+        static FLYING: AtomicUsize = AtomicUsize::new(0);
+        static MOST: AtomicUsize = AtomicUsize::new(0);
+        let fetch = |_: &u32, _: &mut dyn FnMut(u32) -> bool| {
+            MOST.fetch_max(FLYING.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(5));
+            FLYING.fetch_sub(1, Ordering::SeqCst);
+            Ok(())
+        };
+        in_order((0..40).collect(), 4, |_: &u32| 1, fetch, |_, _| Ok(())).unwrap();
+        assert_eq!(MOST.load(Ordering::SeqCst), 4);
+    }
+}
