@@ -55,8 +55,8 @@ pub(crate) struct Client {
     max_retries: u32,
     max_requests: Option<u64>,
     on_quota: OnQuota,
-    /// Whoever waits for the day to turn waits alone; the others find that it has.
-    day: Mutex<()>,
+    /// The end of the day that was waited for last: one call waits, the others find that it has turned.
+    day: Mutex<Option<DateTime<Utc>>>,
     /// The service's time of the first answer.
     first_date: OnceLock<DateTime<Utc>>,
 }
@@ -111,7 +111,7 @@ impl Client {
             max_retries: config.max_retries,
             max_requests: config.max_requests,
             on_quota: config.on_quota,
-            day: Mutex::new(()),
+            day: Mutex::new(None),
             first_date: OnceLock::new(),
         })
     }
@@ -285,15 +285,17 @@ impl Client {
         match self.on_quota {
             OnQuota::Stop => Err(Error::Quota(format!("{text}. Run again after that with the last STATE to go on"))),
             OnQuota::Wait => {
-                let until = Utc::now() + left + TimeDelta::seconds(5);
-                let _waiting = self.day.lock().unwrap_or_else(PoisonError::into_inner);
-                if Utc::now() < until {
-                    log::info!("{text}; waiting for it (on_quota: wait)");
+                let mut day = self.day.lock().unwrap_or_else(PoisonError::into_inner);
+                if *day == Some(midnight) {
+                    return Ok(());
                 }
+                log::info!("{text}; waiting for it (on_quota: wait)");
+                let until = Utc::now() + left + TimeDelta::seconds(5);
                 // In small steps by the wall clock, since a machine may sleep meanwhile.
                 while let Ok(rest) = (until - Utc::now()).to_std() {
                     thread::sleep(rest.min(Duration::from_secs(30)));
                 }
+                *day = Some(midnight);
                 Ok(())
             }
         }
