@@ -61,6 +61,16 @@ pub fn run(args: &Args, stdout: Box<dyn Write + Send>) -> std::result::Result<()
     outcome
 }
 
+/// Parses a page of contacts and writes its records, without all that a sync does around them: what the benchmark
+/// measures the tap against.
+///
+/// # Errors
+/// When the page does not parse, or `out` does not take it.
+#[doc(hidden)]
+pub fn parse_and_write_contacts(page: &str, out: &mut impl Write) -> std::io::Result<()> {
+    streams::parse_and_write_contacts(page, out)
+}
+
 fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     let messages = Arc::new(Messages::new(stdout));
     let entries: Vec<Entry> = streams::ALL

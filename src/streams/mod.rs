@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::sync::Run;
 use crate::{field, log};
+pub(crate) use contacts::parse_and_write as parse_and_write_contacts;
 pub(crate) use plan::Survey;
 
 /// What the tap knows of a stream before it reads it.
