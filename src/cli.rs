@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 /// Singer tap for Constant Contact.
 ///
@@ -19,7 +19,7 @@ use clap::Parser;
 pub struct Args {
     /// Settings as a JSON file; may be repeated, a later file's keys win. `ENV` stands for the
     /// `TAP_CONSTANT_CONTACT_<SETTING>` variables
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", global = true)]
     pub config: Vec<PathBuf>,
 
     /// Where an earlier run ended: the value of its last STATE message
@@ -33,4 +33,36 @@ pub struct Args {
     /// Write the catalog to stdout and stop; needs neither credentials nor the network
     #[arg(short, long)]
     pub discover: bool,
+
+    /// Prove the credentials, make one cheap call for each selected stream, and say what may be read and what a full
+    /// read would cost; writes no record
+    #[arg(long)]
+    pub test: bool,
+
+    /// What to do instead of a sync
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What the tap does besides syncing.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Log in to Constant Contact and store the tokens for later runs
+    Login(Login),
+}
+
+/// How to log in.
+#[derive(Debug, clap::Args)]
+pub struct Login {
+    /// Confirm on any other device instead of a browser here; for applications of the device type
+    #[arg(long)]
+    pub device: bool,
+
+    /// Replace a login that still works without asking
+    #[arg(short, long)]
+    pub yes: bool,
+
+    /// How long to wait for the consent
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub timeout: u64,
 }

@@ -38,6 +38,7 @@ use std::sync::Arc;
 use chrono::Utc;
 
 use crate::catalog::{Catalog, Entry};
+use crate::cli::Command;
 use crate::client::Client;
 use crate::config::Config;
 use crate::error::Result;
@@ -83,6 +84,11 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     }
     let (config, warnings) = Config::parse(&sources(&args.config)?, Utc::now())?;
     warn(&warnings);
+    // Tokens are written back to the last file; the environment cannot be written to.
+    let config_file = args.config.last().filter(|p| !is_env(p)).cloned();
+    if let Some(Command::Login(options)) = &args.command {
+        return auth::login(&config, config_file, options);
+    }
     let catalog = match &args.catalog {
         None => Catalog::all(&entries),
         Some(path) => {
@@ -96,8 +102,6 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
         None => State::default(),
         Some(path) => State::parse(&read(path)?, &keys).map_err(|e| e.context(path.display()))?,
     };
-    // Tokens are written back to the last file; the environment cannot be written to.
-    let config_file = args.config.last().filter(|p| !is_env(p)).cloned();
     let client = Arc::new(Client::new(&config, config_file)?);
     signals::watch(&messages, &client)?;
     let outcome = sync::sync(&config, &client, &catalog, state, &messages);

@@ -57,6 +57,11 @@ pub(crate) fn start() {
     }
 }
 
+/// What a person asked to be told, at every level.
+pub(crate) fn say(text: &str) {
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
 /// The one line that says why a run failed.
 pub(crate) fn critical(text: &str) {
     log::error!(target: "tap_constant_contact::fatal", "{text}");

@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Days, NaiveTime, TimeDelta, Utc};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::json;
+use url::Url;
 
 use crate::auth::Auth;
-use crate::config::{Config, OnQuota, Secret};
+use crate::config::{Config, OnQuota, Secret, is_loopback};
 use crate::error::{Error, Result};
 use crate::log::timer;
 use crate::messages::stamp;
@@ -91,20 +93,9 @@ struct Answer {
 
 impl Client {
     pub(crate) fn new(config: &Config, config_file: Option<PathBuf>) -> Result<Client> {
-        let agent: ureq::Agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            // Bot filters before both hosts refuse a client without a name.
-            .user_agent(&config.user_agent)
-            .accept("application/json")
-            .timeout_global(Some(config.request_timeout))
-            .tls_config(ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build())
-            .build()
-            .into();
         Ok(Client {
-            auth: Auth::new(config, config_file, agent.clone())?,
-            agent,
+            auth: Auth::new(config, config_file)?,
+            agent: agent(config, &config.api_url),
             origin: config.api_url.origin().ascii_serialization(),
             api_url: config.api_url.as_str().trim_end_matches('/').to_owned(),
             pace: Pace::new(config.requests_per_second, config.max_requests),
@@ -130,6 +121,19 @@ impl Client {
     /// From the start of one call to that of the next.
     pub(crate) fn pace(&self) -> Duration {
         self.pace.spacing()
+    }
+
+    /// Who may do what: the one call that needs no scope.
+    pub(crate) fn privileges(&self) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct Privilege {
+            privilege_name: String,
+        }
+        let page = self.get("privileges", &format!("{}/account/user/privileges", self.api_url))?;
+        // Documented as a bare list, where nearly all else is an object.
+        let list: Vec<Privilege> = serde_json::from_str(&page.text)
+            .map_err(|e| Error::Failed(format!("the service sent privileges of an unexpected kind: {e}")))?;
+        Ok(list.into_iter().map(|p| p.privilege_name).collect())
     }
 
     /// API calls made so far, failed ones included.
@@ -178,10 +182,8 @@ impl Client {
                     match judge(answer.status, &answer.body) {
                         Verdict::Good => {
                             let text = body::clean(answer.body);
-                            match serde_json::from_str::<Envelope>(&text) {
-                                Ok(envelope) => {
-                                    let next = envelope.links.and_then(|l| l.next).and_then(|n| n.href);
-                                    let next = next.filter(|href| !href.is_empty());
+                            match next_link(&text) {
+                                Ok(next) => {
                                     return Ok(Page {
                                         text,
                                         extracted: stamp(Utc::now()),
@@ -316,6 +318,16 @@ impl Client {
     }
 }
 
+/// Where the next page is, if there is one; an error when the text is no JSON.
+fn next_link(text: &str) -> serde_json::Result<Option<String>> {
+    // A bare list has no room for links.
+    if text.trim_start().starts_with('[') {
+        return serde_json::from_str::<IgnoredAny>(text).map(|_| None);
+    }
+    let envelope: Envelope = serde_json::from_str(text)?;
+    Ok(envelope.links.and_then(|l| l.next).and_then(|n| n.href).filter(|href| !href.is_empty()))
+}
+
 /// An iterator over the pages of a listing; ends after the first error.
 pub(crate) struct Pages {
     client: Arc<Client>,
@@ -338,6 +350,22 @@ impl Iterator for Pages {
         }
         Some(page)
     }
+}
+
+/// The HTTP of one server.
+pub(crate) fn agent(config: &Config, server: &Url) -> ureq::Agent {
+    let builder = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        // Bot filters before both hosts refuse a client without a name.
+        .user_agent(&config.user_agent)
+        .accept("application/json")
+        .timeout_global(Some(config.request_timeout))
+        .tls_config(ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build());
+    // A proxy of the environment's would take "this machine" to be itself, and be shown the token in the clear.
+    let builder = if is_loopback(server) { builder.proxy(None) } else { builder };
+    builder.build().into()
 }
 
 /// A network error in words that hold no URL.

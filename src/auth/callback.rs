@@ -1,0 +1,140 @@
+//! Where the browser brings the answer: a listener on the redirect URI, and whoever pastes into stdin.
+
+use std::io::{self, BufRead, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::Sender;
+use std::thread;
+use std::time::Duration;
+
+use url::{Host, Url};
+
+/// How long a connection may take to say what it wants. Browsers open some ahead of need and say nothing.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest request read.
+const LONGEST_REQUEST: u64 = 32 << 10;
+
+/// An answer to the consent page.
+pub(super) struct Answer {
+    /// The query of the address that the browser was sent to.
+    pub(super) query: String,
+    /// The browser that waits for a page; none for an answer that was pasted.
+    pub(super) browser: Option<Browser>,
+}
+
+/// A browser that waits for its page.
+pub(super) struct Browser(TcpStream);
+
+impl Browser {
+    /// Shows how it went. What is said is the tap's own words: nothing of the request is shown.
+    pub(super) fn show(self, good: bool, text: &str) {
+        let title = if good { "You are logged in" } else { "The login did not work" };
+        page(self.0, if good { "200 OK" } else { "400 Bad Request" }, title, text);
+    }
+}
+
+/// Listens where the browser will be sent to, if that is on this machine; answers go to `to`.
+///
+/// # Errors
+/// Why the answer cannot be waited for, and must be pasted.
+pub(super) fn listen(uri: &Url, to: &Sender<Answer>) -> Result<(), String> {
+    if uri.scheme() != "http" {
+        return Err(format!("{uri} is not an http address of this machine"));
+    }
+    let port = uri.port().unwrap_or(80);
+    let addresses: Vec<SocketAddr> = match uri.host() {
+        // The browser chooses which of the two localhost is.
+        Some(Host::Domain(_)) => vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()],
+        Some(Host::Ipv4(ip)) => vec![(ip, port).into()],
+        Some(Host::Ipv6(ip)) => vec![(ip, port).into()],
+        None => Vec::new(),
+    };
+    let mut listeners = Vec::new();
+    let mut failure = None;
+    for address in addresses {
+        match TcpListener::bind(address) {
+            Ok(listener) => listeners.push(listener),
+            // Another program there would get the browser's answer.
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+                return Err(format!("port {port} is in use by another program"));
+            }
+            Err(e) => failure = Some(format!("cannot listen on {address}: {e}")),
+        }
+    }
+    if listeners.is_empty() {
+        return Err(failure.unwrap_or_else(|| format!("{uri} names no host")));
+    }
+    for listener in listeners {
+        let (path, to) = (uri.path().to_owned(), to.clone());
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (path, to) = (path.clone(), to.clone());
+                thread::spawn(move || serve(stream, &path, &to));
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Takes the lines of stdin for pasted answers, until it ends.
+pub(super) fn read_pasted(to: Sender<Answer>) {
+    thread::spawn(move || {
+        for line in io::stdin().lock().lines() {
+            let Ok(line) = line else { break };
+            let line = line.trim();
+            let query = line.split_once('?').map_or(line, |(_, query)| query);
+            let query = query.split('#').next().unwrap_or_default().to_owned();
+            if !query.is_empty() && to.send(Answer { query, browser: None }).is_err() {
+                break;
+            }
+        }
+    });
+}
+
+fn serve(mut stream: TcpStream, path: &str, to: &Sender<Answer>) {
+    let Some(target) = target(&mut stream) else { return };
+    let (asked, query) = target.split_once('?').unwrap_or((&target, ""));
+    if asked == path && !query.is_empty() {
+        let _ = to.send(Answer { query: query.to_owned(), browser: Some(Browser(stream)) });
+    } else {
+        // The icon that browsers ask for, and strays.
+        page(stream, "404 Not Found", "Nothing here", "This address only takes the answer to a login.");
+    }
+}
+
+/// The target of a GET request.
+fn target(stream: &mut TcpStream) -> Option<String> {
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let mut stream = stream.take(LONGEST_REQUEST);
+    let (mut read, mut chunk) = (Vec::new(), [0; 4096]);
+    loop {
+        let mut headers = [httparse::EMPTY_HEADER; 100];
+        let mut request = httparse::Request::new(&mut headers);
+        if request.parse(&read).ok()?.is_complete() {
+            return request.path.filter(|_| request.method == Some("GET")).map(str::to_owned);
+        }
+        match stream.read(&mut chunk).ok()? {
+            0 => return None,
+            n => read.extend_from_slice(&chunk[..n]),
+        }
+    }
+}
+
+/// A page without scripts, styles or anything from elsewhere, which no cache keeps.
+fn page(mut stream: TcpStream, status: &str, title: &str, text: &str) {
+    let body = format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><meta name=\"color-scheme\" content=\"light dark\">\
+         <title>{title}</title></head>\n<body>\n<h1>{title}</h1>\n<p>{}</p>\n</body>\n</html>\n",
+        text.replace('&', "&amp;").replace('<', "&lt;")
+    );
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\
+         Cache-Control: no-store\r\nReferrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\n\
+         Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n\r\n",
+        body.len()
+    );
+    // A browser that has gone needs no page.
+    let _ = stream.write_all((head + &body).as_bytes()).and_then(|()| stream.shutdown(Shutdown::Write));
+    // Ended too early, the process would take what is still on its way with it.
+    let _ = stream.set_read_timeout(Some(Duration::from_millis(500)));
+    let _ = stream.read(&mut [0; 1024]);
+}
