@@ -4,7 +4,8 @@
 //!
 //! `config` parses and checks the settings, `catalog` the selection, `state` the bookmarks; `client` makes the calls
 //! with the token that `auth` keeps; each file of `streams` knows one endpoint; `sync` ties them together and
-//! `messages` writes. `schema` turns the record types of `streams::records` into Singer schemas.
+//! `messages` writes. `preflight` is `--test`. `schema` turns the record types of
+//! `streams::records` into Singer schemas.
 //!
 //! # Invariants
 //!
@@ -23,6 +24,7 @@ mod field;
 mod ids;
 mod log;
 mod messages;
+mod preflight;
 mod schema;
 mod signals;
 mod state;
@@ -97,6 +99,9 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
             catalog
         }
     };
+    if args.test {
+        return preflight::test(&config, &Arc::new(Client::new(&config, config_file)?), &catalog);
+    }
     let keys: Vec<_> = streams::ALL.iter().map(|s| (s.name, s.replication_key)).collect();
     let state = match &args.state {
         None => State::default(),

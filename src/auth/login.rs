@@ -47,11 +47,8 @@ pub(crate) fn login(config: &Config, config_file: Option<PathBuf>, options: &Log
         return Ok(());
     }
     let login = Grant { endpoint: Endpoint::new(config), store, config, timeout: Duration::from_secs(options.timeout) };
-    if options.device {
-        login.on_a_device()?
-    } else {
-        login.in_a_browser()?
-    }
+    let outcome = if options.device { login.on_a_device() } else { login.in_a_browser() };
+    outcome?;
     say(&format!(
         "Logged in; the tokens are in {place}. Next, see what this login may read:\n\n    \
          tap-constant-contact --config FILE --test\n"

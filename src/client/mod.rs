@@ -16,7 +16,7 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 use url::Url;
 
-use crate::auth::Auth;
+use crate::auth::{Auth, Scopes};
 use crate::config::{Config, OnQuota, Secret, is_loopback};
 use crate::error::{Error, Result};
 use crate::log::timer;
@@ -118,18 +118,13 @@ impl Client {
         self.pace.calls_in(Duration::from_secs(2)).clamp(1, 16)
     }
 
-    /// From the start of one call to that of the next.
-    pub(crate) fn pace(&self) -> Duration {
-        self.pace.spacing()
-    }
-
     /// Who may do what: the one call that needs no scope.
     pub(crate) fn privileges(&self) -> Result<Vec<String>> {
         #[derive(Deserialize)]
         struct Privilege {
             privilege_name: String,
         }
-        let page = self.get("privileges", &format!("{}/account/user/privileges", self.api_url))?;
+        let page = self.first("privileges", "/account/user/privileges", &[])?;
         // Documented as a bare list, where nearly all else is an object.
         let list: Vec<Privilege> = serde_json::from_str(&page.text)
             .map_err(|e| Error::Failed(format!("the service sent privileges of an unexpected kind: {e}")))?;
@@ -145,7 +140,7 @@ impl Client {
     pub(crate) fn run_start(&self) -> Result<DateTime<Utc>> {
         if self.first_date.get().is_none() {
             // Whatever the answer, it is dated; refusals of this call are not this run's matter.
-            match self.get("contacts_counts", &format!("{}/contacts/counts", self.api_url)) {
+            match self.first("contacts_counts", "/contacts/counts", &[]) {
                 Ok(_) | Err(Error::Forbidden(_) | Error::NotFound(_) | Error::Refused(_)) => {}
                 Err(e) => return Err(e),
             }
@@ -155,12 +150,26 @@ impl Client {
 
     /// The pages of a listing, in order. `path` begins with `/`; `what` names the endpoint in metrics.
     pub(crate) fn pages(self: &Arc<Self>, what: &'static str, path: &str, query: &[(&str, &str)]) -> Pages {
+        Pages { client: Arc::clone(self), what, next: Some(self.url(path, query)), seen: HashSet::new() }
+    }
+
+    /// The first page of a listing.
+    pub(crate) fn first(&self, what: &'static str, path: &str, query: &[(&str, &str)]) -> Result<Page> {
+        self.get(what, &self.url(path, query))
+    }
+
+    fn url(&self, path: &str, query: &[(&str, &str)]) -> String {
         let mut url = format!("{}{path}", self.api_url);
         if !query.is_empty() {
             url.push('?');
             url.push_str(&url::form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish());
         }
-        Pages { client: Arc::clone(self), what, next: Some(url), seen: HashSet::new() }
+        url
+    }
+
+    /// Renews the grant to prove that it can be; `None` when there is but an access token.
+    pub(crate) fn prove(&self) -> Result<Option<Scopes>> {
+        self.auth.prove()
     }
 
     /// One page, tried again for what passes by itself.
@@ -270,6 +279,8 @@ impl Client {
             }
             other => network_text(&other),
         })?;
+        // A refusal may echo what was sent.
+        let body = if parts.status.is_success() { body } else { without(body, token.expose()) };
         Ok(Answer { status: parts.status.as_u16(), date, retry_after, request_id, body })
     }
 
@@ -366,6 +377,12 @@ pub(crate) fn agent(config: &Config, server: &Url) -> ureq::Agent {
     // A proxy of the environment's would take "this machine" to be itself, and be shown the token in the clear.
     let builder = if is_loopback(server) { builder.proxy(None) } else { builder };
     builder.build().into()
+}
+
+/// A body in which a secret does not stand.
+fn without(body: Vec<u8>, secret: &str) -> Vec<u8> {
+    let text = String::from_utf8_lossy(&body);
+    if !secret.is_empty() && text.contains(secret) { text.replace(secret, "***").into_bytes() } else { body }
 }
 
 /// A network error in words that hold no URL.

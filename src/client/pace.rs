@@ -49,10 +49,6 @@ impl Pace {
         *next = (*next).max(Instant::now() + wait);
     }
 
-    pub(super) fn spacing(&self) -> Duration {
-        self.spacing
-    }
-
     /// How many calls the pace allows in a time.
     pub(super) fn calls_in(&self, time: Duration) -> usize {
         usize::try_from(time.as_nanos().div_ceil(self.spacing.as_nanos().max(1))).unwrap_or(usize::MAX)

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::contact_reports::{named, reaches_back_before};
 use super::contacts::ids;
-use super::plan::{Candidate, candidates};
+use super::plan::{Candidate, Scope};
 use super::records::{ActionSummary, ActivityDetail};
 use super::reports::{DETAILS, Reading, SUMMARY};
 use super::{each_page, parse, parse_plain};
@@ -229,13 +229,16 @@ fn activities(run: &mut Run, readings: &[Reading]) -> Result<Vec<Arc<Activity>>>
         #[serde(default, borrow)]
         role: Text<'a>,
     }
-    let candidates: Vec<Arc<Candidate>> = candidates(run, readings)?.into_iter().map(Arc::new).collect();
+    let now = run.client.run_start()?;
+    let scopes: Vec<Scope> = readings.iter().map(|reading| reading.scope(run.config)).collect();
+    let candidates = run.survey.candidates(run.client, run.config, now, &scopes)?;
+    let candidates: Vec<Arc<Candidate>> = candidates.into_iter().map(Arc::new).collect();
     let mut found = BTreeMap::new();
     let mut gone = 0;
     let campaign = |client: &Arc<Client>, candidate: &Arc<Candidate>| {
         client.pages("email_campaign", &format!("/emails/{}", candidate.id), &[])
     };
-    each_page(run, candidates, campaign, |_, candidate, step| {
+    each_page(run.client, candidates, campaign, |candidate, step| {
         match step {
             Step::Item(page) => {
                 for part in parse_plain::<Detail>(&page.text)?.campaign_activities {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::records::ContactList;
-use super::{Stream, each_page, parse};
+use super::{Found, Needs, Probe, Stream, each_page, parse, parse_plain};
 use crate::client::Client;
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::fanout::Step;
 use crate::field::Text;
@@ -20,7 +21,8 @@ pub(super) static STREAM: Stream = Stream {
     keys: &["list_id"],
     replication_key: None,
     schema: schema::of::<ContactList>,
-    needs: "the scope contact_data and the user privilege contacts:lists:read",
+    needs: Needs { scopes: &["contact_data"], privileges: &["contacts:lists:read"] },
+    probe: Probe::Listing(count),
     read,
 };
 
@@ -28,6 +30,17 @@ pub(super) static STREAM: Stream = Stream {
 struct Rows<'a> {
     #[serde(default, borrow)]
     lists: Vec<ContactList<'a>>,
+}
+
+fn count(client: &Arc<Client>, _: &Config, found: &mut Found) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Count {
+        lists_count: Option<u64>,
+    }
+    let query = [("status", "all"), ("include_count", "true"), ("limit", "1")];
+    let page = client.first("contact_lists", "/contact_lists", &query)?;
+    found.lists = parse_plain::<Count>(&page.text)?.lists_count;
+    Ok(())
 }
 
 fn read(run: &mut Run) -> Result<()> {
@@ -39,7 +52,7 @@ fn read(run: &mut Run) -> Result<()> {
             [("status", "all"), ("include_membership_count", "all"), ("channel_type", *channel), ("limit", &limit)];
         client.pages("contact_lists", "/contact_lists", &query)
     };
-    each_page(run, vec!["email", "sms"], listing, |run, channel, step| match step {
+    each_page(run.client, vec!["email", "sms"], listing, |channel, step| match step {
         Step::Item(page) => {
             for mut list in parse::<Rows>(&STREAM, &page)?.lists {
                 if seen.insert(list.list_id.as_str().to_owned()) {

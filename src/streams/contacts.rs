@@ -7,8 +7,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 
 use super::records::Contact;
-use super::{Stream, each_page, parse, parse_plain};
+use super::{Needs, Probe, Stream, each_page, parse, parse_plain};
 use crate::client::{Client, Page};
+use crate::config::Config;
 use crate::error::Result;
 use crate::fanout::Step;
 use crate::field::Key;
@@ -27,7 +28,13 @@ pub(super) static STREAM: Stream = Stream {
     keys: &["contact_id"],
     replication_key: Some("updated_at"),
     schema: schema::of::<Contact>,
-    needs: "the scope contact_data and the user privilege contacts:read",
+    needs: Needs { scopes: &["contact_data"], privileges: &["contacts:read"] },
+    probe: Probe::Listing(|client, config, found| {
+        let (count, some) = count(client, config)?;
+        found.contacts = Some(count);
+        found.contact = found.contact.take().or(some);
+        Ok(())
+    }),
     read,
 };
 
@@ -65,7 +72,7 @@ fn read(run: &mut Run) -> Result<()> {
     let mut left = passes;
     for reads in 1.. {
         let mut short = Vec::new();
-        each_page(run, left, listing.clone(), |run, pass, step| match step {
+        each_page(run.client, left, listing.clone(), |pass, step| match step {
             Step::Item(page) => write(run, *pass, &page, &mut met),
             Step::End(outcome) => {
                 outcome?;
@@ -156,20 +163,23 @@ fn write(run: &mut Run, pass: Pass, page: &Page, met: &mut Met) -> Result<()> {
     Ok(())
 }
 
+/// A page of contacts of which only the ids matter.
+#[derive(Deserialize)]
+struct Ids<'a> {
+    #[serde(default, borrow)]
+    contacts: Vec<OneId<'a>>,
+    #[serde(default)]
+    contacts_count: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct OneId<'a> {
+    #[serde(borrow)]
+    contact_id: Key<'a>,
+}
+
 /// The ids of the contacts that the reports are read for, in order.
 pub(super) fn ids(run: &mut Run) -> Result<Vec<Id>> {
-    #[derive(Deserialize)]
-    struct Rows<'a> {
-        #[serde(default, borrow)]
-        contacts: Vec<Row<'a>>,
-        #[serde(default)]
-        contacts_count: Option<u64>,
-    }
-    #[derive(Deserialize)]
-    struct Row<'a> {
-        #[serde(borrow)]
-        contact_id: Key<'a>,
-    }
     let status = run.config.contact_status.join(",");
     let limit = run.config.page_size.to_string();
     let listing = move |client: &Arc<Client>, (): &()| {
@@ -178,10 +188,10 @@ pub(super) fn ids(run: &mut Run) -> Result<Vec<Id>> {
     let mut met = Met::default();
     for _ in 0..PASSES {
         let mut missing = None;
-        each_page(run, vec![()], listing.clone(), |_, (), step| {
+        each_page(run.client, vec![()], listing.clone(), |(), step| {
             match step {
                 Step::Item(page) => {
-                    let rows: Rows = parse_plain(&page.text)?;
+                    let rows: Ids = parse_plain(&page.text)?;
                     met.count = met.count.max(rows.contacts_count.unwrap_or(0));
                     for row in rows.contacts {
                         met.meets(Id::from(row.contact_id.as_str()), true);
@@ -203,15 +213,12 @@ pub(super) fn ids(run: &mut Run) -> Result<Vec<Id>> {
     Ok(ids)
 }
 
-/// How many contacts the reports would be read for.
-pub(super) fn count(run: &Run) -> Result<u64> {
-    #[derive(Deserialize)]
-    struct Count {
-        #[serde(default)]
-        contacts_count: u64,
-    }
-    let status = run.config.contact_status.join(",");
+/// How many contacts there are, and the id of one.
+pub(super) fn count(client: &Client, config: &Config) -> Result<(u64, Option<String>)> {
+    let status = config.contact_status.join(",");
     let query = [("status", status.as_str()), ("limit", "1"), ("include_count", "true")];
-    let page = run.client.pages("contacts", "/contacts", &query).next();
-    page.map_or(Ok(0), |page| Ok(parse_plain::<Count>(&page?.text)?.contacts_count))
+    let page = client.first("contacts", "/contacts", &query)?;
+    let Ids { contacts, contacts_count } = parse_plain(&page.text)?;
+    let some = contacts.first().map(|row| row.contact_id.as_str().to_owned());
+    Ok((contacts_count.unwrap_or(contacts.len() as u64), some))
 }

@@ -7,8 +7,9 @@ use chrono::TimeDelta;
 use serde::Deserialize;
 
 use super::records::EmailCampaign;
-use super::{Stream, each_page, parse};
+use super::{Found, Needs, Probe, Stream, each_page, parse};
 use crate::client::Client;
+use crate::config::Config;
 use crate::error::Result;
 use crate::fanout::Step;
 use crate::ids::Id;
@@ -23,7 +24,8 @@ pub(super) static STREAM: Stream = Stream {
     keys: &["campaign_id"],
     replication_key: Some("updated_at"),
     schema: schema::of::<EmailCampaign>,
-    needs: "the scope campaign_data and the user privilege campaign:read",
+    needs: Needs { scopes: &["campaign_data"], privileges: &["campaign:read"] },
+    probe: Probe::Listing(count),
     read,
 };
 
@@ -31,6 +33,12 @@ pub(super) static STREAM: Stream = Stream {
 struct Rows<'a> {
     #[serde(default, borrow)]
     campaigns: Vec<EmailCampaign<'a>>,
+}
+
+/// The service counts no campaigns: they are listed, 500 a call.
+fn count(client: &Arc<Client>, _: &Config, found: &mut Found) -> Result<()> {
+    found.campaigns = Some(found.survey.campaigns(client)?.len() as u64);
+    Ok(())
 }
 
 fn read(run: &mut Run) -> Result<()> {
@@ -45,7 +53,7 @@ fn read(run: &mut Run) -> Result<()> {
     };
     // The listing repeats campaigns.
     let mut seen = HashSet::new();
-    each_page(run, vec![()], listing, |run, (), step| {
+    each_page(run.client, vec![()], listing, |(), step| {
         let page = match step {
             Step::Item(page) => page,
             Step::End(outcome) => return outcome,

@@ -10,6 +10,7 @@ pub(crate) mod records;
 mod reports;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -17,12 +18,13 @@ use serde_ignored::Path;
 use serde_json::Value;
 
 use crate::client::{Client, Page, Pages};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::sync::Run;
 use crate::{field, log};
 pub(crate) use contacts::parse_and_write as parse_and_write_contacts;
-pub(crate) use plan::Survey;
+pub(crate) use plan::{Survey, full_read};
 
 /// What the tap knows of a stream before it reads it.
 pub(crate) struct Stream {
@@ -31,9 +33,45 @@ pub(crate) struct Stream {
     /// `None` for a stream that is read whole every time.
     pub(crate) replication_key: Option<&'static str>,
     pub(crate) schema: fn() -> Value,
-    /// Scope and user privilege without which the service answers 403.
-    pub(crate) needs: &'static str,
+    pub(crate) needs: Needs,
+    pub(crate) probe: Probe,
     pub(crate) read: fn(&mut Run) -> Result<()>,
+}
+
+/// The scopes and the user privileges without which the service answers 403.
+pub(crate) struct Needs {
+    pub(crate) scopes: &'static [&'static str],
+    pub(crate) privileges: &'static [&'static str],
+}
+
+impl fmt::Display for Needs {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let list = |f: &mut fmt::Formatter, what, names: &[&str]| {
+            write!(f, "the {what}{} {}", if names.len() > 1 { "s" } else { "" }, names.join(" and "))
+        };
+        list(f, "scope", self.scopes)?;
+        f.write_str(" and ")?;
+        list(f, "user privilege", self.privileges)
+    }
+}
+
+/// The cheap way to find out whether a stream may be read.
+pub(crate) enum Probe {
+    /// Counts the rows of the listing.
+    Listing(fn(&Arc<Client>, &Config, &mut Found) -> Result<()>),
+    /// Asks for the report of one contact.
+    OfContact(fn(&Client, &Config, &str) -> Result<()>),
+}
+
+/// What the probes of the listings have found.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub(crate) contacts: Option<u64>,
+    pub(crate) lists: Option<u64>,
+    pub(crate) campaigns: Option<u64>,
+    /// The id of some contact.
+    pub(crate) contact: Option<String>,
+    pub(crate) survey: Survey,
 }
 
 /// All streams in the order they are read: those of few calls first.
@@ -44,12 +82,12 @@ pub(crate) static ALL: [&Stream; 5] =
 ///
 /// While one page is parsed and written, the next is under way.
 fn each_page<P: Send + Sync + 'static>(
-    run: &mut Run,
+    client: &Arc<Client>,
     listings: Vec<P>,
     pages: impl Fn(&Arc<Client>, &P) -> Pages + Send + Sync + 'static,
-    mut each: impl FnMut(&mut Run, &P, Step<Page>) -> Result<()>,
+    each: impl FnMut(&P, Step<Page>) -> Result<()>,
 ) -> Result<()> {
-    let (client, workers) = (Arc::clone(run.client), run.client.workers());
+    let (client, workers) = (Arc::clone(client), client.workers());
     let fetch = move |listing: &P, push: &mut dyn FnMut(Page) -> bool| {
         for page in pages(&client, listing) {
             if !push(page?) {
@@ -58,7 +96,7 @@ fn each_page<P: Send + Sync + 'static>(
         }
         Ok(())
     };
-    fanout::in_order(listings, workers, |page| page.text.len(), fetch, |listing, step| each(run, listing, step))
+    fanout::in_order(listings, workers, |page| page.text.len(), fetch, each)
 }
 
 /// Parses a page into typed rows that borrow from its text.

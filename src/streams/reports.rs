@@ -2,18 +2,20 @@
 
 use chrono::{DateTime, Months, TimeDelta, Utc};
 
+use super::plan::Scope;
 use super::records::{ActionSummary, ActivityDetail};
-use super::{Stream, campaign_reports, contact_reports, plan};
-use crate::config::Route;
+use super::{Needs, Probe, Stream, campaign_reports, contact_reports, plan};
+use crate::config::{Config, Route};
 use crate::error::Result;
 use crate::ids::Id;
+use crate::messages::stamp;
 use crate::schema;
 use crate::state::Resume;
 use crate::sync::Run;
 use crate::window::Window;
 
-const NEEDS: &str = "the scopes contact_data (contact route) and campaign_data (campaign route), and the user privileges \
-                     ui:campaign:metrics and contacts:read";
+const NEEDS: Needs =
+    Needs { scopes: &["contact_data", "campaign_data"], privileges: &["ui:campaign:metrics", "contacts:read"] };
 
 pub(super) static SUMMARY: Stream = Stream {
     name: "contact_action_summary",
@@ -21,6 +23,11 @@ pub(super) static SUMMARY: Stream = Stream {
     replication_key: Some("start_on"),
     schema: schema::of::<ActionSummary>,
     needs: NEEDS,
+    probe: Probe::OfContact(|client, _, id| {
+        let (day, now) = (stamp(Utc::now() - TimeDelta::days(1)), stamp(Utc::now()));
+        let path = format!("/reports/contact_reports/{id}/activity_summary");
+        client.first("activity_summary", &path, &[("start", &day), ("end", &now)]).map(|_| ())
+    }),
     read: |run| read(run, &SUMMARY),
 };
 
@@ -30,6 +37,12 @@ pub(super) static DETAILS: Stream = Stream {
     replication_key: Some("created_time"),
     schema: schema::of::<ActivityDetail>,
     needs: NEEDS,
+    probe: Probe::OfContact(|client, config, id| {
+        let types = config.tracking_activity_types.join(",");
+        let path = format!("/reports/contact_reports/{id}/activity_details");
+        let query = [("tracking_activities_list", types.as_str()), ("limit", "1")];
+        client.first("activity_details", &path, &query).map(|_| ())
+    }),
     read: |run| read(run, &DETAILS),
 };
 
@@ -74,6 +87,19 @@ impl Reading {
             Window { start: start.min(now), end: now, bounded }
         };
         Ok(Reading { stream, window, incremental, resume: None, after: None })
+    }
+
+    /// What it needs of the campaigns.
+    pub(super) fn scope(&self, config: &Config) -> Scope {
+        let counts = self.stream.name == SUMMARY.name;
+        let lookback = TimeDelta::days(i64::from(config.activity_lookback_days));
+        let floor = match (counts, self.incremental) {
+            (true, _) => Some(self.window.start),
+            (false, true) => self.window.start.checked_sub_signed(lookback),
+            (false, false) => None,
+        };
+        let before = self.window.bounded.then_some(self.window.end);
+        Scope { counts, floor, before, complete: self.complete(), stops: self.incremental && !counts }
     }
 
     /// Read to its end earlier in this round.

@@ -1,6 +1,6 @@
 //! The authorization server: refresh tokens, codes with PKCE, device codes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
 use base64::Engine as _;
@@ -46,6 +46,10 @@ pub struct AuthServer {
     pub device_slow_down: u32,
     /// The user says no, in the browser or on the device.
     pub deny_consent: bool,
+    /// The consent page sends the browser back with this error and description.
+    pub refuse_consent: Option<(String, String)>,
+    /// Scopes that are asked for and not granted.
+    pub withheld: Vec<String>,
     /// The interval that the device flow announces, in seconds.
     pub device_interval: u64,
     access: HashMap<String, DateTime<Utc>>,
@@ -54,6 +58,8 @@ pub struct AuthServer {
     devices: HashMap<String, (DateTime<Utc>, Vec<String>)>,
     last_use: Option<DateTime<Utc>>,
     issued: u32,
+    /// Every secret that was handed out or came in.
+    secrets: BTreeSet<String>,
 }
 
 impl Default for AuthServer {
@@ -79,6 +85,8 @@ impl Default for AuthServer {
             device_pending: 0,
             device_slow_down: 0,
             deny_consent: false,
+            refuse_consent: None,
+            withheld: Vec::new(),
             device_interval: 0,
             access: HashMap::new(),
             spent: HashMap::new(),
@@ -86,6 +94,7 @@ impl Default for AuthServer {
             devices: HashMap::new(),
             last_use: None,
             issued: 0,
+            secrets: BTreeSet::new(),
         }
     }
 }
@@ -107,6 +116,14 @@ impl AuthServer {
         self.access.clear();
     }
 
+    /// Every token, code, verifier and client secret that there ever was.
+    pub fn secrets(&self) -> BTreeSet<String> {
+        let mut all = self.secrets.clone();
+        all.extend(self.client_secret.clone());
+        all.insert(self.refresh_token.clone());
+        all
+    }
+
     /// Whether this access token is good at this time.
     pub(super) fn accepts(&self, token: &str, now: DateTime<Utc>) -> bool {
         self.access.get(token).is_some_and(|until| now < *until)
@@ -114,10 +131,7 @@ impl AuthServer {
 
     /// Whether the text holds one of the server's secrets.
     pub(super) fn is_secret(&self, text: &str) -> bool {
-        text == self.refresh_token
-            || self.access.contains_key(text)
-            || self.spent.contains_key(text)
-            || self.client_secret.as_deref() == Some(text)
+        text == self.refresh_token || self.secrets.contains(text) || self.client_secret.as_deref() == Some(text)
     }
 
     /// Answers a request under the authorization server's path.
@@ -134,6 +148,7 @@ impl AuthServer {
         let mut form = decode_query(&req.body_text());
         form.extend(decode_query(&req.query));
         let get = |key: &str| form.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+        self.secrets.extend(get("code_verifier").map(str::to_owned));
         if let Err(refusal) = self.check_client(req, get("client_id")) {
             return refusal;
         }
@@ -203,7 +218,9 @@ impl AuthServer {
     fn rotate(&mut self) {
         self.issued += 1;
         let new = format!("refresh-{}", self.issued);
+        self.secrets.insert(new.clone());
         let old = std::mem::replace(&mut self.refresh_token, new);
+        self.secrets.insert(old.clone());
         self.spent.insert(old, Instant::now());
     }
 
@@ -212,6 +229,7 @@ impl AuthServer {
         let access = format!("access-{}-{}", self.issued, "x".repeat(40));
         let until = now + Duration::seconds(switches.expires_in);
         self.access.insert(access.clone(), until);
+        self.secrets.insert(access.clone());
         let mut body = json!({
             "token_type": "Bearer",
             "expires_in": switches.expires_in,
@@ -226,6 +244,7 @@ impl AuthServer {
 
     fn start_grant(&mut self, scopes: Vec<String>, switches: &Switches, now: DateTime<Utc>) -> Response {
         self.granted_scopes = scopes;
+        self.granted_scopes.retain(|s| !self.withheld.contains(s));
         self.grant_alive = true;
         self.last_use = Some(now);
         self.rotate();
@@ -299,6 +318,7 @@ impl AuthServer {
         self.issued += 1;
         let code = format!("device-{}", self.issued);
         self.devices.insert(code.clone(), (now, scopes));
+        self.secrets.insert(code.clone());
         Response::json(
             200,
             &json!({
@@ -344,8 +364,12 @@ impl AuthServer {
         if self.deny_consent {
             return back("error=access_denied".into());
         }
+        if let Some((error, text)) = &self.refuse_consent {
+            return back(format!("error={}&error_description={}", encode(error), encode(text)));
+        }
         self.issued += 1;
         let code = format!("code-{}", self.issued);
+        self.secrets.insert(code.clone());
         self.codes.insert(
             code.clone(),
             Code {

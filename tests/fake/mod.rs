@@ -190,6 +190,18 @@ impl Fault {
 /// Called before each API call is served.
 pub type Hook = Box<dyn FnMut(&str, &mut Account) + Send>;
 
+/// The moments of a call to the authorization server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// It has come, and nothing was done about it.
+    Arrived,
+    /// The answer is on its way.
+    Answered,
+}
+
+/// Called at the moments of each POST to the authorization server.
+pub type TokenHook = Box<dyn FnMut(Moment) + Send>;
+
 /// The counters of the limits.
 #[derive(Default)]
 struct Meters {
@@ -211,6 +223,7 @@ struct Inner {
     calls: Mutex<Vec<Call>>,
     faults: Mutex<Vec<Fault>>,
     hook: Mutex<Option<Hook>>,
+    token_hook: Mutex<Option<TokenHook>>,
     issued: Mutex<HashSet<String>>,
     violations: Mutex<Vec<String>>,
     meters: Mutex<Meters>,
@@ -245,6 +258,7 @@ impl Fake {
             calls: Mutex::default(),
             faults: Mutex::default(),
             hook: Mutex::default(),
+            token_hook: Mutex::default(),
             issued: Mutex::default(),
             violations: Mutex::default(),
             meters: Mutex::default(),
@@ -340,6 +354,11 @@ impl Fake {
     /// A hook before each API call, given path and query and the account.
     pub fn before_call(&self, hook: Hook) {
         *lock(&self.inner.hook) = Some(hook);
+    }
+
+    /// A hook at the moments of each token call.
+    pub fn at_token(&self, hook: TokenHook) {
+        *lock(&self.inner.token_hook) = Some(hook);
     }
 
     /// API calls counted against today's limit.
@@ -481,6 +500,15 @@ impl Inner {
         if !switches.latency.is_zero() {
             thread::sleep(switches.latency);
         }
+        let tell = |moment| {
+            if is_auth
+                && req.method == "POST"
+                && let Some(hook) = lock(&self.token_hook).as_mut()
+            {
+                hook(moment);
+            }
+        };
+        tell(Moment::Arrived);
         let fault = self.fault_for(&target);
         let mut response = match &fault {
             Some(What::Status(status, body, content_type)) => Response::new(*status, content_type, body.clone()),
@@ -536,7 +564,11 @@ impl Inner {
                 }
                 true
             }
-            _ => stream.write_all(&[head.as_bytes(), &body].concat()).is_ok(),
+            _ => {
+                let written = stream.write_all(&[head.as_bytes(), &body].concat()).is_ok();
+                tell(Moment::Answered);
+                written
+            }
         }
     }
 

@@ -46,6 +46,15 @@ impl Ran {
     }
 }
 
+/// The binary, in an environment that neither has a browser nor names settings.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tap-constant-contact"));
+    for variable in ["BROWSER", "DISPLAY", "WAYLAND_DISPLAY", "LOGLEVEL"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
 /// One run with the fake's config and `more` settings.
 pub fn tap(fake: &Fake, more: &Value, state: Option<&Value>) -> Ran {
     tap_with(fake, more, state, None)
@@ -58,7 +67,7 @@ pub fn tap_with(fake: &Fake, more: &Value, state: Option<&Value>, catalog: Optio
         config[key] = value.clone();
     }
     let config = file(&config);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tap-constant-contact"));
+    let mut command = command();
     command.arg("--config").arg(config.path());
     let state = state.map(file);
     if let Some(state) = &state {

@@ -1,0 +1,119 @@
+//! `--test`: what this login may read, what not and why, and what a full read would cost. Writes no message.
+
+use std::sync::Arc;
+
+use crate::auth::Scopes;
+use crate::catalog::Catalog;
+use crate::client::Client;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::log::say;
+use crate::streams::{ALL, Found, Needs, Probe, full_read};
+
+/// What is known of the grant.
+struct Grant {
+    /// Unknown where only an access token was given, or the server did not tell.
+    scopes: Scopes,
+    /// Unknown where the service refuses to tell.
+    privileges: Option<Vec<String>>,
+}
+
+/// Tries everything once, and reports to stderr.
+///
+/// # Errors
+/// `Forbidden` when a selected stream is refused; else what ended the attempt.
+pub(crate) fn test(config: &Config, client: &Arc<Client>, catalog: &Catalog) -> Result<()> {
+    let proven = client.prove()?;
+    let renewed = proven.is_some();
+    let privileges = match client.privileges() {
+        Ok(privileges) => Some(privileges),
+        Err(Error::Forbidden(_)) => None,
+        Err(e) => return Err(e),
+    };
+    let grant = Grant { scopes: proven.flatten(), privileges };
+    say(if renewed {
+        "Login:   works, and was renewed"
+    } else {
+        "Login:   works until the access token ends; there is no refresh token"
+    });
+    say(&match &grant.scopes {
+        Some(scopes) => format!("Scopes:  {}", scopes.join(", ")),
+        None => "Scopes:  not told".to_owned(),
+    });
+
+    let mut found = Found { contact: config.contact_ids.first().cloned(), ..Found::default() };
+    let (mut readable, mut refused) = (Vec::new(), Vec::new());
+    let mut lines = Vec::new();
+    for stream in ALL {
+        let selected = catalog.get(stream.name).is_some();
+        let tried = match (&stream.probe, &found.contact) {
+            // The size of the account is told whatever is selected.
+            (Probe::Listing(count), _) => count(client, config, &mut found).map(|()| "may be read"),
+            (Probe::OfContact(_), _) if !selected => continue,
+            (Probe::OfContact(ask), Some(id)) => match ask(client, config, id) {
+                Err(Error::NotFound(_)) => Ok("may be read"),
+                other => other.map(|()| "may be read"),
+            },
+            (Probe::OfContact(_), None) if found.contacts.is_none() => {
+                Err(Error::Forbidden("its contacts may not be listed".into()))
+            }
+            (Probe::OfContact(_), None) => Ok("may be read as far as is known: there is no contact to try it on"),
+        };
+        let (list, line) = match tried {
+            Ok(line) => (&mut readable, line.to_owned()),
+            Err(Error::Forbidden(why)) => (&mut refused, format!("refused ({why}): {}", grant.lacks(&stream.needs))),
+            Err(e) => return Err(e.context(stream.name)),
+        };
+        if selected {
+            list.push(stream.name);
+            lines.push(format!("    {:<26}{line}", stream.name));
+        }
+    }
+    say(&format!("Account: {}", account(&found)));
+    say(&format!("Streams:\n{}", lines.join("\n")));
+    if !readable.is_empty() {
+        let cost = full_read(client, config, &readable, &mut found)?;
+        say(&format!("A full read of what may be read: {cost}"));
+    }
+    if refused.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Forbidden(format!("this login may not read {}", refused.join(", "))))
+}
+
+fn account(size: &Found) -> String {
+    let counts = [("contacts", size.contacts), ("e-mail lists", size.lists), ("campaigns", size.campaigns)];
+    let counts =
+        counts.map(|(what, count)| count.map_or(format!("{what} not told"), |count| format!("{count} {what}")));
+    counts.join(", ")
+}
+
+impl Grant {
+    /// Which of the three causes that share one answer it is, as far as can be told.
+    fn lacks(&self, needs: &Needs) -> String {
+        if let Some(granted) = &self.scopes {
+            let missing = lacking(needs.scopes, granted);
+            if !missing.is_empty() {
+                return format!("the scope {} was not granted; log in again and allow it", missing.join(" and "));
+            }
+        }
+        let Some(privileges) = &self.privileges else {
+            return "not even the privileges may be read; the application is deactivated".into();
+        };
+        let missing = lacking(needs.privileges, privileges);
+        if !missing.is_empty() {
+            return format!(
+                "the user who logged in lacks the privilege {}; log in as one who has it, such as the account's owner",
+                missing.join(" and ")
+            );
+        }
+        if self.scopes.is_none() {
+            return format!("the scope {} is missing, or the application deactivated", needs.scopes.join(" or "));
+        }
+        "scope and privileges are there; the application may have been deactivated".into()
+    }
+}
+
+fn lacking(needed: &[&'static str], there: &[String]) -> Vec<&'static str> {
+    needed.iter().copied().filter(|needed| !there.iter().any(|one| one == needed)).collect()
+}
