@@ -5,21 +5,15 @@ mod tap;
 
 use fake::account::Size;
 use fake::{Account, Fake, Fault, What};
-use serde_json::{Value, json};
-use tap::{sorted, tap, tap_with, without_nulls};
+use serde_json::json;
+use tap::{only, sorted, tap, tap_with, without_nulls};
 
 fn fake() -> Fake {
     Fake::start(Account::generate(11, Size { contacts: 40, lists: 4, campaigns: 6 }))
 }
 
 /// The listings alone, so that a run makes few calls.
-fn listings() -> Value {
-    let streams: Vec<Value> = ["contact_lists", "email_campaigns", "contacts"]
-        .iter()
-        .map(|name| json!({"tap_stream_id": name, "stream": name, "selected": true, "schema": {}, "metadata": []}))
-        .collect();
-    json!({"streams": streams})
-}
+const LISTINGS: [&str; 3] = ["contact_lists", "email_campaigns", "contacts"];
 
 #[test]
 fn what_passes_by_itself_leaves_no_trace_in_the_data() {
@@ -38,7 +32,7 @@ fn what_passes_by_itself_leaves_no_trace_in_the_data() {
         let fake = fake();
         let name = format!("{what:?}");
         fake.fault(Fault { path: "/contacts?".into(), skip: 0, times: 1, what });
-        let ran = tap_with(&fake, &json!({"page_size": 15}), None, Some(&listings()));
+        let ran = tap_with(&fake, &json!({"page_size": 15}), None, Some(&only(&LISTINGS)));
         assert_eq!(ran.code, Some(0), "{name}: {}", ran.stderr);
         let truth = fake.account().truth("contacts");
         assert_eq!(sorted(ran.records("contacts")), sorted(truth.iter().map(without_nulls)), "{name}");
@@ -59,7 +53,7 @@ fn what_does_not_pass_ends_the_run_with_its_code_and_one_critical_line() {
         let fake = fake();
         let name = format!("{what:?}");
         fake.fault(Fault { path: "/contacts?".into(), skip: 0, times: usize::MAX, what });
-        let ran = tap_with(&fake, &json!({"max_retries": 1, "page_size": 15}), None, Some(&listings()));
+        let ran = tap_with(&fake, &json!({"max_retries": 1, "page_size": 15}), None, Some(&only(&LISTINGS)));
         assert_eq!(ran.code, Some(code), "{name}: {}", ran.stderr);
         assert_eq!(ran.stderr.lines().filter(|l| l.starts_with("CRITICAL")).count(), 1, "{name}: {}", ran.stderr);
         assert!(ran.stderr.contains(told), "{name}: {}", ran.stderr);
@@ -71,7 +65,7 @@ fn what_does_not_pass_ends_the_run_with_its_code_and_one_critical_line() {
 #[test]
 fn deselected_fields_leave_schema_and_records() {
     let fake = fake();
-    let mut catalog = listings();
+    let mut catalog = only(&LISTINGS);
     catalog["streams"][2]["metadata"] = json!([
         {"breadcrumb": [], "metadata": {"selected": true}},
         {"breadcrumb": ["properties", "last_name"], "metadata": {"selected": false}},

@@ -9,27 +9,16 @@ use fake::account::Size;
 use fake::{Account, Fake, Switches};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tap::{Ran, sorted, tap_with};
+use tap::{Ran, only, sorted, tap_with};
 
 const REPORTS: [&str; 2] = ["contact_action_summary", "contact_activity_details"];
-
-/// Only the contact reports.
-fn reports(streams: &[&str]) -> Value {
-    let entry = |name: &&str| {
-        json!({
-            "tap_stream_id": name, "stream": name, "schema": {},
-            "metadata": [{"breadcrumb": [], "metadata": {"selected": true}}],
-        })
-    };
-    json!({"streams": streams.iter().map(entry).collect::<Vec<_>>()})
-}
 
 /// One run of the reports on a route, with the calls that it made.
 fn read(fake: &Fake, route: &str, more: &Value, state: Option<&Value>, streams: &[&str]) -> (Ran, usize) {
     let mut settings = more.clone();
     settings["activity_route"] = json!(route);
     fake.forget_calls();
-    let ran = tap_with(fake, &settings, state, Some(&reports(streams)));
+    let ran = tap_with(fake, &settings, state, Some(&only(streams)));
     assert_eq!(ran.code, Some(0), "{route} {more}: {}", ran.stderr);
     (ran, fake.api_calls().len())
 }

@@ -150,7 +150,8 @@ impl Client {
 
     /// The pages of a listing, in order. `path` begins with `/`; `what` names the endpoint in metrics.
     pub(crate) fn pages(self: &Arc<Self>, what: &'static str, path: &str, query: &[(&str, &str)]) -> Pages {
-        Pages { client: Arc::clone(self), what, next: Some(self.url(path, query)), seen: HashSet::new() }
+        let next = Some(self.url(path, query));
+        Pages { client: Arc::clone(self), what, url: String::new(), next, seen: HashSet::new() }
     }
 
     /// The first page of a listing.
@@ -343,23 +344,30 @@ fn next_link(text: &str) -> serde_json::Result<Option<String>> {
 pub(crate) struct Pages {
     client: Arc<Client>,
     what: &'static str,
+    /// Of the page handed out last.
+    url: String,
     next: Option<String>,
     seen: HashSet<String>,
+}
+
+impl Pages {
+    /// The page handed out last, as it is now.
+    pub(crate) fn again(&mut self) -> Result<Page> {
+        let page = self.client.get(self.what, &self.url)?;
+        self.next.clone_from(&page.next);
+        Ok(page)
+    }
 }
 
 impl Iterator for Pages {
     type Item = Result<Page>;
 
     fn next(&mut self) -> Option<Result<Page>> {
-        let url = self.next.take()?;
-        if !self.seen.insert(url.clone()) {
+        self.url = self.next.take()?;
+        if !self.seen.insert(self.url.clone()) {
             return Some(Err(Error::Failed("a next link leads back to a page already read".into())));
         }
-        let page = self.client.get(self.what, &url);
-        if let Ok(page) = &page {
-            self.next.clone_from(&page.next);
-        }
-        Some(page)
+        Some(self.again())
     }
 }
 

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
-use super::contact_reports::{named, reaches_back_before};
+use super::contact_reports::named;
 use super::contacts::ids;
+use super::growing::{Part, newest_first};
 use super::plan::{Candidate, Scope};
 use super::records::{ActionSummary, ActivityDetail};
 use super::reports::{DETAILS, Reading, SUMMARY};
@@ -139,20 +140,9 @@ pub(super) fn read(run: &mut Run, readings: &mut [Reading]) -> Result<()> {
         })
         .collect();
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
-    let fetch = move |listing: &Listing, push: &mut dyn FnMut(Page) -> bool| {
+    let fetch = move |listing: &Listing, push: &mut dyn FnMut(Part) -> bool| {
         let path = format!("/reports/email_reports/{}/tracking/{}", listing.activity.id, listing.kind.path());
-        for page in client.pages("email_reports", &path, &[("limit", &limit)]) {
-            let page = page?;
-            // There is no date filter, but the newest come first.
-            let enough = match listing.until {
-                Some(until) => !page.is_last() && reaches_back_before(&page, until)?,
-                None => false,
-            };
-            if !push(page) || enough {
-                break;
-            }
-        }
-        Ok(())
+        newest_first(&client, "email_reports", &path, &[("limit", &limit)], listing.until, push)
     };
     let mut gone = 0;
     let mut counted = Counted::default();
@@ -160,14 +150,14 @@ pub(super) fn read(run: &mut Run, readings: &mut [Reading]) -> Result<()> {
     fanout::in_order(
         listings,
         workers,
-        |page: &Page| page.text.len(),
+        |part: &Part| part.page.text.len(),
         fetch,
         |listing, step| {
             match step {
-                Step::Item(page) => {
+                Step::Item(part) => {
                     let details = readings.iter().find(|reading| reading.stream.name == DETAILS.name);
                     let details = details.filter(|_| listing.activity.details);
-                    for row in parse::<Rows>(&DETAILS, &page)?.tracking_activities {
+                    for row in part.fresh(parse::<Rows>(&DETAILS, &part.page)?.tracking_activities) {
                         let id = Id::from(row.contact_id.as_str());
                         if contacts.as_ref().is_some_and(|contacts| !contacts.contains(&id)) {
                             continue;
@@ -179,11 +169,11 @@ pub(super) fn read(run: &mut Run, readings: &mut [Reading]) -> Result<()> {
                             && run.config.tracking_activity_types.iter().any(|name| name == listing.kind.name())
                         {
                             let occurrence = occurrences.entry((id, row.created_time.instant())).or_insert(0);
-                            emit(run, listing, row, *occurrence, &page)?;
+                            emit(run, listing, row, *occurrence, &part.page)?;
                             *occurrence += 1;
                         }
                     }
-                    counted.extracted = page.extracted;
+                    counted.extracted = part.page.extracted;
                 }
                 Step::End(outcome) => {
                     match outcome {

@@ -9,14 +9,15 @@ use chrono::Months;
 use serde::Deserialize;
 
 use super::contacts::ids;
+use super::growing::{Part, newest_first};
+use super::parse;
 use super::records::{ActionSummary, ActivityDetail};
 use super::reports::{DETAILS, Reading, SUMMARY};
-use super::{parse, parse_plain};
 use crate::client::{Client, Page};
 use crate::config::Route;
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
-use crate::field::{Key, KeyInteger, KeyTimestamp};
+use crate::field::{Key, KeyInteger};
 use crate::ids::Id;
 use crate::messages::stamp;
 use crate::sync::{Run, asked_from, in_extra_second};
@@ -35,7 +36,7 @@ struct DetailRows<'a> {
 }
 
 /// Passes the pages of one contact on, until that answers false.
-type Fetch = Box<dyn Fn(&Arc<Client>, &Id, &mut dyn FnMut(Page) -> bool) -> Result<()> + Send + Sync>;
+type Fetch = Box<dyn Fn(&Arc<Client>, &Id, &mut dyn FnMut(Part) -> bool) -> Result<()> + Send + Sync>;
 
 /// Reads one report contact by contact, with a resume point after each.
 pub(super) fn read(run: &mut Run, reading: &mut Reading) -> Result<()> {
@@ -53,12 +54,12 @@ pub(super) fn read(run: &mut Run, reading: &mut Reading) -> Result<()> {
     fanout::in_order(
         parents,
         workers,
-        |page: &Page| page.text.len(),
+        |part: &Part| part.page.text.len(),
         move |id, push| fetch(&client, id, push),
         |id, step| {
             match step {
-                Step::Item(page) if summary => contact.summary(run, reading, id, &page)?,
-                Step::Item(page) => contact.details(run, reading, &page)?,
+                Step::Item(part) if summary => contact.summary(run, reading, id, &part.page)?,
+                Step::Item(part) => contact.details(run, reading, &part)?,
                 Step::End(outcome) => {
                     match outcome {
                         Err(Error::NotFound(why)) => {
@@ -98,7 +99,7 @@ fn fetch_summary(window: &Window) -> Fetch {
         let mut range = |(start, end)| {
             let (start, end) = (asked_from(start), stamp(end));
             for page in client.pages("activity_summary", &path, &[("start", &start), ("end", &end)]) {
-                if !push(page?) {
+                if !push(Part::whole(page?)) {
                     break;
                 }
             }
@@ -129,32 +130,8 @@ fn fetch_details(run: &Run, window: &Window) -> Fetch {
             ("limit", &limit),
         ];
         let path = format!("/reports/contact_reports/{id}/activity_details");
-        for page in client.pages("activity_details", &path, &query) {
-            let page = page?;
-            // There is no date filter, but the newest come first.
-            let enough = !page.is_last() && reaches_back_before(&page, start)?;
-            if !push(page) || enough {
-                break;
-            }
-        }
-        Ok(())
+        newest_first(client, "activity_details", &path, &query, Some(start), push)
     })
-}
-
-/// Whether a page of tracked activities has a row older than a moment.
-pub(super) fn reaches_back_before(page: &Page, start: chrono::DateTime<chrono::Utc>) -> Result<bool> {
-    #[derive(Deserialize)]
-    struct Rows<'a> {
-        #[serde(default, borrow)]
-        tracking_activities: Vec<Row<'a>>,
-    }
-    #[derive(Deserialize)]
-    struct Row<'a> {
-        #[serde(borrow)]
-        created_time: KeyTimestamp<'a>,
-    }
-    let rows = parse_plain::<Rows>(&page.text)?.tracking_activities;
-    Ok(rows.iter().any(|row| row.created_time.instant().is_some_and(|at| at < start)))
 }
 
 /// What has come of the contact whose turn it is.
@@ -180,8 +157,8 @@ impl OneContact {
         Ok(())
     }
 
-    fn details(&mut self, run: &mut Run, reading: &Reading, page: &Page) -> Result<()> {
-        for mut row in parse::<DetailRows>(&DETAILS, page)?.tracking_activities {
+    fn details(&mut self, run: &mut Run, reading: &Reading, part: &Part) -> Result<()> {
+        for mut row in part.fresh(parse::<DetailRows>(&DETAILS, &part.page)?.tracking_activities) {
             if !row.created_time.instant().is_some_and(|at| reading.holds(at)) {
                 continue;
             }
@@ -195,7 +172,7 @@ impl OneContact {
                 .or_default();
             row.occurrence = KeyInteger(*next);
             *next += 1;
-            run.emit(&DETAILS, &row, &page.extracted)?;
+            run.emit(&DETAILS, &row, &part.page.extracted)?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ mod contact_lists;
 mod contact_reports;
 mod contacts;
 mod email_campaigns;
+mod growing;
 mod plan;
 pub(crate) mod records;
 mod reports;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Output};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tempfile::NamedTempFile;
 
 use crate::fake::Fake;
@@ -44,6 +44,17 @@ impl Ran {
         assert_eq!(last["type"], "STATE", "{}", self.stderr);
         last["value"].clone()
     }
+}
+
+/// A catalog that selects these streams whole.
+pub fn only(streams: &[&str]) -> Value {
+    let entry = |name: &&str| {
+        json!({
+            "tap_stream_id": name, "stream": name, "schema": {},
+            "metadata": [{"breadcrumb": [], "metadata": {"selected": true}}],
+        })
+    };
+    json!({"streams": streams.iter().map(entry).collect::<Vec<_>>()})
 }
 
 /// The binary, in an environment that neither has a browser nor names settings.
