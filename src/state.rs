@@ -83,7 +83,10 @@ impl State {
         let empty = root.is_empty();
         match root.get_mut("bookmarks") {
             None if empty => {}
-            None => return Err(bad("it has no \"bookmarks\"".into())),
+            None => {
+                let keys: Vec<&str> = root.keys().map(String::as_str).take(5).collect();
+                return Err(bad(format!("it has no \"bookmarks\", only {}", keys.join(", "))));
+            }
             Some(Value::Object(bookmarks)) => {
                 for (stream, bookmark) in bookmarks.iter_mut() {
                     let key = keys.iter().find(|(name, _)| name == stream).and_then(|(_, key)| *key);
@@ -115,6 +118,12 @@ impl State {
             serde_path_to_error::deserialize(value).map_err(|e| bad(format!("{}: {}", e.path(), e.inner())))?;
         state.bookmarks.extend(foreign);
         for (stream, bookmark) in &state.bookmarks {
+            let key = keys.iter().find(|(name, _)| name == stream).and_then(|(_, key)| *key);
+            if let (Some(other), Some(key)) = (bookmark.replication_key.as_deref(), key)
+                && other != key
+            {
+                return Err(bad(format!("bookmarks.{stream}.replication_key is {other}; allowed: {key}")));
+            }
             if bookmark.resume.as_ref().is_some_and(|r| r.since > r.until) {
                 return Err(bad(format!("bookmarks.{stream}.resume ends before it starts")));
             }
