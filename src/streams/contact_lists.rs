@@ -45,6 +45,7 @@ fn count(client: &Arc<Client>, _: &Config, found: &mut Found) -> Result<()> {
 
 fn read(run: &mut Run) -> Result<()> {
     let mut seen = HashSet::new();
+    let mut has_sms = false;
     let limit = run.config.page_size.to_string();
     // SMS lists are a listing of their own: without channel_type=sms they stay unseen.
     let listing = move |client: &Arc<Client>, channel: &&str| {
@@ -54,6 +55,7 @@ fn read(run: &mut Run) -> Result<()> {
     };
     each_page(run.client, vec!["email", "sms"], listing, |channel, step| match step {
         Step::Item(page) => {
+            has_sms |= *channel == "sms";
             for mut list in parse::<Rows>(&STREAM, &page)?.lists {
                 if seen.insert(list.list_id.as_str().to_owned()) {
                     list.channel_type = Text(Some(Cow::Borrowed(channel)));
@@ -62,7 +64,9 @@ fn read(run: &mut Run) -> Result<()> {
             }
             Ok(())
         }
-        Step::End(Err(e @ (Error::Forbidden(_) | Error::Refused(_) | Error::NotFound(_)))) if *channel == "sms" => {
+        Step::End(Err(e @ (Error::Forbidden(_) | Error::Refused(_) | Error::NotFound(_))))
+            if *channel == "sms" && !has_sms =>
+        {
             log::warn!(
                 "contact_lists: the service does not list SMS lists for this account ({e}); e-mail lists are complete"
             );

@@ -714,11 +714,15 @@ impl Inner {
                 let varied = account::hash(&target) % 4;
                 last_page(map, switches.last_page.map_or(varied, u64::from));
             }
-            if let Some(What::Big(size)) = fault {
-                map.insert("padding".into(), "x".repeat(*size).into());
-            }
         }
-        Response::json(200, &body)
+        let mut response = Response::json(200, &body);
+        if let (Some(What::Big(size)), Some(b'}')) = (fault, response.body.last()) {
+            response.body.pop();
+            response.body.extend_from_slice(b",\"padding\":\"");
+            response.body.resize(response.body.len() + size, b'x');
+            response.body.extend_from_slice(b"\"}");
+        }
+        response
     }
 }
 
