@@ -13,7 +13,7 @@ use crate::client::{Client, DAILY_QUOTA};
 use crate::config::{Config, Route};
 use crate::error::{Error, Result};
 use crate::ids::Id;
-use crate::log::{counter, timer};
+use crate::log::{counter, reading, timer};
 use crate::messages::Messages;
 use crate::state::{Resume, State};
 use crate::streams::{ALL, Stream, Survey};
@@ -68,6 +68,7 @@ pub(crate) fn sync(
         last_state: Instant::now(),
     };
     let outcome = run.streams(&order);
+    reading(None);
     // Whatever happened, the last line says what is true; a reader that has gone needs no line.
     let last = if matches!(outcome, Err(Error::Closed)) { Ok(()) } else { run.messages.state() };
     let calls = client.calls();
@@ -82,6 +83,7 @@ impl Run<'_> {
     fn streams(&mut self, order: &[&'static Stream]) -> Result<()> {
         let mut refused = Vec::new();
         for (i, stream) in order.iter().enumerate() {
+            reading(Some(stream.name));
             self.state.currently_syncing = Some(stream.name.into());
             self.messages.now_true(self.state.to_value());
             self.begin(stream)?;

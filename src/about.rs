@@ -1,0 +1,96 @@
+//! What the tap says of itself: `--about`, the manual page, the completions of a shell.
+
+use std::fmt::Write;
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+use serde_json::{Map, Value, json};
+
+use crate::cli::{AboutFormat, Args};
+use crate::config::{allowed, schema};
+use crate::error::Result;
+
+const NAME: &str = env!("CARGO_PKG_NAME");
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+const DESCRIPTION: &str = env!("CARGO_PKG_DESCRIPTION");
+/// By the names that Meltano has for them.
+const CAPABILITIES: [&str; 6] = ["catalog", "state", "discover", "about", "test", "structured-logging"];
+
+/// The answer to `--about`.
+pub(crate) fn text(format: AboutFormat) -> String {
+    let schema = schema();
+    match format {
+        AboutFormat::Text => plain(&schema),
+        AboutFormat::Json => {
+            let about = json!({
+                "name": NAME,
+                "description": DESCRIPTION,
+                "version": VERSION,
+                "capabilities": CAPABILITIES,
+                "settings": schema,
+            });
+            format!("{about:#}\n")
+        }
+        AboutFormat::Markdown => markdown(&schema),
+    }
+}
+
+fn plain(schema: &Value) -> String {
+    let mut out =
+        format!("{NAME} {VERSION}\n{DESCRIPTION}\n\nCapabilities: {}\n\nSettings:\n", CAPABILITIES.join(", "));
+    for (name, setting) in settings(schema) {
+        let default = default(setting).map_or(String::new(), |value| format!("; default: {value}"));
+        let _ = writeln!(out, "  {name}: {}{default}\n      {}", values(setting), meaning(setting));
+    }
+    out
+}
+
+fn markdown(schema: &Value) -> String {
+    let mut out = format!("# {NAME}\n\n{DESCRIPTION}. Version {VERSION}.\n\n## Capabilities\n\n");
+    for capability in CAPABILITIES {
+        let _ = writeln!(out, "* `{capability}`");
+    }
+    out.push_str("\n## Settings\n\n| setting | value | default | meaning | in Domo |\n|---|---|---|---|---|\n");
+    for (name, setting) in settings(schema) {
+        let default = default(setting).map_or("–".to_owned(), |value| format!("`{value}`"));
+        let domo = setting["x-domo"].as_str().unwrap_or_default();
+        let _ = writeln!(out, "| `{name}` | {} | {default} | {} | {domo} |", values(setting), meaning(setting));
+    }
+    out
+}
+
+fn settings(schema: &Value) -> &Map<String, Value> {
+    schema["properties"].as_object().expect("the schema of a struct has properties")
+}
+
+fn values(setting: &Value) -> String {
+    allowed(setting) + if setting["secret"] == true { ", secret" } else { "" }
+}
+
+/// As an environment variable would give it.
+fn default(setting: &Value) -> Option<String> {
+    match &setting["default"] {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        Value::Array(items) => Some(items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",")),
+        other => Some(other.to_string()),
+    }
+}
+
+fn meaning(setting: &Value) -> String {
+    setting["description"].as_str().unwrap_or_default().replace('\n', " ")
+}
+
+/// The completions of a shell.
+pub(crate) fn completions(shell: Shell) -> Vec<u8> {
+    let mut out = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), NAME, &mut out);
+    out
+}
+
+/// The manual page, as troff.
+pub(crate) fn manual() -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    clap_mangen::Man::new(Args::command()).render(&mut out)?;
+    Ok(out)
+}
