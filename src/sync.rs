@@ -68,7 +68,6 @@ pub(crate) fn sync(
         last_state: Instant::now(),
     };
     let outcome = run.streams(&order);
-    reading(None);
     // Whatever happened, the last line says what is true; a reader that has gone needs no line.
     let last = if matches!(outcome, Err(Error::Closed)) { Ok(()) } else { run.messages.state() };
     let calls = client.calls();
@@ -108,6 +107,7 @@ impl Run<'_> {
             self.messages.now_true(self.state.to_value());
             self.write_state()?;
         }
+        reading(None);
         if refused.is_empty() {
             Ok(())
         } else {

@@ -8,8 +8,10 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use fake::account::Size;
+use fake::{Account, Fake, Fault, What};
 use serde_json::Value;
-use tap::command;
+use tap::{Ran, command};
 
 /// What the tap answers, in a folder and an environment that have nothing of use.
 fn answer(arguments: &[&str]) -> String {
@@ -81,4 +83,79 @@ fn shells_and_man_read_what_is_made_for_them() {
     }
     let manual = answer(&["man"]);
     assert!(manual.contains(".TH tap-constant-contact") && manual.contains("\\-\\-discover"), "{manual}");
+}
+
+/// The fields of a structured line, beside `metric_info` on a metric.
+const FIELDS: [&str; 8] = ["level", "pid", "logger_name", "ts", "thread_name", "app_name", "stream_name", "message"];
+
+/// Runs a sync and takes its log apart.
+fn log_lines(fake: &Fake, arguments: &[&str], logging_config: Option<&Path>) -> (Option<i32>, Vec<Value>) {
+    let config = tap::file(&fake.config());
+    let mut command = command();
+    command.arg("--config").arg(config.path()).args(arguments);
+    if let Some(path) = logging_config {
+        command.env("SINGER_SDK_LOG_CONFIG", path);
+    }
+    let ran = Ran::of(&command.output().unwrap());
+    let lines: Vec<Value> = ran.stderr.lines().map(|l| serde_json::from_str(l).expect(l)).collect();
+    for line in &lines {
+        let mut fields: Vec<_> = line.as_object().unwrap().keys().collect();
+        if line["message"] == "METRIC" {
+            assert_eq!(fields.pop().unwrap(), "metric_info");
+            assert!(line["metric_info"]["value"].is_number(), "{line}");
+        }
+        assert_eq!(fields, FIELDS, "{line}");
+        assert!(line["pid"].is_u64() && line["ts"].as_f64() > Some(1.7e9), "{line}");
+        assert_eq!(line["app_name"], "tap-constant-contact");
+        assert!(["logger_name", "thread_name", "message"].iter().all(|field| line[field].is_string()), "{line}");
+    }
+    (ran.code, lines)
+}
+
+fn fake() -> Fake {
+    Fake::start(Account::generate(11, Size { contacts: 12, lists: 2, campaigns: 2 }))
+}
+
+#[test]
+fn structured_lines_have_the_fields_that_meltano_needs() {
+    let (code, lines) = log_lines(&fake(), &["--log-format", "json"], None);
+    assert_eq!(code, Some(0));
+    let counted = lines.iter().find(|l| l["metric_info"]["tags"]["stream"] == "contacts").unwrap();
+    assert_eq!(counted["stream_name"], "contacts");
+    assert_eq!(counted["level"], "info");
+    assert_eq!(counted["metric_info"]["type"], "counter");
+    assert_eq!(counted["metric_info"]["metric"], "record_count");
+    assert_eq!(counted["metric_info"]["value"], 12);
+    assert!(lines.last().unwrap()["stream_name"].is_null());
+}
+
+#[test]
+fn a_failure_is_a_structured_line_as_well() {
+    let fake = fake();
+    fake.fault(Fault::once("/contacts?", What::QuotaExceeded));
+    let (code, lines) = log_lines(&fake, &["--log-format", "json"], None);
+    assert_eq!(code, Some(4));
+    let last = lines.last().unwrap();
+    assert_eq!((last["level"].as_str(), last["stream_name"].as_str()), (Some("critical"), Some("contacts")));
+    let (code, lines) = log_lines(&fake, &["--log-format", "json", "--state", "none.json"], None);
+    assert_eq!((code, lines.len()), (Some(2), 1));
+}
+
+#[test]
+fn the_logging_config_of_meltano_is_heeded_unless_the_command_line_says_otherwise() {
+    let structured = serde_json::json!({
+        "version": 1,
+        "formatters": {"structured": {"()": "singer_sdk.logging.StructuredFormatter"}},
+    });
+    let structured = tap::file(&structured);
+    let (code, lines) = log_lines(&fake(), &[], Some(structured.path()));
+    assert_eq!((code, lines.is_empty()), (Some(0), false));
+    let plain = tap::file(&serde_json::json!({"version": 1, "formatters": {"default": {"format": "%(message)s"}}}));
+    let cases = [(vec![], plain.path()), (vec!["--log-format", "text"], structured.path())];
+    for (arguments, path) in cases {
+        let mut command = command();
+        command.args(arguments).env("SINGER_SDK_LOG_CONFIG", path);
+        let ran = Ran::of(&command.output().unwrap());
+        assert!(ran.stderr.starts_with("CRITICAL a sync needs --config"), "{}", ran.stderr);
+    }
 }
