@@ -4,12 +4,12 @@
 //!
 //! `config` parses and checks the settings, `catalog` the selection, `state` the bookmarks; `client` makes the calls
 //! with the token that `auth` keeps; each file of `streams` knows one endpoint; `sync` ties them together and
-//! `messages` writes. `preflight` is `--test`, `about` what the tap says of itself. `schema` turns the record types of
+//! `messages` writes. `preflight` is `--test`, `about` what the tap says of itself, `progress` what a terminal shows of a run. `schema` turns the record types of
 //! `streams::records` into Singer schemas.
 //!
 //! # Invariants
 //!
-//! * Only `messages` writes to stdout, only `log` to stderr.
+//! * Only `messages` writes to stdout, only `log` (and `progress`, on a terminal) to stderr.
 //! * A bookmark in a STATE means that everything up to it stands before it on stdout.
 //! * A rotated refresh token is on disk before the access token that came with it is used.
 
@@ -26,6 +26,7 @@ mod ids;
 mod log;
 mod messages;
 mod preflight;
+mod progress;
 mod schema;
 mod signals;
 mod state;

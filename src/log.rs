@@ -1,8 +1,8 @@
-//! Levelled lines on stderr, as text or as JSON: the only writer of that stream.
+//! Levelled lines on stderr, as text or as JSON: the only writer of that stream beside the progress on a terminal.
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::Write;
+use std::io::{IsTerminal, Write, stderr, stdout};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread;
@@ -12,6 +12,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use serde_json::{Value, json};
 
 use crate::cli::LogFormat;
+use crate::progress;
 
 /// Whether lines are JSON objects.
 static STRUCTURED: AtomicBool = AtomicBool::new(false);
@@ -50,7 +51,9 @@ impl Log for Stderr {
 
 /// One write a line, so that lines of several threads never mix; nobody can be told if it fails.
 fn write(line: &str) {
-    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+    progress::aside(|| {
+        let _ = stderr().write_all(format!("{line}\n").as_bytes());
+    });
 }
 
 /// A line in the fields of the Meltano SDK's `StructuredFormatter`: Meltano renders it anew only if it has them all.
@@ -84,6 +87,10 @@ fn is_asked_for_json() -> bool {
 pub(crate) fn start(format: Option<LogFormat>) {
     let json = format.map_or_else(is_asked_for_json, |format| format == LogFormat::Json);
     STRUCTURED.store(json, Ordering::Relaxed);
+    // Messages on the same terminal would be torn by it.
+    if !json && stderr().is_terminal() && !stdout().is_terminal() {
+        progress::show();
+    }
     let asked = ["TAP_CONSTANT_CONTACT_LOGLEVEL", "LOGLEVEL"]
         .iter()
         .find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()));

@@ -159,3 +159,48 @@ fn the_logging_config_of_meltano_is_heeded_unless_the_command_line_says_otherwis
         assert!(ran.stderr.starts_with("CRITICAL a sync needs --config"), "{}", ran.stderr);
     }
 }
+
+/// Runs a sync with its stderr on a terminal, and returns what that showed.
+#[cfg(unix)]
+fn on_a_terminal(fake: &Fake, arguments: &[&str]) -> String {
+    use std::ffi::OsStr;
+    use std::io::Read;
+    use std::os::unix::ffi::OsStrExt;
+
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap();
+    let other_end = fs::File::options().write(true).open(OsStr::from_bytes(name.as_bytes())).unwrap();
+    let config = tap::file(&fake.config());
+    let mut command = command();
+    command.arg("--config").arg(config.path()).args(arguments).env("TERM", "xterm");
+    let mut child = command.stdout(Stdio::null()).stderr(other_end).spawn().unwrap();
+    // The reading ends only when nobody has the other end any more.
+    drop(command);
+    let mut shown = Vec::new();
+    // Its end is an error here: nobody will ever write again.
+    let _ = fs::File::from(terminal).read_to_end(&mut shown);
+    assert!(child.wait().unwrap().success());
+    String::from_utf8(shown).unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_terminal_shows_progress_and_nothing_else_does() {
+    let progress = "contacts: 12 records, ";
+    let fake = fake();
+    let shown = on_a_terminal(&fake, &[]);
+    let line = &shown[shown.find(progress).expect(&shown)..];
+    assert!(line.lines().next().unwrap().contains("% of the quota"), "{line}");
+    // Every log line begins where the terminal has nothing else.
+    for (at, _) in shown.match_indices("INFO ") {
+        assert!(at == 0 || shown[..at].ends_with(['\n', 'K', 'A']), "{}", &shown[..at]);
+    }
+    let shown = on_a_terminal(&fake, &["--log-format", "json"]);
+    assert!(shown.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{shown}");
+    let piped = tap::tap(&fake, &serde_json::json!({}), None).stderr;
+    assert!(!piped.contains(progress) && !piped.contains('\u{1b}'), "{piped}");
+}
