@@ -7,7 +7,7 @@ use clap_complete::Shell;
 use serde_json::{Map, Value, json};
 
 use crate::cli::{AboutFormat, Args};
-use crate::config::{allowed, schema};
+use crate::config::{allowed, schema, types};
 use crate::error::Result;
 
 const NAME: &str = env!("CARGO_PKG_NAME");
@@ -32,6 +32,10 @@ pub(crate) fn text(format: AboutFormat) -> String {
             format!("{about:#}\n")
         }
         AboutFormat::Markdown => markdown(&schema),
+        AboutFormat::Meltano => {
+            let settings: Vec<Value> = settings(&schema).iter().map(|(name, setting)| plugin(name, setting)).collect();
+            format!("{:#}\n", json!({"capabilities": CAPABILITIES, "settings": settings}))
+        }
     }
 }
 
@@ -57,6 +61,32 @@ fn markdown(schema: &Value) -> String {
         let _ = writeln!(out, "| `{name}` | {} | {default} | {} | {domo} |", values(setting), meaning(setting));
     }
     out
+}
+
+/// A setting in the keys of a Meltano plugin definition.
+fn plugin(name: &str, setting: &Value) -> Value {
+    let types = types(setting);
+    let options = setting["enum"].as_array();
+    let kind = match types.iter().find(|t| **t != "null") {
+        // What takes several types is left to the tap to parse.
+        _ if types.contains(&"boolean") && types.contains(&"array") => "string",
+        Some(&"number") => "decimal",
+        Some(&"string") if options.is_some() => "options",
+        Some(&"string") if !setting["format"].is_null() || !setting["anyOf"].is_null() => "date_iso8601",
+        other => other.copied().unwrap_or("string"),
+    };
+    let mut plugin = json!({"name": name, "kind": kind, "description": meaning(setting)});
+    if setting["secret"] == true {
+        plugin["sensitive"] = true.into();
+    }
+    // As `value` it would be written into the config, and outlive a version with another default.
+    if let Some(default) = default(setting) {
+        plugin["placeholder"] = default.into();
+    }
+    if let Some(options) = options {
+        plugin["options"] = options.iter().map(|value| json!({"label": value, "value": value})).collect();
+    }
+    plugin
 }
 
 fn settings(schema: &Value) -> &Map<String, Value> {

@@ -81,6 +81,8 @@ pub enum AboutFormat {
     Json,
     /// With the settings as a table
     Markdown,
+    /// The settings and capabilities of a plugin definition, for meltano.yml or Meltano's hub
+    Meltano,
 }
 
 /// How log lines are written.

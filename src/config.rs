@@ -361,7 +361,8 @@ fn normalise(key: &str, value: Value, kind: &Value) -> Result<Option<Value>> {
     if fits { Ok(Some(value)) } else { Err(bad()) }
 }
 
-fn types(kind: &Value) -> Vec<&str> {
+/// The JSON types that a setting takes.
+pub(crate) fn types(kind: &Value) -> Vec<&str> {
     match &kind["type"] {
         Value::String(one) => vec![one],
         many => many.as_array().into_iter().flatten().filter_map(Value::as_str).collect(),

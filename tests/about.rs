@@ -64,6 +64,32 @@ fn about_has_the_keys_of_the_sdk_and_a_schema_of_the_settings() {
 }
 
 #[test]
+fn the_plugin_definition_has_the_kinds_that_meltano_knows() {
+    let plugin: Value = serde_json::from_str(&answer(&["--about", "--format", "meltano"])).unwrap();
+    let about = about();
+    assert_eq!(plugin["capabilities"], about["capabilities"]);
+    let settings = plugin["settings"].as_array().unwrap();
+    let names: Vec<_> = settings.iter().map(|s| s["name"].as_str().unwrap()).collect();
+    let declared: Vec<_> = about["settings"]["properties"].as_object().unwrap().keys().collect();
+    assert_eq!(names, declared);
+    let kind = |name: &str| &settings.iter().find(|s| s["name"] == name).unwrap()["kind"];
+    for (name, expected) in [
+        ("client_id", "string"),
+        ("start_date", "date_iso8601"),
+        ("report_date", "date_iso8601"),
+        ("page_size", "integer"),
+        ("requests_per_second", "decimal"),
+        ("contact_ids", "array"),
+        ("include_subresources", "string"),
+        ("on_quota", "options"),
+    ] {
+        assert_eq!(kind(name), expected, "{name}");
+    }
+    let sensitive: Vec<_> = settings.iter().filter(|s| s["sensitive"] == true).map(|s| &s["name"]).collect();
+    assert_eq!(sensitive, ["client_secret", "refresh_token", "access_token"]);
+}
+
+#[test]
 fn about_wins_over_a_sync_and_needs_no_file() {
     let plain = answer(&["--about"]);
     assert!(plain.contains("start_date"));
@@ -162,7 +188,7 @@ fn the_logging_config_of_meltano_is_heeded_unless_the_command_line_says_otherwis
 
 /// Runs a sync with its stderr on a terminal, and returns what that showed.
 #[cfg(unix)]
-fn on_a_terminal(fake: &Fake, arguments: &[&str]) -> String {
+fn on_a_terminal(fake: &Fake, more: &Value, arguments: &[&str]) -> String {
     use std::ffi::OsStr;
     use std::io::Read;
     use std::os::unix::ffi::OsStrExt;
@@ -174,9 +200,9 @@ fn on_a_terminal(fake: &Fake, arguments: &[&str]) -> String {
     unlockpt(&terminal).unwrap();
     let name = ptsname(&terminal, Vec::new()).unwrap();
     let other_end = fs::File::options().write(true).open(OsStr::from_bytes(name.as_bytes())).unwrap();
-    let config = tap::file(&fake.config());
+    let (config, more) = (tap::file(&fake.config()), tap::file(more));
     let mut command = command();
-    command.arg("--config").arg(config.path()).args(arguments).env("TERM", "xterm");
+    command.arg("--config").arg(config.path()).arg("--config").arg(more.path()).args(arguments).env("TERM", "xterm");
     let mut child = command.stdout(Stdio::null()).stderr(other_end).spawn().unwrap();
     // The reading ends only when nobody has the other end any more.
     drop(command);
@@ -192,14 +218,17 @@ fn on_a_terminal(fake: &Fake, arguments: &[&str]) -> String {
 fn a_terminal_shows_progress_and_nothing_else_does() {
     let progress = "contacts: 12 records, ";
     let fake = fake();
-    let shown = on_a_terminal(&fake, &[]);
+    // Slow enough for a read to be looked at.
+    let more = serde_json::json!({"activity_route": "contacts", "requests_per_second": 12});
+    let shown = on_a_terminal(&fake, &more, &[]);
     let line = &shown[shown.find(progress).expect(&shown)..];
     assert!(line.lines().next().unwrap().contains("% of the quota"), "{line}");
     // Every log line begins where the terminal has nothing else.
     for (at, _) in shown.match_indices("INFO ") {
         assert!(at == 0 || shown[..at].ends_with(['\n', 'K', 'A']), "{}", &shown[..at]);
     }
-    let shown = on_a_terminal(&fake, &["--log-format", "json"]);
+    assert!(shown.contains(" second left") || shown.contains(" seconds left"), "{shown}");
+    let shown = on_a_terminal(&fake, &serde_json::json!({}), &["--log-format", "json"]);
     assert!(shown.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{shown}");
     let piped = tap::tap(&fake, &serde_json::json!({}), None).stderr;
     assert!(!piped.contains(progress) && !piped.contains('\u{1b}'), "{piped}");
