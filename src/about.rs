@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::{AboutFormat, Args};
 use crate::config::{allowed, schema, types};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 const NAME: &str = env!("CARGO_PKG_NAME");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -118,9 +118,18 @@ pub(crate) fn completions(shell: Shell) -> Vec<u8> {
     out
 }
 
-/// The manual page, as troff.
-pub(crate) fn manual() -> Result<Vec<u8>> {
+/// The manual page of the tap or of one of its commands, as troff.
+///
+/// # Errors
+/// `Usage` for a command that there is not.
+pub(crate) fn manual(command: Option<&str>) -> Result<Vec<u8>> {
+    let mut page = Args::command();
+    page.build();
+    if let Some(name) = command {
+        let found = page.find_subcommand(name).cloned();
+        page = found.ok_or_else(|| Error::Usage(format!("there is no command {name:?}; see --help")))?;
+    }
     let mut out = Vec::new();
-    clap_mangen::Man::new(Args::command()).render(&mut out)?;
+    clap_mangen::Man::new(page).render(&mut out)?;
     Ok(out)
 }

@@ -67,8 +67,11 @@ pub enum Command {
         /// The shell
         shell: Shell,
     },
-    /// Write the manual page to stdout
-    Man,
+    /// Write a manual page to stdout
+    Man {
+        /// The command that it is about, such as `login`; else the tap itself
+        command: Option<String>,
+    },
 }
 
 /// How `--about` is written.

@@ -84,7 +84,7 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     }
     match &args.command {
         Some(Command::Completions { shell }) => return messages.answer(&about::completions(*shell)),
-        Some(Command::Man) => return messages.answer(&about::manual()?),
+        Some(Command::Man { command }) => return messages.answer(&about::manual(command.as_deref())?),
         Some(Command::Login(_)) | None => {}
     }
     let entries: Vec<Entry> = streams::ALL

@@ -109,6 +109,9 @@ fn shells_and_man_read_what_is_made_for_them() {
     }
     let manual = answer(&["man"]);
     assert!(manual.contains(".TH tap-constant-contact") && manual.contains("\\-\\-discover"), "{manual}");
+    let manual = answer(&["man", "login"]);
+    assert!(manual.contains(".TH tap-constant-contact-login") && manual.contains("\\-\\-device"), "{manual}");
+    assert_eq!(command().args(["man", "nothing"]).output().unwrap().status.code(), Some(2));
 }
 
 /// The fields of a structured line, beside `metric_info` on a metric.
