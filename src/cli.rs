@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 /// Singer tap for Constant Contact.
 ///
@@ -39,6 +40,18 @@ pub struct Args {
     #[arg(long)]
     pub test: bool,
 
+    /// Describe the tap: capabilities and settings; needs neither config nor the network
+    #[arg(long)]
+    pub about: bool,
+
+    /// How `--about` describes it
+    #[arg(long, value_enum, default_value_t, requires = "about")]
+    pub format: AboutFormat,
+
+    /// How log lines are written; where this is not given, as the file in `SINGER_SDK_LOG_CONFIG` asks, else as text
+    #[arg(long, value_enum, global = true)]
+    pub log_format: Option<LogFormat>,
+
     /// What to do instead of a sync
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -49,6 +62,39 @@ pub struct Args {
 pub enum Command {
     /// Log in to Constant Contact and store the tokens for later runs
     Login(Login),
+    /// Write the completions of a shell to stdout
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write a manual page to stdout
+    Man {
+        /// The command that it is about, such as `login`; else the tap itself
+        command: Option<String>,
+    },
+}
+
+/// How `--about` is written.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub enum AboutFormat {
+    /// For reading
+    #[default]
+    Text,
+    /// With the settings as JSON Schema, in the keys of Meltano's SDK
+    Json,
+    /// With the settings as a table
+    Markdown,
+    /// The settings and capabilities of a plugin definition, for meltano.yml or Meltano's hub
+    Meltano,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+pub enum LogFormat {
+    /// A level and a text
+    Text,
+    /// One JSON object a line, as Meltano reads them
+    Json,
 }
 
 /// How to log in.

@@ -37,7 +37,9 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The settings as a user writes them; the doc comments are their documentation.
+/// The settings, as a user writes them.
+// The doc comments are their documentation: `--about` shows them, and the README has them from there. `x-domo` is the
+// option of Domo's connector that a setting does.
 #[derive(Deserialize, JsonSchema)]
 struct Settings {
     /// The application's API key.
@@ -45,7 +47,7 @@ struct Settings {
     /// The application's secret; absent for a PKCE or device application.
     #[schemars(extend("secret" = true, "writeOnly" = true))]
     client_secret: Option<String>,
-    /// The refresh token of the grant.
+    /// The refresh token of the grant, as `login` stores it.
     #[schemars(extend("secret" = true, "writeOnly" = true))]
     refresh_token: Option<String>,
     /// Used until it expires or is refused; enough alone for a one-off run.
@@ -53,44 +55,63 @@ struct Settings {
     access_token: Option<String>,
     /// Where the newest tokens live; needed where the config cannot be written back, as under Meltano.
     token_file: Option<String>,
-    /// The redirect URI registered for the application.
+    /// The redirect URI, as registered for the application; `login` listens there.
     #[schemars(extend("default" = "http://localhost:8910/callback"))]
     redirect_uri: Option<String>,
     /// First run: nothing older than this date or date-time (other name: `updated_after`).
+    #[schemars(extend("anyOf" = [{"format": "date"}, {"format": "date-time"}], "x-domo" = "Updated After"))]
     start_date: Option<String>,
     /// Every run reads at least the last N days again.
-    #[schemars(range(min = 0, max = 36500))]
+    #[schemars(range(min = 0, max = 36500), extend("x-domo" = "Updated Days Back"))]
     updated_days_back: Option<u32>,
     /// The contact reports are read for these contacts only.
+    #[schemars(extend("x-domo" = "Contact ID"))]
     contact_ids: Option<Vec<String>>,
     /// Contacts of these statuses only.
-    #[schemars(extend("default" = ["all"], "items" = {"type": "string", "enum": STATUSES}))]
+    #[schemars(extend(
+        "default" = ["all"],
+        "items" = {"type": "string", "enum": STATUSES},
+        "x-domo" = "Contact Status",
+    ))]
     contact_status: Option<Vec<String>>,
     /// Sub-resources of the contacts: true, false, or a list of them.
-    #[schemars(extend("type" = ["boolean", "array"], "default" = true, "items" = {"type": "string", "enum": SUBRESOURCES}))]
+    #[schemars(extend(
+        "type" = ["boolean", "array", "null"],
+        "default" = true,
+        "items" = {"type": "string", "enum": SUBRESOURCES},
+        "x-domo" = "Sub-resources",
+    ))]
     include_subresources: Option<Value>,
     /// The types of activity that `contact_activity_details` reads.
-    #[schemars(extend("default" = &ACTIVITY_TYPES[..6], "items" = {"type": "string", "enum": ACTIVITY_TYPES}))]
+    #[schemars(extend(
+        "default" = &ACTIVITY_TYPES[..6],
+        "items" = {"type": "string", "enum": ACTIVITY_TYPES},
+        "x-domo" = "Tracking Activity Types",
+    ))]
     tracking_activity_types: Option<Vec<String>>,
     /// Contact reports: that day only.
+    #[schemars(extend("format" = "date", "x-domo" = "Report Date"))]
     report_date: Option<String>,
     /// Contact reports: the last N days, up to now.
-    #[schemars(range(min = 1, max = 36500))]
+    #[schemars(range(min = 1, max = 36500), extend("x-domo" = "Days Back"))]
     report_days_back: Option<u32>,
     /// Contact reports: first day of a range.
+    #[schemars(extend("format" = "date", "x-domo" = "Date range, absolute"))]
     report_start_date: Option<String>,
     /// Contact reports: first day of a range, in days before today.
-    #[schemars(range(min = 0, max = 36500))]
+    #[schemars(range(min = 0, max = 36500), extend("x-domo" = "Date range, relative"))]
     report_start_days_back: Option<u32>,
-    /// Contact reports: last day of a range, inclusive.
+    /// Contact reports: last day of a range, inclusive; today where only a start is set.
+    #[schemars(extend("format" = "date", "x-domo" = "Date range, absolute"))]
     report_end_date: Option<String>,
     /// Contact reports: last day of a range, inclusive, in days before today.
-    #[schemars(range(min = 0, max = 36500))]
+    #[schemars(range(min = 0, max = 36500), extend("x-domo" = "Date range, relative"))]
     report_end_days_back: Option<u32>,
     /// IANA name of the zone in which dates and days back are meant.
     #[schemars(extend("default" = "UTC"))]
     timezone: Option<String>,
-    /// How the contact reports of a whole account are read.
+    /// How the contact reports of a whole account are read: contact by contact, campaign by campaign, or by whichever
+    /// takes fewer calls.
     #[schemars(extend("default" = "auto", "enum" = ["auto", "contacts", "campaigns"]))]
     activity_route: Option<String>,
     /// How many days after its last send a campaign is watched for late opens, clicks and opt-outs.
@@ -195,7 +216,7 @@ pub(crate) enum Route {
 }
 
 /// The settings as JSON Schema.
-fn schema() -> Value {
+pub(crate) fn schema() -> Value {
     schemars::schema_for!(Settings).to_value()
 }
 
@@ -284,13 +305,10 @@ fn unknown(origin: &str, key: &str, schema: &Value) -> String {
 
 /// A value in the kind that the setting has; environment variables and forms know only text.
 fn normalise(key: &str, value: Value, kind: &Value) -> Result<Option<Value>> {
-    let types: Vec<&str> = match &kind["type"] {
-        Value::String(one) => vec![one],
-        many => many.as_array().into_iter().flatten().filter_map(Value::as_str).collect(),
-    };
+    let types = types(kind);
     let is = |t: &str| types.contains(&t);
     let shown = if kind["secret"] == true { "***".to_owned() } else { value.to_string() };
-    let bad = || wrong(key, &shown, &allowed(kind, &types));
+    let bad = || wrong(key, &shown, &allowed(kind));
     let value = match value {
         Value::Null => return Ok(None),
         Value::String(text) if text.trim().is_empty() => return Ok(None),
@@ -343,27 +361,38 @@ fn normalise(key: &str, value: Value, kind: &Value) -> Result<Option<Value>> {
     if fits { Ok(Some(value)) } else { Err(bad()) }
 }
 
-fn allowed(kind: &Value, types: &[&str]) -> String {
+/// The JSON types that a setting takes.
+pub(crate) fn types(kind: &Value) -> Vec<&str> {
+    match &kind["type"] {
+        Value::String(one) => vec![one],
+        many => many.as_array().into_iter().flatten().filter_map(Value::as_str).collect(),
+    }
+}
+
+/// The values that a setting takes, in words.
+pub(crate) fn allowed(kind: &Value) -> String {
     let list =
         |v: &Value| v.as_array().map(|known| known.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
     if let Some(known) = list(&kind["enum"]) {
         return known;
     }
     let mut kinds: Vec<String> = Vec::new();
-    for t in types.iter().filter(|t| **t != "null") {
-        kinds.push(match *t {
+    for t in types(kind).into_iter().filter(|t| *t != "null") {
+        kinds.push(match t {
             "array" => {
                 list(&kind["items"]["enum"]).map_or("a list of texts".into(), |known| format!("a list of {known}"))
             }
             "boolean" => "true or false".into(),
             "integer" | "number" => {
-                let what = if *t == "integer" { "a whole number" } else { "a number" };
+                let what = if t == "integer" { "a whole number" } else { "a number" };
                 match (kind["minimum"].as_f64(), kind["maximum"].as_f64()) {
                     (Some(min), Some(max)) => format!("{what} from {min} to {max}"),
                     (Some(min), None) => format!("{what} of at least {min}"),
                     _ => what.into(),
                 }
             }
+            _ if kind["format"] == "date" => "a date".into(),
+            _ if kind["anyOf"].is_array() => "a date or date-time".into(),
             _ => "a text".into(),
         });
     }
@@ -564,14 +593,6 @@ mod tests {
         let base = r#"{"client_id": "id", "refresh_token": "secret-token"}"#;
         let now = "2026-11-23T10:00:00Z".parse().unwrap();
         Config::parse(&[("a".into(), base.into()), ("b".into(), more.into())], now)
-    }
-
-    #[test]
-    fn the_readme_names_every_setting() {
-        let readme = include_str!("../README.md");
-        for name in schema()["properties"].as_object().unwrap().keys() {
-            assert!(readme.contains(&format!("\n| `{name}` |")), "{name}");
-        }
     }
 
     #[test]

@@ -4,15 +4,16 @@
 //!
 //! `config` parses and checks the settings, `catalog` the selection, `state` the bookmarks; `client` makes the calls
 //! with the token that `auth` keeps; each file of `streams` knows one endpoint; `sync` ties them together and
-//! `messages` writes. `preflight` is `--test`. `schema` turns the record types of
+//! `messages` writes. `preflight` is `--test`, `about` what the tap says of itself, `progress` what a terminal shows of a run. `schema` turns the record types of
 //! `streams::records` into Singer schemas.
 //!
 //! # Invariants
 //!
-//! * Only `messages` writes to stdout, only `log` to stderr.
+//! * Only `messages` writes to stdout, only `log` (and `progress`, on a terminal) to stderr.
 //! * A bookmark in a STATE means that everything up to it stands before it on stdout.
 //! * A rotated refresh token is on disk before the access token that came with it is used.
 
+mod about;
 mod auth;
 mod catalog;
 mod cli;
@@ -25,6 +26,7 @@ mod ids;
 mod log;
 mod messages;
 mod preflight;
+mod progress;
 mod schema;
 mod signals;
 mod state;
@@ -54,7 +56,7 @@ pub use error::Error;
 /// # Errors
 /// Why the run ended early; its `CRITICAL` line has been written by then.
 pub fn run(args: &Args, stdout: Box<dyn Write + Send>) -> std::result::Result<(), Error> {
-    log::start();
+    log::start(args.log_format);
     let outcome = act(args, stdout);
     match &outcome {
         // The reader has what it wants: that is nobody's failure.
@@ -76,11 +78,19 @@ pub fn parse_and_write_contacts(page: &str, out: &mut impl Write) -> std::io::Re
 
 fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     let messages = Arc::new(Messages::new(stdout));
+    // What needs none of the files comes first, since orchestrators pass all flags together.
+    if args.about {
+        return messages.answer(about::text(args.format).as_bytes());
+    }
+    match &args.command {
+        Some(Command::Completions { shell }) => return messages.answer(&about::completions(*shell)),
+        Some(Command::Man { command }) => return messages.answer(&about::manual(command.as_deref())?),
+        Some(Command::Login(_)) | None => {}
+    }
     let entries: Vec<Entry> = streams::ALL
         .iter()
         .map(|s| Entry { name: s.name, keys: s.keys, replication_key: s.replication_key, schema: (s.schema)() })
         .collect();
-    // Orchestrators pass all flags together: discovery needs none of the files.
     if args.discover {
         return messages.catalog(&catalog::discover(&entries));
     }

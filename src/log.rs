@@ -1,12 +1,23 @@
-//! Levelled lines on stderr: the only writer of that stream.
+//! Levelled lines on stderr, as text or as JSON: the only writer of that stream beside the progress on a terminal.
 
 use std::collections::HashSet;
-use std::io::Write;
+use std::fs;
+use std::io::{IsTerminal, Write, stderr, stdout};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use serde_json::{Value, json};
+
+use crate::cli::LogFormat;
+use crate::progress;
+
+/// Whether lines are JSON objects.
+static STRUCTURED: AtomicBool = AtomicBool::new(false);
+/// The stream that is being read, for the lines that are JSON.
+static READING: Mutex<Option<&str>> = Mutex::new(None);
 
 struct Stderr;
 
@@ -27,16 +38,59 @@ impl Log for Stderr {
             Level::Info => "INFO",
             Level::Debug | Level::Trace => "DEBUG",
         };
-        // One write a line, so that lines of several threads never mix; nobody can be told if it fails.
-        let text = record.args().to_string().replace('\n', " ");
-        let _ = std::io::stderr().write_all(format!("{level} {text}\n").as_bytes());
+        let text = record.args().to_string();
+        if STRUCTURED.load(Ordering::Relaxed) {
+            write(&structured(level, record.target(), &text).to_string());
+        } else {
+            write(&format!("{level} {}", text.replace('\n', " ")));
+        }
     }
 
     fn flush(&self) {}
 }
 
+/// One write a line, so that lines of several threads never mix; nobody can be told if it fails.
+fn write(line: &str) {
+    progress::aside(|| {
+        let _ = stderr().write_all(format!("{line}\n").as_bytes());
+    });
+}
+
+/// A line in the fields of the Meltano SDK's `StructuredFormatter`: Meltano renders it anew only if it has them all.
+fn structured(level: &str, target: &str, text: &str) -> Value {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    json!({
+        "level": level.to_ascii_lowercase(),
+        "pid": std::process::id(),
+        "logger_name": target,
+        "ts": since.as_secs_f64(),
+        "thread_name": thread::current().name().unwrap_or("worker"),
+        "app_name": env!("CARGO_PKG_NAME"),
+        "stream_name": *READING.lock().unwrap_or_else(PoisonError::into_inner),
+        "message": text,
+    })
+}
+
+/// Says which stream is being read from here on.
+pub(crate) fn reading(stream: Option<&'static str>) {
+    *READING.lock().unwrap_or_else(PoisonError::into_inner) = stream;
+}
+
+/// Whether the logging config that Meltano names asks for JSON.
+fn is_asked_for_json() -> bool {
+    std::env::var_os("SINGER_SDK_LOG_CONFIG")
+        .and_then(|path| fs::read_to_string(path).ok())
+        .is_some_and(|config| config.contains("StructuredFormatter"))
+}
+
 /// Starts logging at the level that `TAP_CONSTANT_CONTACT_LOGLEVEL` or `LOGLEVEL` names, else INFO.
-pub(crate) fn start() {
+pub(crate) fn start(format: Option<LogFormat>) {
+    let json = format.map_or_else(is_asked_for_json, |format| format == LogFormat::Json);
+    STRUCTURED.store(json, Ordering::Relaxed);
+    // Messages on the same terminal would be torn by it.
+    if !json && stderr().is_terminal() && !stdout().is_terminal() {
+        progress::show();
+    }
     let asked = ["TAP_CONSTANT_CONTACT_LOGLEVEL", "LOGLEVEL"]
         .iter()
         .find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()));
@@ -59,7 +113,7 @@ pub(crate) fn start() {
 
 /// What a person asked to be told, at every level.
 pub(crate) fn say(text: &str) {
-    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+    write(text);
 }
 
 /// The one line that says why a run failed.
@@ -78,7 +132,14 @@ pub(crate) fn warn_once(text: String) {
 }
 
 fn metric(kind: &str, metric: &str, value: &Value, tags: &Value) {
-    log::info!("METRIC: {}", json!({"type": kind, "metric": metric, "value": value, "tags": tags}));
+    let point = json!({"type": kind, "metric": metric, "value": value, "tags": tags});
+    if STRUCTURED.load(Ordering::Relaxed) && log::log_enabled!(Level::Info) {
+        let mut line = structured("INFO", module_path!(), "METRIC");
+        line["metric_info"] = point;
+        write(&line.to_string());
+    } else {
+        log::info!("METRIC: {point}");
+    }
 }
 
 /// A counter in singer-python's form.

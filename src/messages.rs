@@ -92,9 +92,13 @@ impl Messages {
 
     /// Pretty-printed, since Meltano cannot read a discovery line of over 64 KiB.
     pub(crate) fn catalog(&self, catalog: &Value) -> Result<()> {
+        self.answer(format!("{catalog:#}\n").as_bytes())
+    }
+
+    /// What was asked for instead of messages.
+    pub(crate) fn answer(&self, text: &[u8]) -> Result<()> {
         let mut inner = self.lock();
-        serde_json::to_writer_pretty(&mut inner.out, catalog).map_err(std::io::Error::from)?;
-        inner.out.write_all(b"\n")?;
+        inner.out.write_all(text)?;
         Ok(inner.out.flush()?)
     }
 

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use indicatif::ProgressBar;
 use serde::Serialize;
 use serde_json::json;
 
 use crate::catalog::{Catalog, Mask};
-use crate::client::{Client, DAILY_QUOTA};
+use crate::client::{Client, share_of_quota};
 use crate::config::{Config, Route};
 use crate::error::{Error, Result};
 use crate::ids::Id;
-use crate::log::{counter, timer};
+use crate::log::{counter, reading, timer};
 use crate::messages::Messages;
+use crate::progress::Progress;
 use crate::state::{Resume, State};
 use crate::streams::{ALL, Stream, Survey};
 use crate::window::{Window, lower_bound};
@@ -28,11 +30,12 @@ pub(crate) struct Run<'a> {
     pub(crate) client: &'a Arc<Client>,
     /// What is known of the account's campaigns, once it was asked for.
     pub(crate) survey: Survey,
+    pub(crate) progress: Progress,
     catalog: &'a Catalog,
     messages: &'a Messages,
     state: State,
-    /// The streams whose SCHEMA is written, with the number of records written since.
-    begun: BTreeMap<&'static str, u64>,
+    /// The streams whose SCHEMA is written, with a line that counts the records written since.
+    begun: BTreeMap<&'static str, ProgressBar>,
     /// Read together with an earlier stream.
     done: BTreeSet<&'static str>,
     last_state: Instant,
@@ -60,6 +63,7 @@ pub(crate) fn sync(
         config,
         client,
         survey: Survey::default(),
+        progress: Progress::new(client, config.requests_per_second),
         catalog,
         messages,
         state,
@@ -71,8 +75,7 @@ pub(crate) fn sync(
     // Whatever happened, the last line says what is true; a reader that has gone needs no line.
     let last = if matches!(outcome, Err(Error::Closed)) { Ok(()) } else { run.messages.state() };
     let calls = client.calls();
-    let share = 10_000 * calls / DAILY_QUOTA;
-    log::info!("{calls} calls were made, {}.{:02} % of the daily quota", share / 100, share % 100);
+    log::info!("{calls} calls were made, {} % of the daily quota", share_of_quota(calls));
     let status = if outcome.is_ok() { "succeeded" } else { "failed" };
     timer("sync_duration", started.elapsed(), &json!({"status": status}));
     outcome.and(last)
@@ -82,15 +85,18 @@ impl Run<'_> {
     fn streams(&mut self, order: &[&'static Stream]) -> Result<()> {
         let mut refused = Vec::new();
         for (i, stream) in order.iter().enumerate() {
+            reading(Some(stream.name));
             self.state.currently_syncing = Some(stream.name.into());
             self.messages.now_true(self.state.to_value());
             self.begin(stream)?;
             let started = Instant::now();
             let outcome = if self.done.contains(stream.name) { Ok(()) } else { (stream.read)(self) };
-            let records = self.begun.get(stream.name).copied().unwrap_or(0);
+            let line = &self.begun[stream.name];
+            let records = line.position();
             counter("record_count", records, &json!({"stream": stream.name}));
             match outcome {
                 Ok(()) => {
+                    line.finish();
                     log::info!("{}: {records} records in {:.1} s", stream.name, started.elapsed().as_secs_f64());
                 }
                 Err(Error::Forbidden(why)) => {
@@ -106,6 +112,7 @@ impl Run<'_> {
             self.messages.now_true(self.state.to_value());
             self.write_state()?;
         }
+        reading(None);
         if refused.is_empty() {
             Ok(())
         } else {
@@ -119,7 +126,7 @@ impl Run<'_> {
             return Ok(());
         }
         log::info!("{}: reading", stream.name);
-        self.begun.insert(stream.name, 0);
+        self.begun.insert(stream.name, self.progress.line(stream.name));
         let mut schema = (stream.schema)();
         self.mask(stream).prune_schema(&mut schema);
         self.messages.schema(stream.name, &schema, stream.keys, stream.replication_key)
@@ -141,8 +148,8 @@ impl Run<'_> {
 
     /// Writes one record; `extracted` is when its page was read.
     pub(crate) fn emit<R: Serialize>(&mut self, stream: &Stream, record: &R, extracted: &str) -> Result<()> {
-        if let Some(records) = self.begun.get_mut(stream.name) {
-            *records += 1;
+        if let Some(line) = self.begun.get(stream.name) {
+            line.inc(1);
         }
         match self.mask(stream) {
             Mask::All => self.messages.record(stream.name, record, extracted),

@@ -32,6 +32,12 @@ const LONGEST_HOLD: Duration = Duration::from_secs(300);
 /// What a day allows an application, over all accounts.
 pub(crate) const DAILY_QUOTA: u64 = 10_000;
 
+/// How much of that some calls are, in percent.
+pub(crate) fn share_of_quota(calls: u64) -> String {
+    let share = 10_000 * calls / DAILY_QUOTA;
+    format!("{}.{:02}", share / 100, share % 100)
+}
+
 /// One page of a listing: its text, checked to be JSON, and where the next one is.
 pub(crate) struct Page {
     pub(crate) text: String,

@@ -123,6 +123,7 @@ pub(super) fn read(run: &mut Run, readings: &mut [Reading]) -> Result<()> {
         None => Some(ids(run)?.into_iter().collect()),
     };
     let activities = activities(run, readings)?;
+    run.progress.planned(activities.iter().map(|activity| activity.candidate.calls).sum());
     let limit = run.config.page_size.to_string();
     let listings: Vec<Listing> = activities
         .iter()

@@ -46,6 +46,7 @@ pub(super) fn read(run: &mut Run, reading: &mut Reading) -> Result<()> {
     };
     let all = parents.len();
     let parents: Vec<Id> = parents.into_iter().filter(|id| reading.wants(id)).collect();
+    run.progress.planned(parents.len() as u64);
     let summary = reading.stream.name == SUMMARY.name;
     let fetch = if summary { fetch_summary(&reading.window) } else { fetch_details(run, &reading.window) };
     let (client, workers) = (Arc::clone(run.client), run.client.workers());

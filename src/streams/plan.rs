@@ -54,7 +54,7 @@ pub(super) struct Candidate {
     /// Whether each reading, in their order, is to look at it.
     pub(super) wanted: Vec<bool>,
     pub(super) kinds: Vec<Kind>,
-    calls: u64,
+    pub(super) calls: u64,
 }
 
 /// What a report needs of the campaigns.

@@ -60,7 +60,7 @@ pub fn only(streams: &[&str]) -> Value {
 /// The binary, in an environment that neither has a browser nor names settings.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tap-constant-contact"));
-    for variable in ["BROWSER", "DISPLAY", "WAYLAND_DISPLAY", "LOGLEVEL"] {
+    for variable in ["BROWSER", "DISPLAY", "WAYLAND_DISPLAY", "LOGLEVEL", "SINGER_SDK_LOG_CONFIG"] {
         command.env_remove(variable);
     }
     command

@@ -1,0 +1,135 @@
+//! What the tap says of itself: `--about`, the manual page, the completions of a shell.
+
+use std::fmt::Write;
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+use serde_json::{Map, Value, json};
+
+use crate::cli::{AboutFormat, Args};
+use crate::config::{allowed, schema, types};
+use crate::error::{Error, Result};
+
+const NAME: &str = env!("CARGO_PKG_NAME");
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+const DESCRIPTION: &str = env!("CARGO_PKG_DESCRIPTION");
+/// By the names that Meltano has for them.
+const CAPABILITIES: [&str; 6] = ["catalog", "state", "discover", "about", "test", "structured-logging"];
+
+/// The answer to `--about`.
+pub(crate) fn text(format: AboutFormat) -> String {
+    let schema = schema();
+    match format {
+        AboutFormat::Text => plain(&schema),
+        AboutFormat::Json => {
+            let about = json!({
+                "name": NAME,
+                "description": DESCRIPTION,
+                "version": VERSION,
+                "capabilities": CAPABILITIES,
+                "settings": schema,
+            });
+            format!("{about:#}\n")
+        }
+        AboutFormat::Markdown => markdown(&schema),
+        AboutFormat::Meltano => {
+            let settings: Vec<Value> = settings(&schema).iter().map(|(name, setting)| plugin(name, setting)).collect();
+            format!("{:#}\n", json!({"capabilities": CAPABILITIES, "settings": settings}))
+        }
+    }
+}
+
+fn plain(schema: &Value) -> String {
+    let mut out =
+        format!("{NAME} {VERSION}\n{DESCRIPTION}\n\nCapabilities: {}\n\nSettings:\n", CAPABILITIES.join(", "));
+    for (name, setting) in settings(schema) {
+        let default = default(setting).map_or(String::new(), |value| format!("; default: {value}"));
+        let _ = writeln!(out, "  {name}: {}{default}\n      {}", values(setting), meaning(setting));
+    }
+    out
+}
+
+fn markdown(schema: &Value) -> String {
+    let mut out = format!("# {NAME}\n\n{DESCRIPTION}. Version {VERSION}.\n\n## Capabilities\n\n");
+    for capability in CAPABILITIES {
+        let _ = writeln!(out, "* `{capability}`");
+    }
+    out.push_str("\n## Settings\n\n| setting | value | default | meaning | in Domo |\n|---|---|---|---|---|\n");
+    for (name, setting) in settings(schema) {
+        let default = default(setting).map_or("–".to_owned(), |value| format!("`{value}`"));
+        let domo = setting["x-domo"].as_str().unwrap_or_default();
+        let _ = writeln!(out, "| `{name}` | {} | {default} | {} | {domo} |", values(setting), meaning(setting));
+    }
+    out
+}
+
+/// A setting in the keys of a Meltano plugin definition.
+fn plugin(name: &str, setting: &Value) -> Value {
+    let types = types(setting);
+    let options = setting["enum"].as_array();
+    let kind = match types.iter().find(|t| **t != "null") {
+        // What takes several types is left to the tap to parse.
+        _ if types.contains(&"boolean") && types.contains(&"array") => "string",
+        Some(&"number") => "decimal",
+        Some(&"string") if options.is_some() => "options",
+        Some(&"string") if !setting["format"].is_null() || !setting["anyOf"].is_null() => "date_iso8601",
+        other => other.copied().unwrap_or("string"),
+    };
+    let mut plugin = json!({"name": name, "kind": kind, "description": meaning(setting)});
+    if setting["secret"] == true {
+        plugin["sensitive"] = true.into();
+    }
+    // As `value` it would be written into the config, and outlive a version with another default.
+    if let Some(default) = default(setting) {
+        plugin["placeholder"] = default.into();
+    }
+    if let Some(options) = options {
+        plugin["options"] = options.iter().map(|value| json!({"label": value, "value": value})).collect();
+    }
+    plugin
+}
+
+fn settings(schema: &Value) -> &Map<String, Value> {
+    schema["properties"].as_object().expect("the schema of a struct has properties")
+}
+
+fn values(setting: &Value) -> String {
+    allowed(setting) + if setting["secret"] == true { ", secret" } else { "" }
+}
+
+/// As an environment variable would give it.
+fn default(setting: &Value) -> Option<String> {
+    match &setting["default"] {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        Value::Array(items) => Some(items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",")),
+        other => Some(other.to_string()),
+    }
+}
+
+fn meaning(setting: &Value) -> String {
+    setting["description"].as_str().unwrap_or_default().replace('\n', " ")
+}
+
+/// The completions of a shell.
+pub(crate) fn completions(shell: Shell) -> Vec<u8> {
+    let mut out = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), NAME, &mut out);
+    out
+}
+
+/// The manual page of the tap or of one of its commands, as troff.
+///
+/// # Errors
+/// `Usage` for a command that there is not.
+pub(crate) fn manual(command: Option<&str>) -> Result<Vec<u8>> {
+    let mut page = Args::command();
+    page.build();
+    if let Some(name) = command {
+        let found = page.find_subcommand(name).cloned();
+        page = found.ok_or_else(|| Error::Usage(format!("there is no command {name:?}; see --help")))?;
+    }
+    let mut out = Vec::new();
+    clap_mangen::Man::new(page).render(&mut out)?;
+    Ok(out)
+}

@@ -1,0 +1,71 @@
+//! A line a stream for who watches a terminal: records, calls, share of the daily quota, and time left where the calls
+//! are known beforehand.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+
+use crate::client::{Client, share_of_quota};
+
+/// Not drawn unless [`show`] is called.
+static LINES: LazyLock<MultiProgress> = LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::hidden()));
+
+/// Draws the lines, on stderr.
+pub(crate) fn show() {
+    LINES.set_draw_target(ProgressDrawTarget::stderr());
+}
+
+/// Writes something to stderr with the lines out of its way.
+pub(crate) fn aside(write: impl FnOnce()) {
+    LINES.suspend(write);
+}
+
+/// The lines of a run.
+pub(crate) struct Progress {
+    client: Arc<Client>,
+    calls_a_second: f64,
+    /// How many calls the run will have made when the read that was planned is over.
+    planned: Arc<AtomicU64>,
+}
+
+impl Progress {
+    pub(crate) fn new(client: &Arc<Client>, calls_a_second: f64) -> Progress {
+        Progress { client: Arc::clone(client), calls_a_second, planned: Arc::default() }
+    }
+
+    /// The line of a stream; its position is the number of records.
+    pub(crate) fn line(&self, stream: &'static str) -> ProgressBar {
+        let client = Arc::clone(&self.client);
+        let calls = move |_: &ProgressState, out: &mut dyn Write| {
+            let calls = client.calls();
+            let _ = write!(out, "{calls} calls, {} % of the quota", share_of_quota(calls));
+        };
+        let (client, planned, pace) = (Arc::clone(&self.client), Arc::clone(&self.planned), self.calls_a_second);
+        let left = move |state: &ProgressState, out: &mut dyn Write| {
+            let left = planned.load(Ordering::Relaxed).saturating_sub(client.calls());
+            if left > 0 && !state.is_finished() {
+                #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+                let time = Duration::from_secs_f64(left as f64 / pace);
+                let _ = write!(out, ", {} left", HumanDuration(time));
+            }
+        };
+        let style = ProgressStyle::with_template("{prefix}: {human_pos} records, {calls}{left}")
+            .expect("the template is well formed")
+            .with_key("calls", calls)
+            .with_key("left", left);
+        let line = LINES.add(ProgressBar::no_length().with_style(style).with_prefix(stream));
+        // Nobody looks at a line that is not drawn, and a tick takes a thread.
+        if !LINES.is_hidden() {
+            line.enable_steady_tick(Duration::from_millis(250));
+        }
+        line
+    }
+
+    /// Says how many more calls a read is going to make.
+    pub(crate) fn planned(&self, calls: u64) {
+        self.planned.store(self.client.calls() + calls, Ordering::Relaxed);
+    }
+}
