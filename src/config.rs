@@ -238,14 +238,18 @@ fn wrong(key: &str, value: &str, allowed: &str) -> Error {
 }
 
 impl Config {
-    /// Merges the sources (name and text of each, later ones win) and checks every value and mix of them.
+    /// Merges the sources (name and text of each, later ones win) and checks every value and mix of them. What is odd
+    /// but harmless goes to `warnings`, also when all fails: a misspelt key may be why.
     ///
     /// # Errors
     /// `Usage`, naming the key, the value and what is allowed.
-    pub(crate) fn parse(sources: &[(String, String)], now: DateTime<Utc>) -> Result<(Config, Vec<String>)> {
+    pub(crate) fn parse(
+        sources: &[(String, String)],
+        now: DateTime<Utc>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Config> {
         let schema = schema();
         let mut merged = Map::new();
-        let mut warnings = Vec::new();
         for (origin, text) in sources {
             let value: Value = serde_json::from_str(text).map_err(|e| {
                 Error::Usage(format!("{origin}: not valid JSON (line {}, column {})", e.line(), e.column()))
@@ -266,7 +270,7 @@ impl Config {
         }
         let settings: Settings = serde_path_to_error::deserialize(Value::Object(merged))
             .map_err(|e| Error::Usage(format!("config: {}: {}", e.path(), e.inner())))?;
-        Ok((check(settings, now)?, warnings))
+        check(settings, now)
     }
 
     /// A short fingerprint of the settings that narrow a stream.
@@ -592,7 +596,9 @@ mod tests {
     fn parse(more: &str) -> Result<(Config, Vec<String>)> {
         let base = r#"{"client_id": "id", "refresh_token": "secret-token"}"#;
         let now = "2026-11-23T10:00:00Z".parse().unwrap();
-        Config::parse(&[("a".into(), base.into()), ("b".into(), more.into())], now)
+        let mut warnings = Vec::new();
+        let config = Config::parse(&[("a".into(), base.into()), ("b".into(), more.into())], now, &mut warnings)?;
+        Ok((config, warnings))
     }
 
     #[test]

@@ -94,8 +94,10 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     if args.discover {
         return messages.catalog(&catalog::discover(&entries));
     }
-    let (config, warnings) = Config::parse(&sources(&args.config)?, Utc::now())?;
+    let mut warnings = Vec::new();
+    let config = Config::parse(&sources(&args.config)?, Utc::now(), &mut warnings);
     warn(&warnings);
+    let config = config?;
     // Tokens are written back to the last file; the environment cannot be written to.
     let config_file = args.config.last().filter(|p| !is_env(p)).cloned();
     if let Some(Command::Login(options)) = &args.command {

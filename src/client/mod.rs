@@ -242,7 +242,9 @@ impl Client {
             };
             failures += 1;
             if failures > self.max_retries {
-                return Err(Error::Failed(format!("{why} ({failures} tries)")));
+                return Err(Error::Failed(format!(
+                    "{why}; tries: {failures}. Run again later, with the last STATE if there is one"
+                )));
             }
             let wait = hold.unwrap_or_else(|| backoff(failures)).min(LONGEST_HOLD);
             log::debug!("{what}: {why}; next try in {:.1} s", wait.as_secs_f64());
@@ -273,7 +275,7 @@ impl Client {
             .get(url)
             .header("Authorization", format!("Bearer {}", token.expose()))
             .call()
-            .map_err(|e| network_text(&e))?;
+            .map_err(|e| self.network_text(&e))?;
         let (parts, body) = response.into_parts();
         let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok());
         // What the vendor's support asks for.
@@ -284,11 +286,15 @@ impl Client {
             ureq::Error::BodyExceedsLimit(_) => {
                 format!("a body of over {} MB; set a smaller page_size", LARGEST_BODY >> 20)
             }
-            other => network_text(&other),
+            other => self.network_text(&other),
         })?;
         // A refusal may echo what was sent.
         let body = if parts.status.is_success() { body } else { without(body, token.expose()) };
         Ok(Answer { status: parts.status.as_u16(), date, retry_after, request_id, body })
+    }
+
+    fn network_text(&self, e: &ureq::Error) -> String {
+        format!("{}: {}", self.origin, network_text(e))
     }
 
     /// 429 `quota_exceeded`: sleeps until the day turns, or ends the run.

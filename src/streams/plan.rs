@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use indicatif::HumanDuration;
 use serde::Deserialize;
 
 use super::campaign_reports::{Kind, kinds};
 use super::reports::{DETAILS, Reading, SUMMARY};
 use super::{Found, Stream, contacts, each_page, parse_plain};
-use crate::client::{Client, DAILY_QUOTA};
+use crate::client::{Client, DAILY_QUOTA, share_of_quota};
 use crate::config::{Config, Route};
 use crate::error::{Error, Result};
 use crate::fanout::Step;
@@ -128,13 +130,13 @@ fn name(route: Route) -> &'static str {
 /// A number of calls in words that say what they mean.
 fn cost(config: &Config, calls: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    let minutes = (calls as f64 / config.requests_per_second / 60.0).ceil();
-    let share = (100 * calls).div_ceil(DAILY_QUOTA);
+    let seconds = Duration::from_secs_f64((calls as f64 / config.requests_per_second).ceil());
+    let share = share_of_quota(calls);
     let days = match calls.div_ceil(DAILY_QUOTA) {
         0 | 1 => String::new(),
         days => format!(", {days} days"),
     };
-    format!("about {calls} calls: {minutes} min at the pace, {share} % of the daily quota{days}")
+    format!("about {calls} calls: {} at the pace, {share} % of the daily quota{days}", HumanDuration(seconds))
 }
 
 /// What a full read of these streams would cost, in words; some of them may not be countable.
