@@ -603,4 +603,35 @@ mod tests {
             }
         }
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+        /// However fields are selected, keys and replication key stay, and SCHEMA and record keep the same fields.
+        #[test]
+        fn no_selection_drops_a_key(marks: Vec<(u8, Option<bool>, u8)>) {
+            let schema = entries()[0].schema.clone();
+            let mut places = Vec::new();
+            describe(&entries()[0], &schema, &mut Vec::new(), &mut places);
+            let metadata = marks.iter().map(|(place, selected, inclusion)| {
+                let inclusion = ["available", "automatic", "unsupported"].get(usize::from(*inclusion)).copied();
+                let place = &places[usize::from(*place) % places.len()]["breadcrumb"];
+                json!({"breadcrumb": place, "metadata": {"selected": selected, "inclusion": inclusion}})
+            });
+            let root = json!({"breadcrumb": [], "metadata": {"selected": true}});
+            let metadata: Vec<Value> = std::iter::once(root).chain(metadata).collect();
+            let file = json!({"streams": [{"tap_stream_id": "contacts", "schema": schema, "metadata": metadata}]});
+            let (catalog, _) = parse(&file);
+            let mask = &catalog.get("contacts").unwrap().mask;
+            let mut pruned = schema;
+            mask.prune_schema(&mut pruned);
+            let mut record = json!({"id": "1", "updated_at": "now", "name": "n", "email": {"address": "a", "reason": "r"},
+                "phones": [{"kind": "k", "number": "1"}], "tags": ["t"]});
+            mask.prune_record(&mut record);
+            for key in ["id", "updated_at"] {
+                proptest::prop_assert!(!pruned["properties"][key].is_null() && !record[key].is_null());
+            }
+            let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+            proptest::prop_assert_eq!(names(&pruned["properties"]), names(&record));
+        }
+    }
 }

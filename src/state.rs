@@ -166,6 +166,8 @@ fn plain_form(bookmark: &mut Value, key: &str) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const KEYS: &[(&str, Option<&str>)] = &[("contacts", Some("updated_at")), ("contact_lists", None)];
@@ -210,5 +212,66 @@ mod tests {
         )
         .unwrap();
         assert!(state.bookmark("contacts").replication_key_value.is_some());
+    }
+
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            ".*".prop_map(Value::from)
+        ];
+        leaf.prop_recursive(3, 12, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map("[a-z]{1,8}", inner, 0..4)
+                    .prop_map(|m| Value::Object(m.into_iter().collect())),
+            ]
+        })
+    }
+
+    fn moment() -> impl Strategy<Value = String> {
+        (0i64..4_000_000_000)
+            .prop_map(|s| DateTime::from_timestamp(s, 0).unwrap().to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        /// What a state says, and what others keep in it, is there again after any number of runs.
+        #[test]
+        fn a_state_comes_back_as_it_went_out(
+            at in moment(), since in moment(), long in 0i64..1_000_000, after in "[0-9a-f-]{0,36}", complete: bool,
+            beside in json(), within in json(), foreign in prop::collection::btree_map("x_[a-z]{1,8}", json(), 0..3),
+        ) {
+            let until = since.parse::<DateTime<Utc>>().unwrap() + chrono::TimeDelta::seconds(long);
+            let mut value = serde_json::json!({
+                "bookmarks": {
+                    "contacts": {
+                        "replication_key": "updated_at", "replication_key_value": at, "full_refresh_at": since,
+                        "filter": "5f1d0c22", "theirs": within,
+                        "resume": {"since": since, "until": until, "route": "campaigns", "after": after},
+                    },
+                    "contact_lists": {},
+                },
+                "currently_syncing": "contacts",
+                "theirs": beside,
+            });
+            if complete {
+                value["bookmarks"]["contacts"]["resume"]["complete"] = true.into();
+            }
+            for (stream, bookmark) in foreign {
+                value["bookmarks"][stream] = serde_json::json!({"kept": bookmark});
+            }
+            let state = State::parse(&value.to_string(), KEYS).unwrap();
+            prop_assert_eq!(state.to_value(), value);
+        }
+
+        /// Whatever a file holds, it is a state or an error.
+        #[test]
+        fn any_text_is_survived(text: String, value in json()) {
+            let _ = State::parse(&text, KEYS);
+            let _ = State::parse(&value.to_string(), KEYS);
+            let _ = State::parse(&serde_json::json!({"bookmarks": {"contacts": value}}).to_string(), KEYS);
+        }
     }
 }

@@ -146,5 +146,40 @@ mod tests {
                 prop_assert!(window.start <= window.end && window.end <= now);
             }
         }
+
+        /// A moment is in the window when its day, by the zone's calendar, is one of those named, and it has come.
+        #[test]
+        fn a_window_holds_the_moments_of_its_days(
+            now in 1_000_000_000i64..2_000_000_000, moment in 0i64..4_000_000, zone in 0usize..400, n in 0u32..40, m in 0u32..40,
+        ) {
+            let now = DateTime::from_timestamp(now, 0).unwrap();
+            let moment = now - TimeDelta::seconds(moment - 100_000);
+            let zone = chrono_tz::TZ_VARIANTS[zone];
+            let (first, last) = (Edge::DaysBack(n.max(m)), Edge::DaysBack(n.min(m)));
+            let today = now.with_timezone(&zone).date_naive();
+            let day = moment.with_timezone(&zone).date_naive();
+            let named = (first.day(today)..=last.day(today)).contains(&day) && moment < now;
+            for (start, end) in [
+                (first.clone(), last.clone()),
+                (Edge::Date(first.day(today)), Edge::Date(last.day(today))),
+            ] {
+                let window = ReportWindow::Range { start, end: Some(end) }.resolve(now, zone);
+                prop_assert_eq!((window.start..window.end).contains(&moment), named);
+            }
+        }
+
+        /// Nothing that a bookmark, a start or the days back promise is left out, and no more than that is read.
+        #[test]
+        fn a_bound_is_the_earliest_of_what_holds(
+            bookmark: Option<u32>, start: Option<u32>, days in proptest::option::of(0u32..36_500), zone in 0usize..400,
+        ) {
+            let at = |seconds: u32| DateTime::from_timestamp(i64::from(seconds), 0).unwrap();
+            let (now, zone) = (at(u32::MAX), chrono_tz::TZ_VARIANTS[zone]);
+            let bound = lower_bound(bookmark.map(at), start.map(at), days, now, zone);
+            let base = bookmark.or(start).map(at);
+            let back = days.map(|n| ReportWindow::DaysBack(n).resolve(now, zone).start);
+            prop_assert_eq!(bound, base.into_iter().chain(back).min());
+            prop_assert!(bound.is_some() == (bookmark.is_some() || start.is_some() || days.is_some()));
+        }
     }
 }

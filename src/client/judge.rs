@@ -118,4 +118,23 @@ mod tests {
         assert_eq!(judge(200, b" {}"), Verdict::Good);
         assert!(matches!(judge(302, b""), Verdict::Final(_)));
     }
+
+    proptest::proptest! {
+        /// Bytes of any kind are a verdict, whose words are short and on one line.
+        #[test]
+        fn any_answer_is_judged(status in 100u16..600, bytes: Vec<u8>, value in ".{0,40}") {
+            for body in [bytes, format!("[{{\"error_key\":{value:?}}}]").into_bytes(), value.into_bytes()] {
+                let shown = match judge(status, &body) {
+                    Verdict::Good | Verdict::Throttled | Verdict::QuotaExceeded => continue,
+                    Verdict::Retry(why)
+                    | Verdict::Unauthorized(why)
+                    | Verdict::Forbidden(why)
+                    | Verdict::NotFound(why)
+                    | Verdict::Refused(why)
+                    | Verdict::Final(why) => why,
+                };
+                proptest::prop_assert!(shown.len() < 1000 && !shown.contains('\n'), "{shown}");
+            }
+        }
+    }
 }

@@ -409,9 +409,14 @@ pub(crate) struct ActivityDetail<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
+    use proptest::prelude::*;
+    use proptest::test_runner::TestRunner;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::schema;
 
     #[test]
     fn absent_scalars_are_null_and_absent_objects_and_arrays_left_out() {
@@ -455,5 +460,86 @@ mod tests {
         let out = serde_json::to_value(&row).unwrap();
         assert_eq!((&out["created_time"], &out["occurrence"]), (&json!("2026-01-02T03:04:05Z"), &json!(1)));
         assert_eq!(out["url_id"], Value::Null);
+    }
+
+    fn any_json() -> BoxedStrategy<Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".*".prop_map(Value::from),
+            Just("2026-02-30T25:00:00+14:00".into()),
+        ];
+        let nested = leaf.prop_recursive(2, 8, 3, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+                prop::collection::btree_map("[a-z_]{1,8}", inner, 0..3)
+                    .prop_map(|m| Value::Object(m.into_iter().collect())),
+            ]
+        });
+        nested.boxed()
+    }
+
+    /// Something like what a schema describes: now and then a field is missing, null or of another kind.
+    fn like(schema: &Value) -> BoxedStrategy<Value> {
+        let kind = schema["type"].as_array().and_then(|types| types.last()).unwrap_or(&schema["type"]);
+        let good = match kind.as_str() {
+            Some("object") => {
+                let fields = schema["properties"].as_object().unwrap();
+                let (names, fields): (Vec<String>, Vec<_>) =
+                    fields.iter().map(|(name, field)| (name.clone(), prop::option::weighted(0.9, like(field)))).unzip();
+                let object = move |values: Vec<Option<Value>>| {
+                    names.iter().cloned().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
+                };
+                fields.prop_map(object).prop_map(Value::Object).boxed()
+            }
+            Some("array") => prop::collection::vec(like(&schema["items"]), 0..3).prop_map(Value::from).boxed(),
+            Some("integer") => prop_oneof![any::<i64>().prop_map(Value::from), "[0-9]{1,4}".prop_map(Value::from)].boxed(),
+            Some("boolean") => any::<bool>().prop_map(Value::from).boxed(),
+            _ if schema["format"] == "date-time" => {
+                "20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-][01][0-9]:[0-5][0-9])"
+                    .prop_map(Value::from)
+                    .boxed()
+            }
+            _ => ".{0,12}".prop_map(Value::from).boxed(),
+        };
+        prop_oneof![150 => good, 1 => Just(Value::Null), 1 => any_json()].boxed()
+    }
+
+    /// Whatever comes is refused, or written as its schema says.
+    fn any_row_fits_its_schema(schema: &Value, write: fn(&str) -> Option<Value>) {
+        let validator = jsonschema::options().should_validate_formats(true).build(schema).unwrap();
+        let config = ProptestConfig { failure_persistence: None, cases: 200, ..ProptestConfig::default() };
+        let written = Cell::new(0);
+        TestRunner::new(config)
+            .run(&like(schema), |row| {
+                if let Some(record) = write(&row.to_string()) {
+                    written.set(written.get() + 1);
+                    prop_assert!(validator.is_valid(&record), "{record}");
+                }
+                Ok(())
+            })
+            .unwrap();
+        assert!(written.get() > 20, "{}", written.get());
+    }
+
+    fn written(record: serde_json::Result<impl Serialize>) -> Option<Value> {
+        record.ok().map(|record| serde_json::to_value(record).unwrap())
+    }
+
+    #[test]
+    fn every_stream_writes_what_its_schema_says() {
+        any_row_fits_its_schema(&schema::of::<Contact>(), |row| written(serde_json::from_str::<Contact>(row)));
+        any_row_fits_its_schema(&schema::of::<ContactList>(), |row| written(serde_json::from_str::<ContactList>(row)));
+        any_row_fits_its_schema(&schema::of::<EmailCampaign>(), |row| {
+            written(serde_json::from_str::<EmailCampaign>(row))
+        });
+        any_row_fits_its_schema(&schema::of::<ActionSummary>(), |row| {
+            written(serde_json::from_str::<ActionSummary>(row))
+        });
+        any_row_fits_its_schema(&schema::of::<ActivityDetail>(), |row| {
+            written(serde_json::from_str::<ActivityDetail>(row))
+        });
     }
 }
