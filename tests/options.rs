@@ -506,3 +506,28 @@ fn whatever_the_service_does_where_its_documents_are_silent() {
         }
     }
 }
+
+#[test]
+fn deselected_fields_leave_schema_and_records() {
+    let fake = fake();
+    let mut catalog = only(&["contacts"]);
+    catalog["streams"][0]["metadata"] = json!([
+        {"breadcrumb": [], "metadata": {"selected": true}},
+        {"breadcrumb": ["properties", "last_name"], "metadata": {"selected": false}},
+        {"breadcrumb": ["properties", "contact_id"], "metadata": {"selected": false}},
+        {"breadcrumb": ["properties", "email_address", "properties", "address"], "metadata": {"selected": false}},
+    ]);
+    let ran = tap_with(&fake, &json!({}), None, Some(&catalog));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let schema = ran.messages.iter().find(|m| m["type"] == "SCHEMA" && m["stream"] == "contacts").unwrap();
+    assert!(schema["schema"]["properties"]["last_name"].is_null());
+    assert!(schema["schema"]["properties"]["email_address"]["properties"]["address"].is_null());
+    let truth = fake.account().truth("contacts").into_iter().map(|mut contact| {
+        contact.as_object_mut().unwrap().remove("last_name");
+        if let Some(email) = contact["email_address"].as_object_mut() {
+            email.remove("address");
+        }
+        without_nulls(&contact)
+    });
+    assert_eq!(sorted(ran.records("contacts")), sorted(truth));
+}

@@ -91,7 +91,7 @@ pub fn tap_with(fake: &Fake, more: &Value, state: Option<&Value>, catalog: Optio
     Ran::of(&command.output().unwrap())
 }
 
-fn common(mut record: Value) -> Value {
+pub fn common(mut record: Value) -> Value {
     if record.get("tracking_activity_type").is_some() {
         let fields = record.as_object_mut().unwrap();
         fields.retain(|name, _| {
