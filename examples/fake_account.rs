@@ -61,8 +61,7 @@ fn say(text: &str) -> io::Result<()> {
 }
 
 fn write_truth(fake: &Fake, folder: &Path) -> io::Result<()> {
-    for stream in
-        ["contact_lists", "email_campaigns", "contacts", "contact_action_summary", "contact_activity_details"]
+    for stream in ["contact_lists", "email_campaigns", "contacts", "contact_action_summary", "contact_activity_details"]
     {
         let rows = Value::from(fake.account().truth(stream));
         fs::write(folder.join("truth").join(format!("{stream}.json")), rows.to_string())?;

@@ -98,8 +98,7 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     let config = Config::parse(&sources(&args.config)?, Utc::now(), &mut warnings);
     warn(&warnings);
     let config = config?;
-    // Tokens are written back to the last file; the environment cannot be written to.
-    let config_file = args.config.last().filter(|p| !is_env(p)).cloned();
+    let config_file = written_back(&args.config);
     if let Some(Command::Login(options)) = &args.command {
         return auth::login(&config, config_file, options);
     }
@@ -131,6 +130,13 @@ fn warn(warnings: &[String]) {
     for warning in warnings {
         ::log::warn!("{warning}");
     }
+}
+
+/// The last file, which tokens are written back to; the environment, where the refresh token comes from it, cannot be.
+fn written_back(config: &[PathBuf]) -> Option<PathBuf> {
+    let after = config.iter().rev().take_while(|path| is_env(path)).count();
+    let from_env = std::env::var_os("TAP_CONSTANT_CONTACT_REFRESH_TOKEN").is_some_and(|token| !token.is_empty());
+    config[..config.len() - after].last().filter(|_| after == 0 || !from_env).cloned()
 }
 
 fn is_env(path: &Path) -> bool {

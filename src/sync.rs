@@ -195,14 +195,26 @@ impl Run<'_> {
 
     /// The same, with the bookmark moved back.
     pub(crate) fn since_less(&self, stream: &Stream, now: DateTime<Utc>, back: TimeDelta) -> Option<DateTime<Utc>> {
-        let bookmark = self.state.bookmark(stream.name).replication_key_value.filter(|_| self.bookmark_holds(stream));
-        let bookmark = bookmark.map(|at| at.checked_sub_signed(back).unwrap_or(at));
-        lower_bound(bookmark, self.config.start_date, self.config.updated_days_back, now, self.config.timezone)
+        let Some(bookmark) = self.held_bookmark(stream) else { return self.beginning(stream, now) };
+        let bookmark = bookmark.checked_sub_signed(back).unwrap_or(bookmark);
+        lower_bound(Some(bookmark), self.config.updated_days_back, now, self.config.timezone)
     }
 
-    /// The lower bound of a read that no bookmark narrows.
-    pub(crate) fn beginning(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        lower_bound(None, self.config.start_date, self.config.updated_days_back, now, self.config.timezone)
+    /// The lower bound of a read that the bookmark does not narrow.
+    ///
+    /// It is never later than the bookmark, up to which the stream is known to be read. The days back, which only
+    /// ever widen what is read, are a bound where there is no other.
+    pub(crate) fn beginning(&self, stream: &Stream, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let first = self.state.bookmark(stream.name).replication_key_value.is_none() && !self.full_table(stream);
+        if self.config.start_date.is_none() && !first {
+            return None;
+        }
+        let start = lower_bound(self.config.start_date, self.config.updated_days_back, now, self.config.timezone);
+        start.into_iter().chain(self.held_bookmark(stream)).min()
+    }
+
+    fn held_bookmark(&self, stream: &Stream) -> Option<DateTime<Utc>> {
+        self.state.bookmark(stream.name).replication_key_value.filter(|_| self.bookmark_holds(stream))
     }
 
     /// Whether the contacts are to be read completely: there is no bookmark, or the last complete read is too old.
@@ -243,7 +255,9 @@ impl Run<'_> {
         let resume = self.state.bookmark(stream.name).resume?;
         let present = self.config.resume_filter(stream.name, self.full_table(stream));
         let other_route = self.config.activity_route.is_some_and(|route| route != resume.route);
-        if other_route || (resume.filter.is_some() && resume.filter != present) {
+        // One without a fingerprint counts as made under the present settings, but not under those for one run.
+        let own = self.config.report.is_some() || self.full_table(stream);
+        if other_route || ((resume.filter.is_some() || own) && resume.filter != present) {
             crate::log::warn_once(format!(
                 "{}: the settings have changed since it was interrupted; its window starts over",
                 stream.name

@@ -63,16 +63,15 @@ pub(crate) fn midnight(date: NaiveDate, zone: Tz) -> DateTime<Utc> {
     date.and_time(NaiveTime::MIN).and_utc()
 }
 
-/// Where an incremental read begins: the bookmark or `start_date`, which `updated_days_back` may move earlier or set.
+/// Where a read begins: a moment that `updated_days_back` may move earlier, or set.
 pub(crate) fn lower_bound(
-    bookmark: Option<DateTime<Utc>>,
-    start_date: Option<DateTime<Utc>>,
+    from: Option<DateTime<Utc>>,
     updated_days_back: Option<u32>,
     now: DateTime<Utc>,
     zone: Tz,
 ) -> Option<DateTime<Utc>> {
     let back = updated_days_back.map(|n| midnight(Edge::DaysBack(n).day(now.with_timezone(&zone).date_naive()), zone));
-    bookmark.or(start_date).into_iter().chain(back).min()
+    from.into_iter().chain(back).min()
 }
 
 /// A range as windows of at most five years, without a gap.
@@ -118,12 +117,12 @@ mod tests {
     fn days_back_move_a_bound_earlier_only() {
         let now = at("2026-11-23T10:00:00Z");
         let (old, new) = (at("2026-11-01T00:00:00Z"), at("2026-11-22T00:00:00Z"));
-        let bound = |bookmark, start, days| lower_bound(bookmark, start, days, now, Tz::UTC);
-        assert_eq!(bound(Some(new), Some(old), None), Some(new));
-        assert_eq!(bound(Some(new), None, Some(7)), Some(at("2026-11-16T00:00:00Z")));
-        assert_eq!(bound(Some(old), None, Some(7)), Some(old));
-        assert_eq!(bound(None, None, Some(0)), Some(at("2026-11-23T00:00:00Z")));
-        assert_eq!(bound(None, None, None), None);
+        let bound = |from, days| lower_bound(from, days, now, Tz::UTC);
+        assert_eq!(bound(Some(new), None), Some(new));
+        assert_eq!(bound(Some(new), Some(7)), Some(at("2026-11-16T00:00:00Z")));
+        assert_eq!(bound(Some(old), Some(7)), Some(old));
+        assert_eq!(bound(None, Some(0)), Some(at("2026-11-23T00:00:00Z")));
+        assert_eq!(bound(None, None), None);
     }
 
     proptest! {
@@ -168,18 +167,15 @@ mod tests {
             }
         }
 
-        /// Nothing that a bookmark, a start or the days back promise is left out, and no more than that is read.
+        /// Nothing that a moment or the days back promise is left out, and no more than that is read.
         #[test]
-        fn a_bound_is_the_earliest_of_what_holds(
-            bookmark: Option<u32>, start: Option<u32>, days in proptest::option::of(0u32..36_500), zone in 0usize..400,
+        fn a_bound_is_the_earlier_of_the_two(
+            from: Option<u32>, days in proptest::option::of(0u32..36_500), zone in 0usize..400,
         ) {
             let at = |seconds: u32| DateTime::from_timestamp(i64::from(seconds), 0).unwrap();
-            let (now, zone) = (at(u32::MAX), chrono_tz::TZ_VARIANTS[zone]);
-            let bound = lower_bound(bookmark.map(at), start.map(at), days, now, zone);
-            let base = bookmark.or(start).map(at);
+            let (now, zone, from) = (at(u32::MAX), chrono_tz::TZ_VARIANTS[zone], from.map(at));
             let back = days.map(|n| ReportWindow::DaysBack(n).resolve(now, zone).start);
-            prop_assert_eq!(bound, base.into_iter().chain(back).min());
-            prop_assert!(bound.is_some() == (bookmark.is_some() || start.is_some() || days.is_some()));
+            prop_assert_eq!(lower_bound(from, days, now, zone), from.into_iter().chain(back).min());
         }
     }
 }

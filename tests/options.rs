@@ -276,6 +276,39 @@ fn updated_days_back_reads_the_last_days_again() {
     assert!(bookmark(&again) >= bookmark(&first));
 }
 
+/// The days back widen what is read; a read that is to be complete they never narrow.
+#[test]
+fn updated_days_back_never_narrows_a_complete_read() {
+    let fake = fake();
+    let old = day(Tz::UTC, 400);
+    let state = |filter: Value| {
+        let bookmark = json!({"replication_key": "updated_at", "replication_key_value": old, "full_refresh_at": old});
+        let mut state = json!({"bookmarks": {"contacts": bookmark}});
+        state["bookmarks"]["contacts"]["filter"] = filter;
+        state
+    };
+    let mut full_table = only(&["contacts"]);
+    full_table["streams"][0]["metadata"][0]["metadata"]["replication-method"] = json!("FULL_TABLE");
+    let recent = json!(date(Tz::UTC, 2));
+    for (more, state, catalog) in [
+        (json!({"updated_days_back": 3}), state(Value::Null), only(&["contacts"])),
+        (json!({"updated_days_back": 3}), state(json!("another")), only(&["contacts"])),
+        (json!({"updated_days_back": 3}), state(Value::Null), full_table),
+    ] {
+        let ran = tap_with(&fake, &more, Some(&state), Some(&catalog));
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert_eq!(sorted(ran.records("contacts")), truth(&fake, "contacts", |_| true), "{more} {state}");
+    }
+    // Nor does a start later than the bookmark leave a gap between them.
+    let ran = tap_with(&fake, &json!({"start_date": recent}), Some(&state(Value::Null)), Some(&only(&["contacts"])));
+    let changed = truth(&fake, "contacts", |row| at(row, "updated_at") >= old);
+    let rows = sorted(ran.records("contacts"));
+    assert!(!changed.is_empty() && changed.iter().all(|row| rows.contains(row)));
+    // Where there is nothing else, they set the bound.
+    let ran = read(&fake, &json!({"updated_days_back": 300}), &["contacts"]);
+    assert!(ran.records("contacts").len() < fake.account().contacts.len());
+}
+
 #[test]
 fn page_size_changes_the_calls_and_not_the_rows() {
     let fake = fake();

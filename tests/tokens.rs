@@ -83,3 +83,24 @@ fn the_bot_filter_and_an_empty_body_are_no_refusal() {
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     }
 }
+
+#[test]
+fn tokens_go_to_the_last_file_though_the_environment_comes_after_it() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    fs::write(&path, fake.config().to_string()).unwrap();
+    for from_env in [false, true] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tap-constant-contact"));
+        command.arg("--config").arg(&path).args(["--config", "ENV"]).env("TAP_CONSTANT_CONTACT_PAGE_SIZE", "100");
+        let before = fs::read_to_string(&path).unwrap();
+        if from_env {
+            // One that comes from the environment would be used again next time, whatever the file says.
+            command.env("TAP_CONSTANT_CONTACT_REFRESH_TOKEN", fake.tokens().refresh_token.clone());
+        }
+        let ran = Ran::of(&command.output().unwrap());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert_eq!(fs::read_to_string(&path).unwrap() == before, from_env);
+        assert_eq!(ran.stderr.contains("could not be saved"), from_env, "{}", ran.stderr);
+    }
+}

@@ -130,7 +130,7 @@ impl Endpoint {
             attempt += 1;
             if attempt > self.max_retries {
                 return Err(Error::Failed(format!(
-                    "the authorization server did not answer usably: {why} ({attempt} tries)"
+                    "the authorization server did not answer usably: {why}; tries: {attempt}. Run again later"
                 )));
             }
             let wait = hold.unwrap_or_else(|| Duration::from_secs(1) + backoff(attempt)).min(LONGEST_HOLD);

@@ -49,7 +49,7 @@ struct Rows<'a> {
 fn read(run: &mut Run) -> Result<()> {
     let start = run.client.run_start()?;
     let full = run.contacts_are_due(&STREAM, start);
-    let since = if full { run.beginning(start) } else { run.since(&STREAM, start) };
+    let since = if full { run.beginning(&STREAM, start) } else { run.since(&STREAM, start) };
     let passes = match since {
         None => vec![None],
         Some(bound) => vec![Some(("updated_after", bound)), Some(("optout_after", bound))],
