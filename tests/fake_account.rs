@@ -145,8 +145,8 @@ fn lists_and_campaigns_give_the_truth() {
     let fake = start();
     let access = sign_in(&fake);
     let mut lists = Vec::new();
-    for channel in ["email", "sms"] {
-        let first = format!("/v3/contact_lists?status=all&channel_type={channel}&include_membership_count=all&limit=3");
+    for (channel, count) in [("email", "include_membership_count=all"), ("sms", "include_sms_membership_count=true")] {
+        let first = format!("/v3/contact_lists?status=all&channel_type={channel}&{count}&limit=3");
         for mut list in read_all(&fake, &access, &first, "lists").0 {
             list["channel_type"] = json!(channel);
             lists.push(list);

@@ -49,8 +49,12 @@ fn read(run: &mut Run) -> Result<()> {
     let limit = run.config.page_size.to_string();
     // SMS lists are a listing of their own: without channel_type=sms they stay unseen.
     let listing = move |client: &Arc<Client>, channel: &&str| {
-        let query =
-            [("status", "all"), ("include_membership_count", "all"), ("channel_type", *channel), ("limit", &limit)];
+        let mut query =
+            vec![("status", "all"), ("include_membership_count", "all"), ("channel_type", *channel), ("limit", &limit)];
+        // Their members are counted by a parameter of its own, which means nothing to the other listing.
+        if *channel == "sms" {
+            query.push(("include_sms_membership_count", "true"));
+        }
         client.pages("contact_lists", "/contact_lists", &query)
     };
     each_page(run.client, vec!["email", "sms"], listing, |channel, step| match step {

@@ -399,9 +399,10 @@ impl Context<'_> {
             Some("sms") => true,
             Some(_) => return Err(invalid("channel_type")),
         };
-        let sms_counts = flag(&params, "include_sms_membership_count", false)? && sms;
+        let sms_counts = flag(&params, "include_sms_membership_count", false)?;
         let counts = match get(&params, "include_membership_count") {
-            None if sms_counts => Some(self.account.membership_counts(false)),
+            // The members of an SMS list are counted by a parameter of their own.
+            None | Some("all" | "active") if sms => sms_counts.then(|| self.account.membership_counts(false)),
             None => None,
             Some("all") => Some(self.account.membership_counts(false)),
             Some("active") => Some(self.account.membership_counts(true)),
