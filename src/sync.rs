@@ -272,12 +272,8 @@ impl Run<'_> {
         self.note(stream, window, route, Some(after.to_string()), false);
     }
 
-    /// Notes that a report is written: its bookmark moves, and the rest of the round leaves it alone.
-    pub(crate) fn finish(&mut self, stream: &'static Stream, window: &Window, route: Route, overlap: TimeDelta) {
-        // A window of its own neither uses nor moves the bookmark.
-        if !window.bounded {
-            self.complete(stream, window.end, overlap);
-        }
+    /// Notes that a report is written: the rest of the round leaves it alone.
+    pub(crate) fn finish(&mut self, stream: &'static Stream, window: &Window, route: Route) {
         self.note(stream, window, route, None, true);
         self.done.insert(stream.name);
     }

@@ -120,7 +120,13 @@ pub(super) fn read(run: &mut Run, readings: &mut [Reading]) -> Result<()> {
     let contacts = match named(run) {
         Some(ids) => Some(ids.into_iter().collect::<HashSet<_>>()),
         None if run.config.contact_status == ["all"] => None,
-        None => Some(ids(run)?.into_iter().collect()),
+        None => {
+            let (ids, all) = ids(run)?;
+            for reading in readings.iter_mut() {
+                reading.every_contact(all);
+            }
+            Some(ids.into_iter().collect())
+        }
     };
     let activities = activities(run, readings)?;
     run.progress.planned(activities.iter().map(|activity| activity.candidate.calls).sum());

@@ -40,9 +40,12 @@ type Fetch = Box<dyn Fn(&Arc<Client>, &Id, &mut dyn FnMut(Part) -> bool) -> Resu
 
 /// Reads one report contact by contact, with a resume point after each.
 pub(super) fn read(run: &mut Run, reading: &mut Reading) -> Result<()> {
-    let parents = match named(run) {
-        Some(ids) => ids,
-        None => ids(run)?,
+    let parents = if let Some(ids) = named(run) {
+        ids
+    } else {
+        let (ids, all) = ids(run)?;
+        reading.every_contact(all);
+        ids
     };
     let all = parents.len();
     let parents: Vec<Id> = parents.into_iter().filter(|id| reading.wants(id)).collect();

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::records::Contact;
 use super::{Needs, Probe, Stream, each_page, parse, parse_plain};
-use crate::client::{Client, Page};
+use crate::client::{Client, Page, Pages};
 use crate::config::Config;
 use crate::error::Result;
 use crate::fanout::Step;
@@ -54,10 +54,25 @@ fn read(run: &mut Run) -> Result<()> {
         None => vec![None],
         Some(bound) => vec![Some(("updated_after", bound)), Some(("optout_after", bound))],
     };
-    let status = run.config.contact_status.join(",");
-    let include = run.config.subresources.join(",");
-    let limit = run.config.page_size.to_string();
-    let listing = move |client: &Arc<Client>, pass: &Pass| {
+    let (client, listing) = (run.client, listing(run.config, &run.config.subresources));
+    let mut met = Met::default();
+    if read_whole(client, passes, listing, &mut met, |pass, page, met| write(run, *pass, page, met))? {
+        run.complete(&STREAM, start, OVERLAP);
+        if full {
+            run.contacts_were_complete(&STREAM);
+        }
+    }
+    Ok(())
+}
+
+/// The calls of a pass, with these sub-resources of each contact.
+fn listing(
+    config: &Config,
+    include: &[String],
+) -> impl Fn(&Arc<Client>, &Pass) -> Pages + Clone + Send + Sync + 'static {
+    let (status, include) = (config.contact_status.join(","), include.join(","));
+    let limit = config.page_size.to_string();
+    move |client, pass| {
         let mut query = vec![("status", status.as_str()), ("limit", &limit), ("include_count", "true")];
         if !include.is_empty() {
             query.push(("include", &include));
@@ -65,42 +80,55 @@ fn read(run: &mut Run) -> Result<()> {
         let from = pass.map(|(filter, bound)| (filter, asked_from(bound)));
         query.extend(from.as_ref().map(|(filter, from)| (*filter, from.as_str())));
         client.pages("contacts", "/contacts", &query)
-    };
-    let mut met = Met::default();
-    // The cursor is a page number over a moving set: a row that leaves it moves all later ones up by a place, so that
-    // one slips between two pages. While the service counts more contacts than came, the pass is read again.
-    let mut left = passes;
-    for reads in 1.. {
+    }
+}
+
+/// Reads passes until the service counts no more contacts than came, and says whether all have come.
+///
+/// The cursor is a page number over a moving set: a row that leaves it moves all later ones up by a place, so that one
+/// slips between two pages. A pass in which that may have happened is read again.
+fn read_whole(
+    client: &Arc<Client>,
+    mut passes: Vec<Pass>,
+    listing: impl Fn(&Arc<Client>, &Pass) -> Pages + Clone + Send + Sync + 'static,
+    met: &mut Met,
+    mut each: impl FnMut(&Pass, &Page, &mut Met) -> Result<()>,
+) -> Result<bool> {
+    let mut reads = 0;
+    loop {
+        reads += 1;
+        let known = met.contacts.len();
         let mut short = Vec::new();
-        each_page(run.client, left, listing.clone(), |pass, step| match step {
-            Step::Item(page) => write(run, *pass, &page, &mut met),
+        each_page(client, passes, listing.clone(), |pass, step| match step {
+            Step::Item(page) => each(pass, &page, met),
             Step::End(outcome) => {
                 outcome?;
-                if let Some(missing) = met.end_of_pass() {
-                    short.push((*pass, missing));
-                }
+                short.extend(met.end_of_pass().map(|(missing, moved)| (*pass, missing, moved)));
                 Ok(())
             }
         })?;
-        let missing: u64 = short.iter().map(|(_, missing)| missing).sum();
+        let missing: u64 = short.iter().map(|(_, missing, _)| missing).sum();
         if missing == 0 {
-            break;
+            return Ok(true);
         }
         if reads == PASSES {
-            log::warn!(
-                "contacts: {missing} contacts slipped between pages in each of {PASSES} reads; the account changes \
-                 while it is read. The next complete read will bring them"
-            );
-            break;
+            // Where nothing moves and nobody new comes, the count is what is wrong.
+            let still = met.contacts.len() == known && !short.iter().any(|(.., moved)| *moved);
+            if still {
+                log::warn!(
+                    "contacts: the service counts {missing} contacts more than it lists, also in {PASSES} reads"
+                );
+            } else {
+                log::warn!(
+                    "contacts: {missing} contacts slipped between pages in each of {PASSES} reads; the account changes \
+                     while it is read. The next run reads the same again"
+                );
+            }
+            return Ok(still);
         }
         log::info!("contacts: {missing} contacts slipped between pages; reading again");
-        left = short.into_iter().map(|(pass, _)| pass).collect();
+        passes = short.into_iter().map(|(pass, ..)| pass).collect();
     }
-    run.complete(&STREAM, start, OVERLAP);
-    if full {
-        run.contacts_were_complete(&STREAM);
-    }
-    Ok(())
 }
 
 /// The baseline of the benchmark: see the function of this name in the crate's root.
@@ -122,8 +150,8 @@ struct Met {
     contacts: HashMap<Id, (u32, bool)>,
     pass: u32,
     in_pass: u64,
-    /// The largest count that the service named in this pass.
-    count: u64,
+    /// The smallest and the largest count that the service named in this pass.
+    counts: Option<(u64, u64)>,
 }
 
 impl Met {
@@ -138,17 +166,26 @@ impl Met {
         write
     }
 
-    /// How many contacts the pass has missed, if any.
-    fn end_of_pass(&mut self) -> Option<u64> {
-        let missing = self.count.saturating_sub(self.in_pass);
-        (self.pass, self.in_pass, self.count) = (self.pass + 1, 0, 0);
-        (missing > 0).then_some(missing)
+    /// Takes note of a count that the service named.
+    fn counted(&mut self, count: Option<u64>) {
+        if let Some(count) = count {
+            let (least, most) = self.counts.unwrap_or((count, count));
+            self.counts = Some((least.min(count), most.max(count)));
+        }
+    }
+
+    /// How many contacts the pass has missed, if any, and whether their number changed during it.
+    fn end_of_pass(&mut self) -> Option<(u64, bool)> {
+        let (least, most) = self.counts.take().unwrap_or_default();
+        let missing = most.saturating_sub(self.in_pass);
+        (self.pass, self.in_pass) = (self.pass + 1, 0);
+        (missing > 0).then_some((missing, least < most))
     }
 }
 
 fn write(run: &mut Run, pass: Pass, page: &Page, met: &mut Met) -> Result<()> {
     let rows: Rows = parse(&STREAM, page)?;
-    met.count = met.count.max(rows.contacts_count.unwrap_or(0));
+    met.counted(rows.contacts_count);
     for contact in rows.contacts {
         let dated = match pass {
             Some(("optout_after", _)) => contact.email_address.as_ref().and_then(|e| e.opt_out_date.instant()),
@@ -178,39 +215,20 @@ struct OneId<'a> {
     contact_id: Key<'a>,
 }
 
-/// The ids of the contacts that the reports are read for, in order.
-pub(super) fn ids(run: &mut Run) -> Result<Vec<Id>> {
-    let status = run.config.contact_status.join(",");
-    let limit = run.config.page_size.to_string();
-    let listing = move |client: &Arc<Client>, (): &()| {
-        client.pages("contacts", "/contacts", &[("status", &status), ("limit", &limit), ("include_count", "true")])
-    };
+/// The ids of the contacts that the reports are read for, in order, and whether they are all.
+pub(super) fn ids(run: &Run) -> Result<(Vec<Id>, bool)> {
     let mut met = Met::default();
-    for _ in 0..PASSES {
-        let mut missing = None;
-        each_page(run.client, vec![()], listing.clone(), |(), step| {
-            match step {
-                Step::Item(page) => {
-                    let rows: Ids = parse_plain(&page.text)?;
-                    met.count = met.count.max(rows.contacts_count.unwrap_or(0));
-                    for row in rows.contacts {
-                        met.meets(Id::from(row.contact_id.as_str()), true);
-                    }
-                }
-                Step::End(outcome) => {
-                    outcome?;
-                    missing = met.end_of_pass();
-                }
-            }
-            Ok(())
-        })?;
-        if missing.is_none() {
-            break;
+    let all = read_whole(run.client, vec![None], listing(run.config, &[]), &mut met, |_, page, met| {
+        let rows: Ids = parse_plain(&page.text)?;
+        met.counted(rows.contacts_count);
+        for row in rows.contacts {
+            met.meets(Id::from(row.contact_id.as_str()), true);
         }
-    }
+        Ok(())
+    })?;
     let mut ids: Vec<Id> = met.contacts.into_keys().collect();
     ids.sort_unstable();
-    Ok(ids)
+    Ok((ids, all))
 }
 
 /// How many contacts there are, and the id of one.

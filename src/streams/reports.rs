@@ -61,6 +61,8 @@ pub(super) struct Reading {
     pub(super) resume: Option<Resume>,
     /// The last contact or campaign activity that is complete already.
     after: Option<Id>,
+    /// Some contacts could not be found: the bookmark must not speak for them.
+    lacks_contacts: bool,
 }
 
 impl Reading {
@@ -72,7 +74,7 @@ impl Reading {
         if let Some(resume) = run.resume(stream) {
             let window = Window { start: resume.since, end: resume.until, bounded };
             let after = resume.after.as_deref().map(Id::from);
-            return Ok(Reading { stream, window, incremental, resume: Some(resume), after });
+            return Ok(Reading { stream, window, incremental, resume: Some(resume), after, lacks_contacts: false });
         }
         // Counts of a sent campaign go on growing: what was sent in the days before the bookmark is read again.
         let growing = TimeDelta::days(i64::from(run.config.activity_lookback_days));
@@ -86,7 +88,7 @@ impl Reading {
             };
             Window { start: start.min(now), end: now, bounded }
         };
-        Ok(Reading { stream, window, incremental, resume: None, after: None })
+        Ok(Reading { stream, window, incremental, resume: None, after: None, lacks_contacts: false })
     }
 
     /// What it needs of the campaigns.
@@ -125,12 +127,21 @@ impl Reading {
         }
     }
 
+    /// Says whether all contacts were found whose rows belong to it.
+    pub(super) fn every_contact(&mut self, found: bool) {
+        self.lacks_contacts |= !found;
+    }
+
     /// Notes that all is written.
     fn finish(self, run: &mut Run, route: Route) {
         if self.complete() {
             log::info!("{}: complete in this round; read again in the next", self.stream.name);
         }
-        run.finish(self.stream, &self.window, route, overlap(self.stream));
+        // A window of its own neither uses nor moves the bookmark.
+        if !self.window.bounded && !self.lacks_contacts {
+            run.complete(self.stream, self.window.end, overlap(self.stream));
+        }
+        run.finish(self.stream, &self.window, route);
     }
 }
 

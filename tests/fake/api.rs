@@ -342,7 +342,7 @@ impl Context<'_> {
         let mut body = Map::new();
         body.insert("contacts".into(), rows.into());
         if with_count {
-            body.insert("contacts_count".into(), total.into());
+            body.insert("contacts_count".into(), (total + self.switches.contacts_counted_too_many).into());
         }
         let next = (start.saturating_add(limit) < total).then(|| cursor_link("/v3/contacts", &params, limit, page + 1));
         Ok(paged(body, next))
