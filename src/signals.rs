@@ -42,11 +42,13 @@ pub(crate) fn watch(messages: &Arc<Messages>, client: &Arc<Client>) -> Result<()
     let (out, caller) = (Arc::clone(messages), Arc::clone(client));
     thread::spawn(move || {
         let Some(signal) = signals.forever().next() else { return };
+        let settling = Arc::clone(&caller);
         at_most_a_while(move || {
             // From here to the exit no line follows the last STATE.
             let _ = out.end();
-            caller.settle();
+            settling.settle();
         });
+        caller.tell_calls();
         let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
         log::warn!("ended by {name}; run again with the last STATE to go on");
         exit(128 + signal);

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::catalog::{Catalog, Mask};
-use crate::client::{Client, share_of_quota};
+use crate::client::Client;
 use crate::config::{Config, Route};
 use crate::error::{Error, Result};
 use crate::ids::Id;
@@ -74,8 +74,7 @@ pub(crate) fn sync(
     let outcome = run.streams(&order);
     // Whatever happened, the last line says what is true; a reader that has gone needs no line.
     let last = if matches!(outcome, Err(Error::Closed)) { Ok(()) } else { run.messages.state() };
-    let calls = client.calls();
-    log::info!("{calls} calls were made, {} % of the daily quota", share_of_quota(calls));
+    client.tell_calls();
     let status = if outcome.is_ok() { "succeeded" } else { "failed" };
     timer("sync_duration", started.elapsed(), &json!({"status": status}));
     outcome.and(last)

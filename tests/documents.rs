@@ -6,6 +6,7 @@ mod tap;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use fake::account::Size;
 use fake::{Account, Fake, Switches};
@@ -202,4 +203,21 @@ fn the_exit_codes_are_those_of_the_help() {
     for row in rows {
         assert!(help.contains(&format!("{} ", row[0])), "{row:?}");
     }
+}
+
+#[test]
+fn the_rust_version_is_enough_for_all_that_is_built_in() {
+    let numbers = |version: &str| -> Vec<u32> { version.split('.').map(|part| part.parse().unwrap()).collect() };
+    let output = Command::new(env!("CARGO")).args(["metadata", "--format-version", "1", "--locked"]).output().unwrap();
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let stated = env!("CARGO_PKG_RUST_VERSION");
+    let packages = metadata["packages"].as_array().unwrap();
+    assert!(packages.len() > 100);
+    for package in packages {
+        if let Some(needed) = package["rust_version"].as_str() {
+            assert!(numbers(needed) <= numbers(&format!("{stated}.0")), "{} needs {needed}", package["name"]);
+        }
+    }
+    assert!(read("README.md").contains(&format!("Rust toolchain, {stated} or newer")));
+    assert!(read(".github/workflows/ci.yml").contains(stated));
 }

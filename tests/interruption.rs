@@ -200,6 +200,7 @@ fn a_signal_ends_every_kind_of_wait_within_two_seconds() {
             assert_eq!(ran.code, Some(128 + signal.as_raw()), "{name}: {}", ran.stderr);
             assert_eq!(torn, "", "{name}");
             assert!(ran.stderr.contains("run again with the last STATE"), "{name}: {}", ran.stderr);
+            assert!(ran.stderr.contains("% of the daily quota"), "{name}: {}", ran.stderr);
             assert!(!ran.stderr.contains("CRITICAL") && !ran.stderr.contains("panicked"), "{name}: {}", ran.stderr);
             let state = ran.last_state();
             assert!(state["currently_syncing"].is_string(), "{name}: {state}");

@@ -50,6 +50,13 @@ impl Page {
     pub(crate) fn is_last(&self) -> bool {
         self.next.is_none()
     }
+
+    /// The page that a body is taken for.
+    #[cfg(test)]
+    pub(crate) fn of(body: Vec<u8>) -> Option<Page> {
+        let text = body::clean(body);
+        next_link(&text).ok().map(|next| Page { text, extracted: String::new(), next })
+    }
 }
 
 /// The client of a run.
@@ -140,6 +147,12 @@ impl Client {
     /// API calls made so far, failed ones included.
     pub(crate) fn calls(&self) -> u64 {
         self.pace.calls()
+    }
+
+    /// Logs the calls made and what they are of a day: the last line of every run but for how it ended.
+    pub(crate) fn tell_calls(&self) {
+        let calls = self.calls();
+        log::info!("{calls} calls were made, {} % of the daily quota", share_of_quota(calls));
     }
 
     /// The run's start by the service's clock, which bookmarks are measured by.

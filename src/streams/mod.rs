@@ -191,3 +191,58 @@ fn unreadable(text: &str, schema: &Value) -> BTreeSet<String> {
     field::take_unreadable();
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::records::{ActionSummary, ActivityDetail, Contact, ContactList, EmailCampaign};
+    use super::*;
+
+    /// What any of the listings may hold.
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "what is read is not looked at")]
+    struct Rows<'a> {
+        #[serde(default, borrow)]
+        contacts: Vec<Contact<'a>>,
+        #[serde(default, borrow)]
+        lists: Vec<ContactList<'a>>,
+        #[serde(default, borrow)]
+        campaigns: Vec<EmailCampaign<'a>>,
+        #[serde(default, borrow)]
+        campaign_activities: Vec<ActionSummary<'a>>,
+        #[serde(default, borrow)]
+        tracking_activities: Vec<ActivityDetail<'a>>,
+    }
+
+    const PAGES: [&str; 4] = [
+        r#"{"contacts":[{"contact_id":"a","email_address":{"address":"a@example.com","opt_out_date":"2026-01-02"},
+            "notes":[{}],"birthday_day":3}],"contacts_count":1,"_links":{"next":{"href":"/v3/a"}}}"#,
+        r#"{"lists":[{"list_id":"a","favorite":true,"membership_count":3,"created_at":"2026-01-02T03:04:05Z"}]}"#,
+        r#"{"campaigns":[{"campaign_id":"a","type_code":10}],
+            "campaign_activities":[{"campaign_activity_id":"b","em_opens":2}],"_links":{"next":{"href":null}}}"#,
+        r#"{"tracking_activities":[{"contact_id":"a","created_time":"2026-01-02T03:04:05.000Z",
+            "campaign_activity_id":"b","tracking_activity_type":"em_opens"}],"_links":{}}"#,
+    ];
+
+    #[test]
+    fn the_pages_that_are_tampered_with_are_read_as_they_are() {
+        for page in PAGES {
+            assert!(parse::<Rows>(ALL[0], &Page::of(page.into()).unwrap()).is_ok(), "{page}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        /// A page with anything put anywhere in it is read or refused, by whatever reads it.
+        #[test]
+        fn any_bytes_are_survived(page in 0usize..5, at in 0usize..250, cut in 0usize..40, put: Vec<u8>) {
+            let mut bytes = PAGES.get(page).map_or(Vec::new(), |page| page.as_bytes().to_vec());
+            let at = at.min(bytes.len());
+            bytes.splice(at..(at + cut).min(bytes.len()), put);
+            if let Some(page) = Page::of(bytes) {
+                let _ = parse::<Rows>(ALL[0], &page);
+            }
+        }
+    }
+}
