@@ -165,7 +165,8 @@ fn normal(text: Cow<'_, str>) -> Option<Cow<'_, str>> {
     Some(Cow::Owned(out))
 }
 
-fn instant(text: &str) -> Option<DateTime<Utc>> {
+/// The moment of a timestamp in any of the forms met in the wild.
+pub(crate) fn instant(text: &str) -> Option<DateTime<Utc>> {
     let (second, fraction) = parse(text)?;
     let nanos = fraction.bytes().chain(std::iter::repeat(b'0')).take(9).fold(0, |n, b| n * 10 + i64::from(b - b'0'));
     second.checked_add_signed(TimeDelta::nanoseconds(nanos))

@@ -116,7 +116,7 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     let keys: Vec<_> = streams::ALL.iter().map(|s| (s.name, s.replication_key)).collect();
     let state = match &args.state {
         None => State::default(),
-        Some(path) => State::parse(&read(path)?, &keys).map_err(|e| e.context(path.display()))?,
+        Some(path) => State::parse(&read(path)?, &keys, Utc::now()).map_err(|e| e.context(path.display()))?,
     };
     let client = Arc::new(Client::new(&config, config_file)?);
     signals::watch(&messages, &client)?;

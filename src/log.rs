@@ -16,6 +16,8 @@ use crate::progress;
 
 /// Whether lines are JSON objects.
 static STRUCTURED: AtomicBool = AtomicBool::new(false);
+/// Whether METRIC lines are written.
+static MEASURING: AtomicBool = AtomicBool::new(false);
 /// The stream that is being read, for the lines that are JSON.
 static READING: Mutex<Option<&str>> = Mutex::new(None);
 
@@ -131,7 +133,15 @@ pub(crate) fn warn_once(text: String) {
     }
 }
 
+/// Writes METRIC lines from here on: they are a sync's, and stand in the way of who reads what `--test` says.
+pub(crate) fn measure() {
+    MEASURING.store(true, Ordering::Relaxed);
+}
+
 fn metric(kind: &str, metric: &str, value: &Value, tags: &Value) {
+    if !MEASURING.load(Ordering::Relaxed) {
+        return;
+    }
     let point = json!({"type": kind, "metric": metric, "value": value, "tags": tags});
     if STRUCTURED.load(Ordering::Relaxed) && log::log_enabled!(Level::Info) {
         let mut line = structured("INFO", module_path!(), "METRIC");

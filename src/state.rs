@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::config::Route;
 use crate::error::{Error, Result};
+use crate::field::instant;
 
 /// What a `--state` file holds and a STATE message says.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -27,10 +29,10 @@ pub(crate) struct Bookmark {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) replication_key: Option<String>,
     /// Everything up to this moment stands before the STATE that says it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "moment_or_none", skip_serializing_if = "Option::is_none")]
     pub(crate) replication_key_value: Option<DateTime<Utc>>,
     /// When the contacts were last read completely.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "moment_or_none", skip_serializing_if = "Option::is_none")]
     pub(crate) full_refresh_at: Option<DateTime<Utc>>,
     /// Fingerprint of the settings that narrowed what was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,7 +47,9 @@ pub(crate) struct Bookmark {
 /// A contact report that was cut off: its frozen window, and the last contact or campaign activity that is complete.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Resume {
+    #[serde(deserialize_with = "moment")]
     pub(crate) since: DateTime<Utc>,
+    #[serde(deserialize_with = "moment")]
     pub(crate) until: DateTime<Utc>,
     pub(crate) route: Route,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,12 +62,31 @@ pub(crate) struct Resume {
     pub(crate) filter: Option<String>,
 }
 
+/// How far a bookmark may lie ahead of this machine's clock: it is measured by the service's.
+const CLOCKS_DIFFER: TimeDelta = TimeDelta::days(1);
+
+/// A moment in any form that is plain: bookmarks are also written by hand, and by other taps.
+fn moment<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<DateTime<Utc>, D::Error> {
+    let text = String::deserialize(d)?;
+    instant(text.trim()).ok_or_else(|| {
+        D::Error::custom(format!(
+            "{text:?} is not a moment; allowed: a date or a date-time such as 2026-01-31T00:00:00Z"
+        ))
+    })
+}
+
+fn moment_or_none<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<Option<DateTime<Utc>>, D::Error> {
+    #[derive(Deserialize)]
+    struct Moment(#[serde(deserialize_with = "moment")] DateTime<Utc>);
+    Ok(Option::<Moment>::deserialize(d)?.map(|m| m.0))
+}
+
 impl State {
-    /// Reads a state file; `keys` maps each stream to its replication key.
+    /// Reads a state file; `keys` maps each stream to its replication key, `now` is this machine's time.
     ///
     /// # Errors
     /// `Usage` when the text is not a state: going on would be a silent full read.
-    pub(crate) fn parse(text: &str, keys: &[(&str, Option<&str>)]) -> Result<State> {
+    pub(crate) fn parse(text: &str, keys: &[(&str, Option<&str>)], now: DateTime<Utc>) -> Result<State> {
         let bad = |why: String| {
             Error::Usage(format!(
                 "{why}. Pass the value of the last STATE message of an earlier run, or leave --state out to read everything"
@@ -124,6 +147,11 @@ impl State {
             {
                 return Err(bad(format!("bookmarks.{stream}.replication_key is {other}; allowed: {key}")));
             }
+            // Nothing would be read until that day comes, and what happens before it never.
+            if let Some(at) = bookmark.replication_key_value.filter(|at| at.signed_duration_since(now) > CLOCKS_DIFFER)
+            {
+                return Err(bad(format!("bookmarks.{stream}.replication_key_value is {at}, which is yet to come")));
+            }
             if bookmark.resume.as_ref().is_some_and(|r| r.since > r.until) {
                 return Err(bad(format!("bookmarks.{stream}.resume ends before it starts")));
             }
@@ -172,14 +200,20 @@ mod tests {
 
     const KEYS: &[(&str, Option<&str>)] = &[("contacts", Some("updated_at")), ("contact_lists", None)];
 
+    const END: DateTime<Utc> = DateTime::<Utc>::MAX_UTC;
+
     #[test]
     fn both_forms_of_a_bookmark_are_read_and_unknown_keys_kept() {
-        let plain =
-            State::parse(r#"{"bookmarks":{"contacts":{"updated_at":"2026-01-02T03:04:05-05:00"}},"mine":1}"#, KEYS)
-                .unwrap();
+        let plain = State::parse(
+            r#"{"bookmarks":{"contacts":{"updated_at":"2026-01-02T03:04:05-05:00"}},"mine":1}"#,
+            KEYS,
+            END,
+        )
+        .unwrap();
         let ours = State::parse(
             r#"{"bookmarks":{"contacts":{"replication_key":"updated_at","replication_key_value":"2026-01-02T08:04:05Z"}},"mine":1}"#,
             KEYS,
+            END,
         )
         .unwrap();
         assert_eq!(plain, ours);
@@ -199,9 +233,27 @@ mod tests {
             r#"{"bookmarks":{"contacts":{"replication_key_value":"soon"}}}"#,
             r#"{"bookmarks":{"contacts":{"updated_at":5}}}"#,
         ] {
-            assert!(matches!(State::parse(text, KEYS), Err(Error::Usage(_))), "{text}");
+            assert!(matches!(State::parse(text, KEYS, END), Err(Error::Usage(_))), "{text}");
         }
-        assert!(State::parse("{}", KEYS).is_ok());
+        assert!(State::parse("{}", KEYS, END).is_ok());
+    }
+
+    #[test]
+    fn a_bookmark_in_any_plain_form_is_read_but_none_that_is_yet_to_come() {
+        let now = "2026-11-24T12:00:00Z".parse().unwrap();
+        let read = |at: &str| {
+            State::parse(&format!(r#"{{"bookmarks":{{"contacts":{{"updated_at":"{at}"}}}}}}"#), KEYS, now)
+                .map(|state| state.bookmark("contacts").replication_key_value.unwrap().to_string())
+                .map_err(|e| e.to_string())
+        };
+        for at in ["2026-01-02", "2026-01-02T00:00:00", "2026-01-02 00:00:00.000000", "2026-01-01T19:00:00-0500"] {
+            assert_eq!(read(at).unwrap(), "2026-01-02 00:00:00 UTC", "{at}");
+        }
+        assert!(read("2026-11-25T11:00:00Z").is_ok());
+        assert!(read("2026-11-26").unwrap_err().contains("yet to come"));
+        assert!(
+            read("soon").unwrap_err().contains("bookmarks.contacts.replication_key_value: \"soon\" is not a moment")
+        );
     }
 
     #[test]
@@ -209,6 +261,7 @@ mod tests {
         let state = State::parse(
             r#"{"type":"STATE","value":{"bookmarks":{"contacts":{"updated_at":"2026-01-02T03:04:05Z"}}}}"#,
             KEYS,
+            END,
         )
         .unwrap();
         assert!(state.bookmark("contacts").replication_key_value.is_some());
@@ -262,16 +315,16 @@ mod tests {
             for (stream, bookmark) in foreign {
                 value["bookmarks"][stream] = serde_json::json!({"kept": bookmark});
             }
-            let state = State::parse(&value.to_string(), KEYS).unwrap();
+            let state = State::parse(&value.to_string(), KEYS, END).unwrap();
             prop_assert_eq!(state.to_value(), value);
         }
 
         /// Whatever a file holds, it is a state or an error.
         #[test]
         fn any_text_is_survived(text: String, value in json()) {
-            let _ = State::parse(&text, KEYS);
-            let _ = State::parse(&value.to_string(), KEYS);
-            let _ = State::parse(&serde_json::json!({"bookmarks": {"contacts": value}}).to_string(), KEYS);
+            let _ = State::parse(&text, KEYS, END);
+            let _ = State::parse(&value.to_string(), KEYS, END);
+            let _ = State::parse(&serde_json::json!({"bookmarks": {"contacts": value}}).to_string(), KEYS, END);
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::config::{Config, Route};
 use crate::error::{Error, Result};
 use crate::ids::Id;
-use crate::log::{counter, reading, timer};
+use crate::log::{counter, measure, reading, timer};
 use crate::messages::Messages;
 use crate::progress::Progress;
 use crate::state::{Resume, State};
@@ -52,6 +52,7 @@ pub(crate) fn sync(
     state: State,
     messages: &Messages,
 ) -> Result<()> {
+    measure();
     let started = Instant::now();
     let mut order: Vec<&'static Stream> = ALL.iter().copied().filter(|s| catalog.get(s.name).is_some()).collect();
     if order.is_empty() {
@@ -88,7 +89,6 @@ impl Run<'_> {
             self.state.currently_syncing = Some(stream.name.into());
             self.messages.now_true(self.state.to_value());
             self.begin(stream)?;
-            let started = Instant::now();
             let outcome = if self.done.contains(stream.name) { Ok(()) } else { (stream.read)(self) };
             let line = &self.begun[stream.name];
             let records = line.position();
@@ -96,7 +96,7 @@ impl Run<'_> {
             match outcome {
                 Ok(()) => {
                     line.finish();
-                    log::info!("{}: {records} records in {:.1} s", stream.name, started.elapsed().as_secs_f64());
+                    log::info!("{}: {records} records in {:.1} s", stream.name, line.elapsed().as_secs_f64());
                 }
                 Err(Error::Forbidden(why)) => {
                     log::error!("{}: the service refuses this stream ({why}); it needs {}", stream.name, stream.needs);

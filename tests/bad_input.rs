@@ -244,6 +244,11 @@ fn files_that_cannot_be_used_are_named_and_left_alone() {
                 "since": "2020-01-01T00:00:00Z", "until": "2026-01-01T00:00:00Z", "route": "sideways"}}}})),
             &["contact_activity_details"],
         ),
+        (
+            "--state",
+            text(json!({"bookmarks": {"contacts": {"replication_key_value": "2999-01-01"}}})),
+            &["contacts.replication_key_value", "yet to come"],
+        ),
         // What Meltano and others keep around a tap's state.
         ("--state", text(json!({"singer_state": {"bookmarks": {}}})), &["singer_state"]),
     ]);
