@@ -98,6 +98,29 @@ fn the_campaign_route_takes_few_calls_and_knows_more() {
     assert!(again <= 300, "{again}");
 }
 
+#[test]
+fn drafts_that_were_removed_cost_nothing_once_they_are_old() {
+    let fake = Fake::start_with(Account::generate(4, Size { contacts: 20, lists: 1, campaigns: 30 }), long_lived());
+    let drafts: Vec<String> = {
+        let account = fake.account();
+        // The service lists them for ever, and knows none of them one by one.
+        account.campaigns.iter().filter(|c| c.detail_404).map(|c| format!("/emails/{}", c.id)).collect()
+    };
+    assert!(drafts.len() > 1);
+    let asked = |fake: &Fake| fake.api_calls().iter().filter(|c| drafts.iter().any(|d| c.path.ends_with(d))).count();
+    let (first, _) = read(&fake, "campaigns", &json!({}), None, &REPORTS);
+    assert_eq!(asked(&fake), drafts.len());
+    let (second, _) = read(&fake, "campaigns", &json!({}), Some(&first.last_state()), &REPORTS);
+    assert_eq!(asked(&fake), 0);
+    for ran in [first, second] {
+        assert!(!ran.stderr.contains("unknown one by one"), "{}", ran.stderr);
+    }
+    // One that was sent is another matter.
+    fake.account().campaigns[0].detail_404 = true;
+    let (ran, _) = read(&fake, "campaigns", &json!({}), None, &REPORTS);
+    assert!(ran.stderr.contains("1 sent campaigns are listed but unknown one by one"), "{}", ran.stderr);
+}
+
 /// Calls a second from the first to the last call of a report.
 fn pace_of(fake: &Fake, path: &str) -> f64 {
     let times: Vec<Instant> = fake.api_calls().iter().filter(|c| c.path.contains(path)).map(|c| c.at).collect();

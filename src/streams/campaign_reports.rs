@@ -258,7 +258,7 @@ fn activities(run: &mut Run, readings: &[Reading]) -> Result<Vec<Arc<Activity>>>
             // The listing names campaigns that the service does not know one by one.
             Step::End(Err(Error::NotFound(why))) => {
                 log::debug!("campaign {}: {why}", candidate.id);
-                gone += 1;
+                gone += u64::from(candidate.sent);
             }
             Step::End(outcome) => outcome?,
         }

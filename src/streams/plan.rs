@@ -34,6 +34,8 @@ pub(super) struct Campaign {
     created_at: Option<DateTime<Utc>>,
     /// A draft or one that is scheduled has not been sent.
     unsent: bool,
+    /// When it was removed, at the latest.
+    removed: Option<DateTime<Utc>>,
 }
 
 /// What the service counts for a sent campaign.
@@ -57,6 +59,8 @@ pub(super) struct Candidate {
     pub(super) wanted: Vec<bool>,
     pub(super) kinds: Vec<Kind>,
     pub(super) calls: u64,
+    /// Whether it is known to have been sent; one that was removed may have been a draft.
+    pub(super) sent: bool,
 }
 
 /// What a report needs of the campaigns.
@@ -217,11 +221,13 @@ impl Survey {
                 continue;
             }
             let last = counted.and_then(|sent| sent.last);
+            // After it was removed, nothing was sent.
+            let last_possible = last.or(campaign.removed.filter(|_| counted.is_none()));
             let wanted: Vec<bool> = scopes
                 .iter()
                 .map(|scope| {
                     let too_new = scope.before.zip(campaign.created_at).is_some_and(|(before, at)| at >= before);
-                    let too_old = last.zip(scope.floor).is_some_and(|(last, floor)| last < floor);
+                    let too_old = last_possible.zip(scope.floor).is_some_and(|(last, floor)| last < floor);
                     !scope.complete && !too_new && !too_old
                 })
                 .collect();
@@ -244,6 +250,7 @@ impl Survey {
                 id: campaign.id.clone(),
                 name: campaign.name.clone(),
                 wanted,
+                sent: counted.is_some() || campaign.removed.is_none(),
                 calls: 1 + kinds.iter().map(pages).sum::<u64>(),
                 kinds,
             });
@@ -268,6 +275,8 @@ impl Survey {
             current_status: Text<'a>,
             #[serde(default, borrow)]
             created_at: Timestamp<'a>,
+            #[serde(default, borrow)]
+            updated_at: Timestamp<'a>,
         }
         if let Some(known) = &self.campaigns {
             return Ok(Arc::clone(known));
@@ -281,9 +290,10 @@ impl Survey {
                         let status = row.current_status.0.as_deref().unwrap_or_default();
                         let unsent = ["draft", "scheduled"].iter().any(|s| status.eq_ignore_ascii_case(s));
                         let id = Id::from(row.campaign_id.as_str());
-                        let name = row.name.0.map(std::borrow::Cow::into_owned);
+                        let name = row.name.0.as_deref().map(str::to_owned);
                         let created_at = row.created_at.instant();
-                        found.insert(id.clone(), Campaign { id, name, created_at, unsent });
+                        let removed = row.updated_at.instant().filter(|_| status.eq_ignore_ascii_case("removed"));
+                        found.insert(id.clone(), Campaign { id, name, created_at, unsent, removed });
                     }
                 }
                 Step::End(outcome) => outcome?,
