@@ -124,6 +124,13 @@ impl Auth {
                 *tokens = stored;
             }
         }
+        if let Some(left) = self.store.left()? {
+            log::info!("a run that was cut off had renewed the login; going on with what it got");
+            self.store
+                .save(&left)
+                .map_err(|why| Error::Failed(format!("what a run that was cut off had got cannot be stored: {why}")))?;
+            *tokens = left;
+        }
         Ok(turn)
     }
 
@@ -148,7 +155,8 @@ impl Auth {
             ));
         };
         // A single-use token must not be spent where its successor cannot be kept.
-        if let Err(why) = self.store.writable() {
+        let room = self.store.room();
+        if let Err(why) = &room {
             log::warn!(
                 "a rotated refresh token could not be saved ({why}): with rotating refresh tokens this run would be \
                  the last; set token_file to a path that can be written, or use long-lived refresh tokens"
@@ -160,7 +168,12 @@ impl Auth {
             client.exchange_refresh_token(&spent).request(&http)
         })?;
         *tokens = endpoint::tokens(&answer, Some(refresh));
-        if let Err(why) = self.store.save(tokens) {
+        // Where there is no room there may be by now.
+        let saved = match room {
+            Ok(room) => self.store.save_from(room, tokens),
+            Err(_) => self.store.save(tokens),
+        };
+        if let Err(why) = saved {
             log::error!(
                 "the new refresh token could not be saved ({why}); if the application rotates them, log in again after this run"
             );
