@@ -93,12 +93,13 @@ impl Endpoint {
         };
         Err(match (error, refusal.into_inner()) {
             (RequestTokenError::Request(e), _) => e,
-            (RequestTokenError::ServerResponse(_), Some(refusal)) => self.refused(step, &refusal),
+            // Whatever its status was.
+            (_, Some(refusal)) => self.refused(step, &refusal),
             // Only the device flow ends by itself, when its time is over.
             (RequestTokenError::ServerResponse(_), None) => {
                 self.refused(step, &Refusal { code: "expired_token".into(), text: String::new() })
             }
-            (RequestTokenError::Parse(..) | RequestTokenError::Other(_), _) => {
+            (RequestTokenError::Parse(..) | RequestTokenError::Other(_), None) => {
                 Error::Failed("the authorization server's answer lacks what the protocol says it holds".into())
             }
         })
