@@ -6,7 +6,7 @@ mod tap;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
@@ -352,5 +352,62 @@ fn a_login_that_works_is_replaced_only_when_asked_to() {
     let login = place.login(&[]);
     browse(&login.url);
     assert_eq!(login.end().0, Some(0));
+    assert_eq!(place.sync().code, Some(0));
+}
+
+#[test]
+fn a_config_that_is_not_there_yet_is_told_with_what_to_write() {
+    let place = Place::new(true);
+    fs::remove_file(place.config()).unwrap();
+    let (code, said) = place.login(&[]).end();
+    assert_eq!(code, Some(2), "{said}");
+    let told = critical(&said);
+    assert!(told.contains(place.config().to_str().unwrap()) && told.contains("no such file"), "{told}");
+    assert!(told.contains("client_id") && told.contains("token_file"), "{told}");
+    assert!(!place.config().exists());
+    let output = command().arg("login").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--config FILE"));
+}
+
+#[test]
+fn both_of_the_localhosts_are_listened_on() {
+    let v6 = TcpListener::bind("[::1]:0").is_ok();
+    for host in ["127.0.0.1", "[::1]"].into_iter().take(if v6 { 2 } else { 1 }) {
+        let place = Place::new(true);
+        let login = place.login(&[]);
+        let address = consent(&login.url).replace("localhost", host);
+        assert!(browse(&address).contains("You are logged in"), "{host}");
+        assert_eq!(login.end().0, Some(0), "{host}");
+    }
+}
+
+#[test]
+fn connections_that_say_nothing_and_answers_that_come_twice_disturb_nobody() {
+    let place = Place::new(true);
+    let login = place.login(&[]);
+    let port = place.redirect.split([':', '/']).nth(4).unwrap().parse::<u16>().unwrap();
+    // Browsers connect ahead of need.
+    let silent = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let address = consent(&login.url);
+    let twice: Vec<_> = (0..2)
+        .map(|_| {
+            thread::spawn({
+                let address = address.clone();
+                // The second may find that the login has ended.
+                move || {
+                    agent(0)
+                        .get(&address)
+                        .call()
+                        .and_then(|mut answer| answer.body_mut().read_to_string())
+                        .unwrap_or_default()
+                }
+            })
+        })
+        .collect();
+    let pages: Vec<_> = twice.into_iter().map(|page| page.join().unwrap()).collect();
+    assert_eq!(pages.iter().filter(|page| page.contains("You are logged in")).count(), 1, "{pages:?}");
+    assert_eq!(login.end().0, Some(0));
+    drop(silent);
     assert_eq!(place.sync().code, Some(0));
 }

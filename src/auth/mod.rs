@@ -17,7 +17,7 @@ use crate::config::{Config, Secret};
 use crate::error::{Error, Result};
 use endpoint::{Endpoint, Step};
 pub(crate) use login::login;
-use token_file::{Store, Turn};
+use token_file::{Store, Turn, Unsaved};
 
 /// A token is renewed this long before it ends, so that no call carries one that ends on its way.
 const MARGIN: TimeDelta = TimeDelta::seconds(60);
@@ -168,15 +168,20 @@ impl Auth {
             client.exchange_refresh_token(&spent).request(&http)
         })?;
         *tokens = endpoint::tokens(&answer, Some(refresh));
-        // Where there is no room there may be by now.
         let saved = match room {
             Ok(room) => self.store.save_from(room, tokens),
-            Err(_) => self.store.save(tokens),
+            // Where there was no room there may be by now.
+            Err(_) => self.store.save(tokens).map_err(|why| Unsaved { why, kept: None }),
         };
-        if let Err(why) = saved {
-            log::error!(
+        match saved {
+            Ok(()) => {}
+            Err(Unsaved { why, kept: Some(path) }) => log::error!(
+                "the new refresh token could not be saved ({why}); the next run will take it from {}",
+                path.display()
+            ),
+            Err(Unsaved { why, kept: None }) => log::error!(
                 "the new refresh token could not be saved ({why}); if the application rotates them, log in again after this run"
-            );
+            ),
         }
         drop(turn);
         let scopes = answer.scopes().map(|scopes| scopes.iter().map(|s| s.to_string()).collect());

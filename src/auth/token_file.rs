@@ -59,6 +59,12 @@ pub(super) struct Room {
     instead_of: Option<String>,
 }
 
+/// Why tokens are not in their place, and where they are instead.
+pub(super) struct Unsaved {
+    pub(super) why: String,
+    pub(super) kept: Option<PathBuf>,
+}
+
 /// The size of that file: an access token has some 1,200 characters.
 const ROOM: usize = 8192;
 
@@ -208,7 +214,7 @@ impl Store {
         }
     }
 
-    /// Whether a new token could be kept; nothing is changed.
+    /// Whether a new token could be kept; no more is made than its folder.
     pub(super) fn writable(&self) -> std::result::Result<(), String> {
         let path = self.path().ok_or(NOWHERE)?;
         self.make_folder()?;
@@ -268,15 +274,14 @@ impl Store {
         Ok(text(refresh.as_ref()))
     }
 
-    /// Stores what a call brought. From the first line on, a crash loses nothing.
-    pub(super) fn save_from(&self, mut room: Room, tokens: &Tokens) -> std::result::Result<(), String> {
+    /// Stores what a call brought. From the first line on, a crash loses nothing; nor does a failure, when it names the
+    /// file that the tokens are left in.
+    pub(super) fn save_from(&self, mut room: Room, tokens: &Tokens) -> std::result::Result<(), Unsaved> {
         let noted = room.take(tokens);
-        let saved = self.save(tokens);
-        if let (Ok(true), Err(why), Some(file)) = (noted, &saved, room.file) {
-            let kept = file.into_temp_path().keep().map_err(|e| e.to_string())?;
-            return Err(format!("{why}; it is kept in {} for the next run", kept.display()));
-        }
-        saved
+        self.save(tokens).map_err(|why| {
+            let file = room.file.filter(|_| matches!(noted, Ok(true)));
+            Unsaved { why, kept: file.and_then(|file| file.into_temp_path().keep().ok()) }
+        })
     }
 
     /// Writes the tokens so that a crash at any moment leaves either the old file or the new one.
@@ -338,23 +343,17 @@ fn text(secret: Option<&Secret>) -> Option<String> {
 
 /// Waits for another run and says so.
 fn lock(file: &File, path: &Path) -> Result<()> {
-    let outcome = match file.try_lock() {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => {
             log::info!("another run is getting a token; waiting for it");
-            file.lock()
+            file.lock().map_err(|e| Error::Failed(format!("cannot lock {}: {e}", path.display())))
         }
-        Err(TryLockError::Error(e)) => Err(e),
-        Ok(()) => Ok(()),
-    };
-    match outcome {
-        Err(e) if e.kind() == io::ErrorKind::Unsupported => {
-            log::warn!(
-                "{} cannot be locked, since its file system has no locks: see that no other run uses this login meanwhile",
-                path.display()
-            );
+        // Some file systems of a network have no locks.
+        Err(TryLockError::Error(e)) => {
+            log::warn!("{} cannot be locked ({e}): see that no other run uses this login meanwhile", path.display());
             Ok(())
         }
-        other => other.map_err(|e| Error::Failed(format!("cannot lock {}: {e}", path.display()))),
     }
 }
 
