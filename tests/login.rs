@@ -4,15 +4,18 @@ mod fake;
 mod tap;
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 
 use fake::account::Size;
 use fake::{Account, Fake, Fault, What};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
 use tap::{Ran, command};
 use tempfile::TempDir;
@@ -56,7 +59,7 @@ impl Place {
     fn login(&self, arguments: &[&str]) -> Login {
         let mut command = command();
         command.args(["login", "--config"]).arg(self.config()).args(arguments);
-        Login::start(&mut command)
+        Login::start(command.stdin(Stdio::piped()))
     }
 
     fn sync(&self) -> Ran {
@@ -74,7 +77,7 @@ struct Login {
 impl Login {
     /// Starts it and waits for the first address that it shows.
     fn start(command: &mut Command) -> Login {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let (mut said, mut url) = (String::new(), String::new());
         while url.is_empty() && stderr.read_line(&mut said).unwrap() > 0 {
@@ -410,4 +413,41 @@ fn connections_that_say_nothing_and_answers_that_come_twice_disturb_nobody() {
     assert_eq!(login.end().0, Some(0));
     drop(silent);
     assert_eq!(place.sync().code, Some(0));
+}
+
+/// A terminal at which somebody has typed this already.
+fn typed(text: &str) -> (File, Stdio) {
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap();
+    let other_end = File::options().read(true).write(true).open(OsStr::from_bytes(name.as_bytes())).unwrap();
+    let mut keyboard = File::from(terminal);
+    keyboard.write_all(text.as_bytes()).unwrap();
+    (keyboard, other_end.into())
+}
+
+#[test]
+fn a_person_is_asked_before_a_login_that_works_is_replaced() {
+    for (answer, replaced) in [("n\n", false), ("\n", false), ("y\n", true), ("Yes\n", true)] {
+        let place = Place::new(true);
+        let stored = place.folder.path().join("tokens.json");
+        let old = place.fake.tokens().refresh_token.clone();
+        place.configure(&json!({"refresh_token": old, "token_file": stored}));
+        assert_eq!(place.sync().code, Some(0));
+        let before = fs::read_to_string(&stored).unwrap();
+        let (keyboard, terminal) = typed(answer);
+        let mut command = command();
+        let login = Login::start(command.args(["login", "--config"]).arg(place.config()).stdin(terminal));
+        if replaced {
+            assert!(browse(&login.url).contains("You are logged in"));
+        }
+        let (code, said) = login.end();
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("still works. Replace it? [y/N]"), "{said}");
+        assert_eq!(said.contains("The stored login was kept."), !replaced, "{said}");
+        assert_eq!(fs::read_to_string(&stored).unwrap() == before, !replaced);
+        assert_eq!(place.sync().code, Some(0));
+        drop(keyboard);
+    }
 }

@@ -249,6 +249,18 @@ fn a_file_in_a_folder_that_cannot_be_written_is_rewritten_by_one_run_at_a_time()
             ran.stderr
         );
         assert_eq!(fake.tokens().refreshes, before);
+
+        // The run itself goes on, however often it must renew: what the store still holds is not spent again.
+        fake.heal();
+        fake.switches().expires_in = 1;
+        fake.switches().latency = std::time::Duration::ZERO;
+        let mut command = Command::new(&binary);
+        as_nobody(command.arg("--config").arg(&config_file));
+        let ran = Ran::of(&command.output().unwrap());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(ran.stderr.contains("ERROR the new refresh token could not be saved"), "{}", ran.stderr);
+        assert!(fake.tokens().refreshes > before + 2);
+        assert_eq!(fake.tokens().reuses, 0);
         set_mode(&folder, 0o755);
     }
 }
@@ -325,5 +337,35 @@ fn an_access_token_alone_is_used_until_it_ends() {
         let written: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
         assert_eq!(written["refresh_token"], fake.tokens().refresh_token.as_str());
         assert!(written["access_token"].as_str().unwrap().starts_with("access-"));
+    }
+}
+
+#[test]
+fn a_long_lived_token_leaves_its_config_untouched() {
+    let fake = fake();
+    fake.switches().rotating = false;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    fs::write(&path, fake.config().to_string()).unwrap();
+    set_mode(&path, 0o400);
+    let before = (fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
+    for _ in 0..2 {
+        let ran = run(&path);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(!ran.stderr.contains("WARNING") && !ran.stderr.contains("ERROR"), "{}", ran.stderr);
+    }
+    assert_eq!((fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap()), before);
+    assert_eq!(mode(&path), 0o400);
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+
+    // A token file takes the new access token, and the refresh token stays.
+    let more = json!({"token_file": folder.path().join("tokens.json")});
+    for _ in 0..2 {
+        fake.tokens().revoke_access_tokens();
+        assert_eq!(tap(&fake, &more, None).code, Some(0));
+        let tokens: Value =
+            serde_json::from_str(&fs::read_to_string(folder.path().join("tokens.json")).unwrap()).unwrap();
+        assert_eq!(tokens["refresh_token"], "refresh-0");
     }
 }

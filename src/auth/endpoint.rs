@@ -284,6 +284,7 @@ pub(super) fn tokens(answer: &BasicTokenResponse, old: Option<Secret>) -> Tokens
         expires_at: lifetime.and_then(|d| Utc::now().checked_add_signed(d)),
         // Long-lived tokens may come back absent: the old one goes on.
         refresh: answer.refresh_token().map(|t| Secret::from(t.secret().clone())).or(old),
+        outdated: None,
     }
 }
 

@@ -29,6 +29,8 @@ struct Tokens {
     /// When the access token ends; unknown for one that came with the config.
     expires_at: Option<DateTime<Utc>>,
     refresh: Option<Secret>,
+    /// What the store holds instead, where these could not be saved: it was spent for them.
+    outdated: Option<Secret>,
 }
 
 impl Tokens {
@@ -67,7 +69,7 @@ impl Auth {
         let store = Store::new(config, config_file);
         store.check_mode();
         let configured =
-            Tokens { access: config.access_token.clone(), expires_at: None, refresh: config.refresh_token.clone() };
+            Tokens { access: config.access_token.clone(), refresh: config.refresh_token.clone(), ..Tokens::default() };
         let tokens = store.load()?.unwrap_or(configured);
         Ok(Auth { endpoint: Endpoint::new(config), store, tokens: Mutex::new(tokens), refused: OnceLock::new() })
     }
@@ -117,7 +119,7 @@ impl Auth {
     /// Waits for the turn to renew, and takes what another run has stored meanwhile.
     fn turn(&self, tokens: &mut Tokens) -> Result<Turn> {
         let turn = self.store.turn()?;
-        if let Some(stored) = self.store.load()? {
+        if let Some(stored) = self.store.load()?.filter(|s| s.refresh.is_none() || s.refresh != tokens.outdated) {
             // Long-lived refresh tokens stay the same over a new access token.
             let newer_access = stored.access.is_some() && stored.access != tokens.access;
             if newer_access || stored.refresh != tokens.refresh {
@@ -179,9 +181,13 @@ impl Auth {
                 "the new refresh token could not be saved ({why}); the next run will take it from {}",
                 path.display()
             ),
-            Err(Unsaved { why, kept: None }) => log::error!(
-                "the new refresh token could not be saved ({why}); if the application rotates them, log in again after this run"
-            ),
+            Err(Unsaved { why, kept: None }) => {
+                tokens.outdated = self.store.load()?.and_then(|stored| stored.refresh);
+                log::error!(
+                    "the new refresh token could not be saved ({why}); if the application rotates them, log in again \
+                     after this run"
+                );
+            }
         }
         drop(turn);
         let scopes = answer.scopes().map(|scopes| scopes.iter().map(|s| s.to_string()).collect());

@@ -198,17 +198,17 @@ impl Store {
                     access: content.access_token.map(Secret::from),
                     expires_at: content.expires_at,
                     refresh: content.refresh_token.map(Secret::from),
+                    outdated: None,
                 }))
             }
             // The config was read at the start of the run: only a later change by another run is news.
             Place::Config(path) => {
                 let map: Option<Map<String, Value>> = read(path).ok().and_then(|text| serde_json::from_str(&text).ok());
                 let refresh = map.and_then(|map| map.get("refresh_token")?.as_str().map(str::to_owned));
-                Ok(refresh.map(Secret::from).filter(|r| Some(r) != self.configured.as_ref()).map(|r| Tokens {
-                    access: None,
-                    expires_at: None,
-                    refresh: Some(r),
-                }))
+                Ok(refresh
+                    .map(Secret::from)
+                    .filter(|r| Some(r) != self.configured.as_ref())
+                    .map(|r| Tokens { refresh: Some(r), ..Tokens::default() }))
             }
             Place::Nowhere => Ok(None),
         }
@@ -265,6 +265,7 @@ impl Store {
             access: left.access_token.map(Secret::from),
             expires_at: left.expires_at,
             refresh: left.refresh_token.map(Secret::from),
+            outdated: None,
         }))
     }
 
