@@ -67,6 +67,10 @@ impl Place {
         fs::write(&browser, format!("#!/bin/sh\necho \"$@\" >> {}\n", self.path("opened").display())).unwrap();
         fs::set_permissions(&browser, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
         let mut child = self.tap(format, &[&["login"], arguments].concat()).env("BROWSER", browser).spawn().unwrap();
+        // For a moment a new process has none.
+        let mut lines = (0..100_000).map(|_| fs::read(format!("/proc/{}/cmdline", child.id())).unwrap());
+        let line = lines.find(|line| !line.is_empty()).unwrap();
+        fs::write(self.path("process"), line).unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let (mut said, mut url) = (String::new(), String::new());
         while url.is_empty() && stderr.read_line(&mut said).unwrap() > 0 {
@@ -75,9 +79,6 @@ impl Place {
         }
         let mut rest = OpenOptions::new().create(true).append(true).open(self.path("said")).unwrap();
         rest.write_all(said.as_bytes()).unwrap();
-        let line = fs::read(format!("/proc/{}/cmdline", child.id())).unwrap();
-        assert!(url.is_empty() || line.starts_with(b"/"));
-        fs::write(self.path("process"), line).unwrap();
         self.noting = Some(thread::spawn(move || assert!(std::io::copy(&mut stderr, &mut rest).is_ok())));
         (child, url, redirect)
     }
