@@ -145,15 +145,21 @@ fn is_env(path: &Path) -> bool {
 
 fn sources(paths: &[PathBuf]) -> Result<Vec<(String, String)>> {
     if paths.is_empty() {
-        return Err(Error::Usage("a sync needs --config FILE (or --config ENV); see --help".into()));
+        return Err(Error::Usage("the settings are missing: pass --config FILE (or --config ENV); see --help".into()));
     }
     paths
         .iter()
         .map(|path| {
             if is_env(path) {
                 Ok(("ENV".to_owned(), config::from_env(std::env::vars())))
-            } else {
+            } else if path.exists() {
                 Ok((path.display().to_string(), read(path)?))
+            } else {
+                let path = path.display();
+                Err(Error::Usage(format!(
+                    "{path}: there is no such file. Write one with at least {{\"client_id\": \"your API key\", \
+                     \"token_file\": \"tokens.json\"}}, then log in (tap-constant-contact login --config {path})"
+                )))
             }
         })
         .collect()

@@ -4,15 +4,18 @@ mod fake;
 mod tap;
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 
 use fake::account::Size;
 use fake::{Account, Fake, Fault, What};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
 use tap::{Ran, command};
 use tempfile::TempDir;
@@ -56,7 +59,7 @@ impl Place {
     fn login(&self, arguments: &[&str]) -> Login {
         let mut command = command();
         command.args(["login", "--config"]).arg(self.config()).args(arguments);
-        Login::start(&mut command)
+        Login::start(command.stdin(Stdio::piped()))
     }
 
     fn sync(&self) -> Ran {
@@ -74,7 +77,7 @@ struct Login {
 impl Login {
     /// Starts it and waits for the first address that it shows.
     fn start(command: &mut Command) -> Login {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let (mut said, mut url) = (String::new(), String::new());
         while url.is_empty() && stderr.read_line(&mut said).unwrap() > 0 {
@@ -353,4 +356,98 @@ fn a_login_that_works_is_replaced_only_when_asked_to() {
     browse(&login.url);
     assert_eq!(login.end().0, Some(0));
     assert_eq!(place.sync().code, Some(0));
+}
+
+#[test]
+fn a_config_that_is_not_there_yet_is_told_with_what_to_write() {
+    let place = Place::new(true);
+    fs::remove_file(place.config()).unwrap();
+    let (code, said) = place.login(&[]).end();
+    assert_eq!(code, Some(2), "{said}");
+    let told = critical(&said);
+    assert!(told.contains(place.config().to_str().unwrap()) && told.contains("no such file"), "{told}");
+    assert!(told.contains("client_id") && told.contains("token_file"), "{told}");
+    assert!(!place.config().exists());
+    let output = command().arg("login").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--config FILE"));
+}
+
+#[test]
+fn both_of_the_localhosts_are_listened_on() {
+    let v6 = TcpListener::bind("[::1]:0").is_ok();
+    for host in ["127.0.0.1", "[::1]"].into_iter().take(if v6 { 2 } else { 1 }) {
+        let place = Place::new(true);
+        let login = place.login(&[]);
+        let address = consent(&login.url).replace("localhost", host);
+        assert!(browse(&address).contains("You are logged in"), "{host}");
+        assert_eq!(login.end().0, Some(0), "{host}");
+    }
+}
+
+#[test]
+fn connections_that_say_nothing_and_answers_that_come_twice_disturb_nobody() {
+    let place = Place::new(true);
+    let login = place.login(&[]);
+    let port = place.redirect.split([':', '/']).nth(4).unwrap().parse::<u16>().unwrap();
+    // Browsers connect ahead of need.
+    let silent = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let address = consent(&login.url);
+    let twice: Vec<_> = (0..2)
+        .map(|_| {
+            thread::spawn({
+                let address = address.clone();
+                // The second may find that the login has ended.
+                move || {
+                    agent(0)
+                        .get(&address)
+                        .call()
+                        .and_then(|mut answer| answer.body_mut().read_to_string())
+                        .unwrap_or_default()
+                }
+            })
+        })
+        .collect();
+    let pages: Vec<_> = twice.into_iter().map(|page| page.join().unwrap()).collect();
+    assert_eq!(pages.iter().filter(|page| page.contains("You are logged in")).count(), 1, "{pages:?}");
+    assert_eq!(login.end().0, Some(0));
+    drop(silent);
+    assert_eq!(place.sync().code, Some(0));
+}
+
+/// A terminal at which somebody has typed this already.
+fn typed(text: &str) -> (File, Stdio) {
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap();
+    let other_end = File::options().read(true).write(true).open(OsStr::from_bytes(name.as_bytes())).unwrap();
+    let mut keyboard = File::from(terminal);
+    keyboard.write_all(text.as_bytes()).unwrap();
+    (keyboard, other_end.into())
+}
+
+#[test]
+fn a_person_is_asked_before_a_login_that_works_is_replaced() {
+    for (answer, replaced) in [("n\n", false), ("\n", false), ("y\n", true), ("Yes\n", true)] {
+        let place = Place::new(true);
+        let stored = place.folder.path().join("tokens.json");
+        let old = place.fake.tokens().refresh_token.clone();
+        place.configure(&json!({"refresh_token": old, "token_file": stored}));
+        assert_eq!(place.sync().code, Some(0));
+        let before = fs::read_to_string(&stored).unwrap();
+        let (keyboard, terminal) = typed(answer);
+        let mut command = command();
+        let login = Login::start(command.args(["login", "--config"]).arg(place.config()).stdin(terminal));
+        if replaced {
+            assert!(browse(&login.url).contains("You are logged in"));
+        }
+        let (code, said) = login.end();
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("still works. Replace it? [y/N]"), "{said}");
+        assert_eq!(said.contains("The stored login was kept."), !replaced, "{said}");
+        assert_eq!(fs::read_to_string(&stored).unwrap() == before, !replaced);
+        assert_eq!(place.sync().code, Some(0));
+        drop(keyboard);
+    }
 }

@@ -4,13 +4,15 @@ mod fake;
 mod tap;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use fake::account::Size;
 use fake::{Account, Fake, Fault, What};
 use serde_json::{Value, json};
-use tap::{Ran, tap};
+use tap::{Ran, command, tap};
 
 fn fake() -> Fake {
     Fake::start(Account::generate(3, Size { contacts: 30, lists: 2, campaigns: 3 }))
@@ -102,5 +104,268 @@ fn tokens_go_to_the_last_file_though_the_environment_comes_after_it() {
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
         assert_eq!(fs::read_to_string(&path).unwrap() == before, from_env);
         assert_eq!(ran.stderr.contains("could not be saved"), from_env, "{}", ran.stderr);
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn run(config: &Path) -> Ran {
+    Ran::of(&command().arg("--config").arg(config).output().unwrap())
+}
+
+#[test]
+fn the_config_keeps_the_shape_that_its_owner_gave_it() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    let (api, auth) = (fake.api_url(), fake.auth_url());
+    for layout in [
+        "{\r\n\t\"note\" : [ 1,2 ,\r\n3 ],\r\n\t\"refresh_token\":   \"TOKEN\"  ,\r\n  MORE }\r\n\r\n",
+        "{\"refresh_token\":\"TOKEN\",MORE}",
+        "\n  {  MORE  , \"note\": {\"refresh_token\": \"TOKEN\", \"\\u00e4\": 1.50}\n, \"refresh_token\" :\"TOKEN\"}",
+    ] {
+        let more = format!(
+            "\"client_id\": \"client-0\", \"client_secret\":\"secret-0\",\t\"api_url\": \"{api}\",\n \"auth_url\": \"{auth}\", \"requests_per_second\": 1e3"
+        );
+        let old = fake.tokens().refresh_token.clone();
+        let before = layout.replace("MORE", &more).replace("TOKEN", &old);
+        fs::write(&path, &before).unwrap();
+        let ran = run(&path);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        // The last one is the setting; one further in is the owner's own.
+        let at = before.rfind(&format!("\"{old}\"")).unwrap() + 1;
+        let expected = [&before[..at], &fake.tokens().refresh_token, &before[at + old.len()..]].concat();
+        assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+    }
+}
+
+#[test]
+fn the_file_behind_a_link_is_replaced_and_the_link_stays() {
+    for token_file in [true, false] {
+        let fake = fake();
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("real")).unwrap();
+        let mut config = fake.config();
+        // A link to a link, one of them relative.
+        symlink("link.json", at("first.json")).unwrap();
+        symlink("real/store.json", at("link.json")).unwrap();
+        if token_file {
+            config["token_file"] = json!(at("first.json"));
+            fs::write(at("config.json"), config.to_string()).unwrap();
+        } else {
+            fs::write(at("first.json"), config.to_string()).unwrap();
+            set_mode(&at("first.json"), 0o644);
+        }
+        for _ in 0..2 {
+            let ran = run(&at(if token_file { "config.json" } else { "first.json" }));
+            assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+            for link in ["first.json", "link.json"] {
+                assert!(fs::symlink_metadata(at(link)).unwrap().is_symlink(), "{link}");
+            }
+            assert!(fs::read_to_string(at("real/store.json")).unwrap().contains(&fake.tokens().refresh_token));
+            assert_eq!(mode(&at("real/store.json")), 0o600);
+            fake.tokens().revoke_access_tokens();
+        }
+        // The lock stands beside the file itself, so that runs by way of other links meet it.
+        assert!(at("real/store.json.lock").exists());
+        assert_eq!(fake.tokens().reuses, 0);
+    }
+}
+
+/// Takes root's power to write anywhere from a command.
+fn as_nobody(command: &mut Command) {
+    if rustix::process::geteuid().is_root() {
+        command.uid(65534).gid(65534);
+    }
+}
+
+fn to_nobody(path: &Path) {
+    if rustix::process::geteuid().is_root() {
+        chown(path, Some(65534), Some(65534)).unwrap();
+    }
+}
+
+#[test]
+fn a_file_in_a_folder_that_cannot_be_written_is_rewritten_by_one_run_at_a_time() {
+    for token_file in [true, false] {
+        let fake = fake();
+        let outer = tempfile::tempdir().unwrap();
+        set_mode(outer.path(), 0o755);
+        let binary = outer.path().join("tap");
+        fs::copy(env!("CARGO_BIN_EXE_tap-constant-contact"), &binary).unwrap();
+        let folder = outer.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        let (config_file, tokens_file) = (folder.join("config.json"), folder.join("tokens.json"));
+        let mut config = fake.config();
+        if token_file {
+            let tokens = json!({"access_token": "ended", "refresh_token": config["refresh_token"].take()});
+            fs::write(&tokens_file, tokens.to_string()).unwrap();
+            config["token_file"] = json!(tokens_file);
+        }
+        fs::write(&config_file, config.to_string()).unwrap();
+        for file in fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()) {
+            to_nobody(&file);
+            set_mode(&file, 0o600);
+        }
+        set_mode(&folder, 0o555);
+        fake.switches().latency = std::time::Duration::from_millis(50);
+        let taps: Vec<_> = (0..3)
+            .map(|_| {
+                let mut command = Command::new(&binary);
+                as_nobody(command.arg("--config").arg(&config_file).stdout(Stdio::piped()).stderr(Stdio::piped()));
+                command.spawn().unwrap()
+            })
+            .collect();
+        for tap in taps {
+            let ran = Ran::of(&tap.wait_with_output().unwrap());
+            assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+            assert!(!ran.stderr.contains("WARNING") && !ran.stderr.contains("ERROR"), "{}", ran.stderr);
+        }
+        let store = if token_file { &tokens_file } else { &config_file };
+        assert!(fs::read_to_string(store).unwrap().contains(&fake.tokens().refresh_token));
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), if token_file { 2 } else { 1 });
+        assert_eq!(fake.tokens().reuses, 0);
+
+        // Where the file cannot be written either, that is told before anything is spent.
+        set_mode(store, 0o400);
+        fake.tokens().revoke_access_tokens();
+        fake.fault(Fault { path: "/token".into(), skip: 0, times: usize::MAX, what: What::Refuse });
+        let before = fake.tokens().refreshes;
+        let mut command = Command::new(&binary);
+        as_nobody(command.args(["--config", "ENV", "--config"]).arg(&config_file));
+        let ran = Ran::of(&command.env("TAP_CONSTANT_CONTACT_MAX_RETRIES", "0").output().unwrap());
+        assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+        assert!(ran.stderr.contains("WARNING a rotated refresh token could not be saved"), "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains(store.to_str().unwrap()) && ran.stderr.contains("Permission denied"),
+            "{}",
+            ran.stderr
+        );
+        assert_eq!(fake.tokens().refreshes, before);
+
+        // The run itself goes on, however often it must renew: what the store still holds is not spent again.
+        fake.heal();
+        fake.switches().expires_in = 1;
+        fake.switches().latency = std::time::Duration::ZERO;
+        let mut command = Command::new(&binary);
+        as_nobody(command.arg("--config").arg(&config_file));
+        let ran = Ran::of(&command.output().unwrap());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(ran.stderr.contains("ERROR the new refresh token could not be saved"), "{}", ran.stderr);
+        assert!(fake.tokens().refreshes > before + 2);
+        assert_eq!(fake.tokens().reuses, 0);
+        set_mode(&folder, 0o755);
+    }
+}
+
+#[test]
+fn a_token_put_into_the_config_by_hand_wins_once() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let token_file = folder.path().join("tokens.json");
+    let by = |refresh: &str| {
+        fake.forget_calls();
+        fake.tokens().revoke_access_tokens();
+        let ran = tap(&fake, &json!({"token_file": token_file, "refresh_token": refresh}), None);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        fake.calls().iter().find(|call| call.is_token).unwrap().body.clone()
+    };
+    // The config's own begins; the stored one goes on, whatever the config still says.
+    assert!(by("refresh-0").contains("refresh_token=refresh-0"));
+    assert!(by("refresh-0").contains("refresh_token=refresh-1"));
+    // A new login elsewhere, whose token is put into the config: again it begins, and the stored one goes on.
+    fake.tokens().refresh_token = "by-hand".into();
+    assert!(by("by-hand").contains("refresh_token=by-hand"));
+    let stored = fake.tokens().refresh_token.clone();
+    assert!(by("by-hand").contains(&format!("refresh_token={stored}")));
+    assert_eq!(fake.tokens().reuses, 0);
+}
+
+#[test]
+fn tokens_that_others_can_read_draw_a_warning() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens.json");
+    let more = json!({"token_file": path, "refresh_token": fake.tokens().refresh_token});
+    let warned = |ran: &Ran| ran.stderr.contains("WARNING") && ran.stderr.contains("chmod 600");
+    assert!(!warned(&tap(&fake, &more, None)));
+    for wide in [0o640, 0o604, 0o644] {
+        set_mode(&path, wide);
+        let ran = tap(&fake, &more, None);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(warned(&ran) && ran.stderr.contains(&format!("mode {wide:o}")), "{}", ran.stderr);
+    }
+    // The next pair that is stored mends it.
+    fake.tokens().revoke_access_tokens();
+    assert!(warned(&tap(&fake, &more, None)));
+    assert_eq!(mode(&path), 0o600);
+    assert!(!warned(&tap(&fake, &more, None)));
+}
+
+#[test]
+fn an_access_token_alone_is_used_until_it_ends() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens.json");
+    let first = json!({"token_file": path});
+    assert_eq!(tap(&fake, &first, None).code, Some(0));
+    let tokens: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let alone = json!({"refresh_token": null, "access_token": tokens["access_token"]});
+    let ran = tap(&fake, &alone, None);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(fake.tokens().refreshes, 1);
+    fake.tokens().revoke_access_tokens();
+    let ran = tap(&fake, &alone, None);
+    assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+    assert!(ran.stderr.contains("there is no refresh token"), "{}", ran.stderr);
+
+    // Beside a refresh token, both are written back when the access token has ended.
+    let config = folder.path().join("config.json");
+    let mut both = fake.config();
+    both["access_token"] = json!("ended");
+    fs::write(&config, both.to_string()).unwrap();
+    for _ in 0..2 {
+        assert_eq!(run(&config).code, Some(0));
+        assert_eq!(fake.tokens().refreshes, 2);
+        let written: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+        assert_eq!(written["refresh_token"], fake.tokens().refresh_token.as_str());
+        assert!(written["access_token"].as_str().unwrap().starts_with("access-"));
+    }
+}
+
+#[test]
+fn a_long_lived_token_leaves_its_config_untouched() {
+    let fake = fake();
+    fake.switches().rotating = false;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    fs::write(&path, fake.config().to_string()).unwrap();
+    set_mode(&path, 0o400);
+    let before = (fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
+    for _ in 0..2 {
+        let ran = run(&path);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(!ran.stderr.contains("WARNING") && !ran.stderr.contains("ERROR"), "{}", ran.stderr);
+    }
+    assert_eq!((fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap()), before);
+    assert_eq!(mode(&path), 0o400);
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+
+    // A token file takes the new access token, and the refresh token stays.
+    let more = json!({"token_file": folder.path().join("tokens.json")});
+    for _ in 0..2 {
+        fake.tokens().revoke_access_tokens();
+        assert_eq!(tap(&fake, &more, None).code, Some(0));
+        let tokens: Value =
+            serde_json::from_str(&fs::read_to_string(folder.path().join("tokens.json")).unwrap()).unwrap();
+        assert_eq!(tokens["refresh_token"], "refresh-0");
     }
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::Tokens;
 use super::token_file::Turn;
-use crate::client::{agent, backoff, network_text};
+use crate::client::{agent, backoff, is_untrusted, network_text, untrusted_text};
 use crate::config::{Config, Secret};
 use crate::error::{Error, Result};
 
@@ -93,12 +93,13 @@ impl Endpoint {
         };
         Err(match (error, refusal.into_inner()) {
             (RequestTokenError::Request(e), _) => e,
-            (RequestTokenError::ServerResponse(_), Some(refusal)) => self.refused(step, &refusal),
+            // Whatever its status was.
+            (_, Some(refusal)) => self.refused(step, &refusal),
             // Only the device flow ends by itself, when its time is over.
             (RequestTokenError::ServerResponse(_), None) => {
                 self.refused(step, &Refusal { code: "expired_token".into(), text: String::new() })
             }
-            (RequestTokenError::Parse(..) | RequestTokenError::Other(_), _) => {
+            (RequestTokenError::Parse(..) | RequestTokenError::Other(_), None) => {
                 Error::Failed("the authorization server's answer lacks what the protocol says it holds".into())
             }
         })
@@ -106,6 +107,7 @@ impl Endpoint {
 
     /// One request, until its answer is one that another try would not change. A refusal is told as well.
     fn send(&self, turn: &Turn, request: &HttpRequest) -> Result<(HttpResponse, Option<Refusal>)> {
+        let secrets = self.secrets(request);
         let mut attempt = 0;
         loop {
             turn.space();
@@ -113,10 +115,9 @@ impl Endpoint {
             let answer = self.exchange(request.clone());
             turn.called();
             let (why, hold) = match answer {
-                Ok(answer) => match read(answer.status().as_u16(), answer.body()) {
+                Ok(answer) => match read(answer.status().as_u16(), answer.body(), &secrets) {
                     Read::Tokens => return Ok((answer, None)),
                     Read::Refused(refusal) => {
-                        let refusal = self.scrub(request, refusal);
                         let body = json!({"error": refusal.code}).to_string().into_bytes();
                         return Ok((answer.map(|_| body), Some(refusal)));
                     }
@@ -125,6 +126,7 @@ impl Endpoint {
                         (why, hold.map(Duration::from_secs))
                     }
                 },
+                Err(e) if is_untrusted(&e) => return Err(Error::Failed(untrusted_text(&self.auth_url, &e))),
                 Err(e) => (network_text(&e), None),
             };
             attempt += 1;
@@ -146,17 +148,13 @@ impl Endpoint {
         Ok(HttpResponse::from_parts(parts, body))
     }
 
-    /// A refusal may echo what was sent: none of it is shown.
-    fn scrub(&self, request: &HttpRequest, mut refusal: Refusal) -> Refusal {
+    /// The secrets of a request, which its refusal may echo.
+    fn secrets(&self, request: &HttpRequest) -> Vec<String> {
         let sent = url::form_urlencoded::parse(request.body());
         let sent = sent.filter(|(key, _)| ["refresh_token", "code", "code_verifier", "device_code"].contains(&&**key));
-        let secrets = sent.map(|(_, value)| value.into_owned());
-        let secrets = secrets.chain(self.client_secret.as_ref().map(|s| s.expose().to_owned()));
-        for secret in secrets.filter(|s| !s.is_empty()) {
-            refusal.code = refusal.code.replace(&secret, "***");
-            refusal.text = refusal.text.replace(&secret, "***");
-        }
-        refusal
+        let basic = request.headers().get("authorization").and_then(|v| v.to_str().ok()?.split(' ').nth(1));
+        let given = self.client_secret.as_ref().map(Secret::expose).into_iter().chain(basic);
+        sent.map(|(_, value)| value.into_owned()).chain(given.map(str::to_owned)).filter(|s| !s.is_empty()).collect()
     }
 
     /// A refusal as what it means here and what to do.
@@ -256,15 +254,16 @@ enum Read {
     Passing(String),
 }
 
-/// What an answer is, by status and body alone.
-fn read(status: u16, body: &[u8]) -> Read {
+/// What an answer is, by status and body alone; none of the secrets is in what it says.
+fn read(status: u16, body: &[u8], secrets: &[String]) -> Read {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |key: &str| value[key].as_str().unwrap_or_default();
+    let shown = |key: &str| secrets.iter().fold(text(key).to_owned(), |text, secret| text.replace(secret, "***"));
     // Okta's own shape, beside the standard's.
     let refusal = [("error", "error_description"), ("errorCode", "errorSummary")]
         .iter()
         .find(|(code, _)| !text(code).is_empty())
-        .map(|(code, why)| Refusal::new(text(code), text(why)));
+        .map(|(code, why)| Refusal::new(&shown(code), &shown(why)));
     match (status, refusal) {
         (408 | 425 | 429 | 500..=599, Some(refusal)) => Read::Passing(format!("{status} {}", refusal.code)),
         (_, Some(refusal)) => Read::Refused(refusal),
@@ -285,6 +284,7 @@ pub(super) fn tokens(answer: &BasicTokenResponse, old: Option<Secret>) -> Tokens
         expires_at: lifetime.and_then(|d| Utc::now().checked_add_signed(d)),
         // Long-lived tokens may come back absent: the old one goes on.
         refresh: answer.refresh_token().map(|t| Secret::from(t.secret().clone())).or(old),
+        outdated: None,
     }
 }
 
@@ -295,6 +295,7 @@ mod tests {
     #[test]
     fn only_what_may_pass_is_tried_again() {
         let refused = |code: &str, text: &str| Read::Refused(Refusal::new(code, text));
+        let read = |status, body: &[u8]| read(status, body, &[]);
         assert_eq!(read(200, br#"{"access_token":"a"}"#), Read::Tokens);
         assert_eq!(read(400, br#"{"error":"invalid_grant","error_description":"no"}"#), refused("invalid_grant", "no"));
         assert_eq!(
@@ -314,6 +315,16 @@ mod tests {
             (302, b""),
         ] {
             assert!(matches!(read(status, body), Read::Passing(_)), "{status}");
+        }
+    }
+
+    #[test]
+    fn no_secret_is_in_what_an_answer_says() {
+        // Cut first, the half of it that is left would no longer be found.
+        let long = format!(r#"{{"error":"no-secret","error_description":"{}secret"}}"#, "x".repeat(196));
+        for status in [400, 503] {
+            let read = read(status, long.as_bytes(), &["secret".into()]);
+            assert!(!format!("{read:?}").contains("sec"), "{read:?}");
         }
     }
 }

@@ -141,7 +141,7 @@ impl Grant<'_> {
                 }
             };
             match &outcome {
-                Ok(()) => show(answer, true, "The tap has stored its tokens. You may close this window."),
+                Ok(()) => show(answer, true, "tap-constant-contact has stored its tokens. You may close this window."),
                 Err(e) => show(answer, false, &format!("{}. You may close this window.", sentence(&e.to_string()))),
             }
             return outcome;

@@ -17,7 +17,7 @@ use crate::config::{Config, Secret};
 use crate::error::{Error, Result};
 use endpoint::{Endpoint, Step};
 pub(crate) use login::login;
-use token_file::{Store, Turn};
+use token_file::{Store, Turn, Unsaved};
 
 /// A token is renewed this long before it ends, so that no call carries one that ends on its way.
 const MARGIN: TimeDelta = TimeDelta::seconds(60);
@@ -29,6 +29,8 @@ struct Tokens {
     /// When the access token ends; unknown for one that came with the config.
     expires_at: Option<DateTime<Utc>>,
     refresh: Option<Secret>,
+    /// What the store holds instead, where these could not be saved: it was spent for them.
+    outdated: Option<Secret>,
 }
 
 impl Tokens {
@@ -67,7 +69,7 @@ impl Auth {
         let store = Store::new(config, config_file);
         store.check_mode();
         let configured =
-            Tokens { access: config.access_token.clone(), expires_at: None, refresh: config.refresh_token.clone() };
+            Tokens { access: config.access_token.clone(), refresh: config.refresh_token.clone(), ..Tokens::default() };
         let tokens = store.load()?.unwrap_or(configured);
         Ok(Auth { endpoint: Endpoint::new(config), store, tokens: Mutex::new(tokens), refused: OnceLock::new() })
     }
@@ -117,12 +119,19 @@ impl Auth {
     /// Waits for the turn to renew, and takes what another run has stored meanwhile.
     fn turn(&self, tokens: &mut Tokens) -> Result<Turn> {
         let turn = self.store.turn()?;
-        if let Some(stored) = self.store.load()? {
+        if let Some(stored) = self.store.load()?.filter(|s| s.refresh.is_none() || s.refresh != tokens.outdated) {
             // Long-lived refresh tokens stay the same over a new access token.
             let newer_access = stored.access.is_some() && stored.access != tokens.access;
             if newer_access || stored.refresh != tokens.refresh {
                 *tokens = stored;
             }
+        }
+        if let Some(left) = self.store.left()? {
+            log::info!("a run that was cut off had renewed the login; going on with what it got");
+            self.store
+                .save(&left)
+                .map_err(|why| Error::Failed(format!("what a run that was cut off had got cannot be stored: {why}")))?;
+            *tokens = left;
         }
         Ok(turn)
     }
@@ -148,7 +157,8 @@ impl Auth {
             ));
         };
         // A single-use token must not be spent where its successor cannot be kept.
-        if let Err(why) = self.store.writable() {
+        let room = self.store.room();
+        if let Err(why) = &room {
             log::warn!(
                 "a rotated refresh token could not be saved ({why}): with rotating refresh tokens this run would be \
                  the last; set token_file to a path that can be written, or use long-lived refresh tokens"
@@ -160,10 +170,24 @@ impl Auth {
             client.exchange_refresh_token(&spent).request(&http)
         })?;
         *tokens = endpoint::tokens(&answer, Some(refresh));
-        if let Err(why) = self.store.save(tokens) {
-            log::error!(
-                "the new refresh token could not be saved ({why}); if the application rotates them, log in again after this run"
-            );
+        let saved = match room {
+            Ok(room) => self.store.save_from(room, tokens),
+            // Where there was no room there may be by now.
+            Err(_) => self.store.save(tokens).map_err(|why| Unsaved { why, kept: None }),
+        };
+        match saved {
+            Ok(()) => {}
+            Err(Unsaved { why, kept: Some(path) }) => log::error!(
+                "the new refresh token could not be saved ({why}); the next run will take it from {}",
+                path.display()
+            ),
+            Err(Unsaved { why, kept: None }) => {
+                tokens.outdated = self.store.load()?.and_then(|stored| stored.refresh);
+                log::error!(
+                    "the new refresh token could not be saved ({why}); if the application rotates them, log in again \
+                     after this run"
+                );
+            }
         }
         drop(turn);
         let scopes = answer.scopes().map(|scopes| scopes.iter().map(|s| s.to_string()).collect());

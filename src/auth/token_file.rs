@@ -1,6 +1,6 @@
 //! Where the newest tokens live: a token file, else the last config file.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -42,16 +42,49 @@ struct Content {
     config_refresh_token: Option<String>,
 }
 
+/// What a token call brought, until it stands in its place: where a run is killed in between, the next one finds it.
+#[derive(Serialize, Deserialize)]
+struct Left {
+    /// The refresh token that a run starts with as long as this has not taken its place.
+    instead_of: Option<String>,
+    access_token: Option<String>,
+    refresh_token: Option<String>,
+    expires_at: Option<DateTime<Utc>>,
+}
+
+/// A file for `Left`, made before the call: what the call brings must neither wait for one nor find the disk full.
+pub(super) struct Room {
+    /// None where the folder cannot be written, but the file can.
+    file: Option<NamedTempFile>,
+    instead_of: Option<String>,
+}
+
+/// Why tokens are not in their place, and where they are instead.
+pub(super) struct Unsaved {
+    pub(super) why: String,
+    pub(super) kept: Option<PathBuf>,
+}
+
+/// The size of that file: an access token has some 1,200 characters.
+const ROOM: usize = 8192;
+
 /// The right to call the authorization server and to change the tokens, which one run has at a time; dropping it
-/// passes it on. The lock file says when the last call was made.
+/// passes it on.
 #[derive(Clone)]
-pub(super) struct Turn(Option<Rc<File>>);
+pub(super) enum Turn {
+    /// By a lock file, which says when the last call was made.
+    Lock(Rc<File>),
+    /// By the store itself, where no file can be made beside it.
+    Store { _lock: Rc<File> },
+    /// Nothing can be locked, and nothing stored.
+    Free,
+}
 
 impl Turn {
     /// Waits until a second has passed since the last call, whichever run made it.
     pub(super) fn space(&self) {
-        let Some(mut file) = self.0.as_deref() else { return };
-        let mut text = String::new();
+        let Turn::Lock(file) = self else { return };
+        let (mut file, mut text) = (&**file, String::new());
         let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
         let last = read.ok().and_then(|_| text.parse().ok());
         let since = last.map(Duration::from_millis).and_then(|last| now().checked_sub(last));
@@ -63,7 +96,8 @@ impl Turn {
 
     /// Notes that a call is being made, or has been.
     pub(super) fn called(&self) {
-        let Some(mut file) = self.0.as_deref() else { return };
+        let Turn::Lock(file) = self else { return };
+        let mut file = &**file;
         // Lost, it costs one 429 at most.
         let _ = file.set_len(0).and_then(|()| file.write_all(now().as_millis().to_string().as_bytes()));
     }
@@ -71,6 +105,24 @@ impl Turn {
 
 fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+impl Room {
+    /// Puts the tokens where they outlast the process; false when there is no room.
+    fn take(&mut self, tokens: &Tokens) -> io::Result<bool> {
+        let Some(file) = &mut self.file else { return Ok(false) };
+        let left = Left {
+            instead_of: self.instead_of.take(),
+            access_token: text(tokens.access.as_ref()),
+            refresh_token: text(tokens.refresh.as_ref()),
+            expires_at: tokens.expires_at,
+        };
+        let content = serde_json::to_vec(&left)?;
+        file.rewind()?;
+        file.write_all(&content)?;
+        file.as_file().sync_all()?;
+        Ok(true)
+    }
 }
 
 impl Store {
@@ -109,18 +161,19 @@ impl Store {
 
     /// One refresher at a time: waits for another run and says so.
     pub(super) fn turn(&self) -> Result<Turn> {
-        let Some(path) = self.path() else { return Ok(Turn(None)) };
+        let Some(path) = self.path() else { return Ok(Turn::Free) };
         // The lock stands beside the file, hence in a folder that there may not be yet.
         let _ = self.make_folder();
-        let mut name = real(path).into_os_string();
-        name.push(".lock");
-        // Where no lock can be made, no token can be saved either, which `writable` tells.
-        let Ok(file) = File::options().create(true).read(true).append(true).open(&name) else { return Ok(Turn(None)) };
-        if file.try_lock().is_err() {
-            log::info!("another run is getting a token; waiting for it");
-            file.lock().map_err(|e| Error::Failed(format!("cannot lock {}: {e}", Path::new(&name).display())))?;
+        let target = real(path);
+        let beside = beside(&target, ".lock");
+        if let Ok(file) = File::options().create(true).read(true).append(true).open(&beside) {
+            lock(&file, &beside)?;
+            return Ok(Turn::Lock(Rc::new(file)));
         }
-        Ok(Turn(Some(Rc::new(file))))
+        // It is rewritten in place then, so that the lock is on the same file for all.
+        let Ok(file) = File::options().read(true).write(true).open(&target) else { return Ok(Turn::Free) };
+        lock(&file, &target)?;
+        Ok(Turn::Store { _lock: Rc::new(file) })
     }
 
     /// The stored tokens, if they are newer than the config's.
@@ -145,25 +198,25 @@ impl Store {
                     access: content.access_token.map(Secret::from),
                     expires_at: content.expires_at,
                     refresh: content.refresh_token.map(Secret::from),
+                    outdated: None,
                 }))
             }
             // The config was read at the start of the run: only a later change by another run is news.
             Place::Config(path) => {
                 let map: Option<Map<String, Value>> = read(path).ok().and_then(|text| serde_json::from_str(&text).ok());
                 let refresh = map.and_then(|map| map.get("refresh_token")?.as_str().map(str::to_owned));
-                Ok(refresh.map(Secret::from).filter(|r| Some(r) != self.configured.as_ref()).map(|r| Tokens {
-                    access: None,
-                    expires_at: None,
-                    refresh: Some(r),
-                }))
+                Ok(refresh
+                    .map(Secret::from)
+                    .filter(|r| Some(r) != self.configured.as_ref())
+                    .map(|r| Tokens { refresh: Some(r), ..Tokens::default() }))
             }
             Place::Nowhere => Ok(None),
         }
     }
 
-    /// Whether a new token could be kept; nothing is changed.
+    /// Whether a new token could be kept; no more is made than its folder.
     pub(super) fn writable(&self) -> std::result::Result<(), String> {
-        let path = self.path().ok_or("there is neither a token_file nor a config file")?;
+        let path = self.path().ok_or(NOWHERE)?;
         self.make_folder()?;
         let target = real(path);
         let Err(e) = NamedTempFile::new_in(folder(&target)) else { return Ok(()) };
@@ -180,18 +233,84 @@ impl Store {
         Ok(())
     }
 
+    /// Makes room for what a call will bring. Asked for with the turn at hand, and before the call.
+    pub(super) fn room(&self) -> std::result::Result<Room, String> {
+        let target = real(self.path().ok_or(NOWHERE)?);
+        self.make_folder()?;
+        let instead_of = self.starts_with().map_err(|e| e.to_string())?;
+        let made = fresh(&beside(&target, ".next")).and_then(|mut file| {
+            file.write_all(&[b' '; ROOM])?;
+            file.as_file().sync_all()?;
+            Ok(file)
+        });
+        match made {
+            Ok(file) => Ok(Room { file: Some(file), instead_of }),
+            Err(e) if e.kind() != io::ErrorKind::StorageFull && File::options().write(true).open(&target).is_ok() => {
+                Ok(Room { file: None, instead_of })
+            }
+            Err(e) => Err(format!("{}: {e}", target.display())),
+        }
+    }
+
+    /// What a run that was killed had got and not put in its place. The turn must be at hand.
+    pub(super) fn left(&self) -> Result<Option<Tokens>> {
+        let Some(path) = self.path() else { return Ok(None) };
+        // Without an answer, there are but spaces.
+        let left = fs::read(beside(&real(path), ".next")).ok();
+        let Some(left) = left.and_then(|left| serde_json::from_slice::<Left>(&left).ok()) else { return Ok(None) };
+        if left.instead_of != self.starts_with()? {
+            return Ok(None);
+        }
+        Ok(Some(Tokens {
+            access: left.access_token.map(Secret::from),
+            expires_at: left.expires_at,
+            refresh: left.refresh_token.map(Secret::from),
+            outdated: None,
+        }))
+    }
+
+    /// The refresh token that a run would start with now.
+    fn starts_with(&self) -> Result<Option<String>> {
+        let refresh = self.load()?.map_or_else(|| self.configured.clone(), |stored| stored.refresh);
+        Ok(text(refresh.as_ref()))
+    }
+
+    /// Stores what a call brought. From the first line on, a crash loses nothing; nor does a failure, when it names the
+    /// file that the tokens are left in.
+    pub(super) fn save_from(&self, mut room: Room, tokens: &Tokens) -> std::result::Result<(), Unsaved> {
+        let noted = room.take(tokens);
+        self.save(tokens).map_err(|why| {
+            let file = room.file.filter(|_| matches!(noted, Ok(true)));
+            Unsaved { why, kept: file.and_then(|file| file.into_temp_path().keep().ok()) }
+        })
+    }
+
     /// Writes the tokens so that a crash at any moment leaves either the old file or the new one.
     pub(super) fn save(&self, tokens: &Tokens) -> std::result::Result<(), String> {
-        let text = |secret: &Option<Secret>| secret.as_ref().map(|s| s.expose().to_owned());
-        let (path, content) = match &self.place {
-            Place::TokenFile(path) => {
+        let path = self.path().ok_or(NOWHERE)?;
+        let target = real(path);
+        if let Some(content) = self.content(tokens)? {
+            self.make_folder()?;
+            replace(&target, &content)
+                .or_else(|e| rewrite(&target, content).map_err(|_| e))
+                .map_err(|e| format!("{}: {e}", target.display()))?;
+        }
+        // What a killed run left has been taken, or another login has made it useless.
+        let _ = fs::remove_file(beside(&target, ".next"));
+        Ok(())
+    }
+
+    /// What the store would hold with these tokens; `None` when it holds them already.
+    fn content(&self, tokens: &Tokens) -> std::result::Result<Option<String>, String> {
+        match &self.place {
+            Place::TokenFile(_) => {
                 let content = Content {
-                    access_token: text(&tokens.access),
-                    refresh_token: text(&tokens.refresh),
+                    access_token: text(tokens.access.as_ref()),
+                    refresh_token: text(tokens.refresh.as_ref()),
                     expires_at: tokens.expires_at,
-                    config_refresh_token: text(&self.configured),
+                    config_refresh_token: text(self.configured.as_ref()),
                 };
-                (path, serde_json::to_string_pretty(&content).map_err(|e| e.to_string())? + "\n")
+                Ok(Some(serde_json::to_string_pretty(&content).map_err(|e| e.to_string())? + "\n"))
             }
             Place::Config(path) => {
                 let old = read(path)?;
@@ -207,29 +326,48 @@ impl Store {
                 }
                 members.retain(|(key, value)| map.get(*key).and_then(Value::as_str) != Some(value));
                 if members.is_empty() {
-                    return Ok(());
+                    return Ok(None);
                 }
-                (path, edit::set(&old, &members).ok_or_else(object)?)
+                edit::set(&old, &members).ok_or_else(object).map(Some)
             }
-            Place::Nowhere => return Err("there is neither a token_file nor a config file".into()),
-        };
-        self.make_folder()?;
-        let target = real(path);
-        replace(&target, &content)
-            .or_else(|e| {
-                // A file mounted by itself, or in a folder of another user, can be rewritten though not replaced.
-                let mut file = File::options().write(true).open(&target).map_err(|_| e)?;
-                file.set_len(0)?;
-                file.write_all(content.as_bytes())?;
-                file.sync_all()
-            })
-            .map_err(|e| format!("{}: {e}", target.display()))
+            Place::Nowhere => Err(NOWHERE.into()),
+        }
     }
 }
 
+/// Why nothing can be stored by a run whose settings all come from the environment.
+const NOWHERE: &str = "there is neither a token_file nor a config file";
+
+fn text(secret: Option<&Secret>) -> Option<String> {
+    secret.map(|secret| secret.expose().to_owned())
+}
+
+/// Waits for another run and says so.
+fn lock(file: &File, path: &Path) -> Result<()> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            log::info!("another run is getting a token; waiting for it");
+            file.lock().map_err(|e| Error::Failed(format!("cannot lock {}: {e}", path.display())))
+        }
+        // Some file systems of a network have no locks.
+        Err(TryLockError::Error(e)) => {
+            log::warn!("{} cannot be locked ({e}): see that no other run uses this login meanwhile", path.display());
+            Ok(())
+        }
+    }
+}
+
+/// A new file of this name and mode 0600, whatever a killed run left there. It goes when it is dropped.
+fn fresh(path: &Path) -> io::Result<NamedTempFile> {
+    let _ = fs::remove_file(path);
+    let name = path.file_name().unwrap_or_default();
+    tempfile::Builder::new().prefix(name).rand_bytes(0).tempfile_in(folder(path))
+}
+
 fn replace(target: &Path, content: &str) -> io::Result<()> {
-    // Created with mode 0600, which the rename keeps.
-    let mut file = NamedTempFile::new_in(folder(target))?;
+    // Its mode is kept by the rename.
+    let mut file = fresh(&beside(target, ".new"))?;
     #[cfg(unix)]
     if let Ok(old) = fs::metadata(target) {
         use std::os::unix::fs::{MetadataExt, fchown};
@@ -242,6 +380,25 @@ fn replace(target: &Path, content: &str) -> io::Result<()> {
     // The rename itself is durable only with its folder.
     File::open(folder(target)).and_then(|dir| dir.sync_all()).ok();
     Ok(())
+}
+
+/// Rewrites a file that cannot be replaced: one mounted by itself, or in a folder of another user.
+fn rewrite(target: &Path, mut content: String) -> io::Result<()> {
+    let mut file = File::options().write(true).open(target)?;
+    // In one write that covers the old content, and is JSON as it stands: there is no moment at which it is empty.
+    let length = content.len();
+    let old = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+    content.extend(std::iter::repeat_n(' ', old.saturating_sub(length)));
+    file.write_all(content.as_bytes())?;
+    file.set_len(length as u64)?;
+    file.sync_all()
+}
+
+/// A file that stands beside another.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// Where links lead, also to a file that there is not yet: the file is replaced, never the link.

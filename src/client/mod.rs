@@ -5,6 +5,7 @@ mod judge;
 mod pace;
 
 use std::collections::HashSet;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -102,6 +103,13 @@ struct Answer {
     retry_after: Option<Duration>,
     request_id: String,
     body: Vec<u8>,
+}
+
+/// Why there is no answer, in words without a URL.
+struct Trouble {
+    why: String,
+    /// Whether another try may have one.
+    passes: bool,
 }
 
 impl Client {
@@ -205,7 +213,8 @@ impl Client {
                 )));
             }
             let (why, hold) = match self.call(what, url, &token) {
-                Err(why) => (why, None),
+                Err(Trouble { why, passes: false }) => return Err(Error::Failed(why)),
+                Err(Trouble { why, passes: true }) => (why, None),
                 Ok(answer) => {
                     self.first_date.get_or_init(|| answer.date.unwrap_or_else(Utc::now));
                     match judge(answer.status, &answer.body) {
@@ -265,8 +274,8 @@ impl Client {
         }
     }
 
-    /// One call over the wire, its body read to the end. The error is a text without a URL.
-    fn call(&self, what: &str, url: &str, token: &Secret) -> std::result::Result<Answer, String> {
+    /// One call over the wire, its body read to the end.
+    fn call(&self, what: &str, url: &str, token: &Secret) -> std::result::Result<Answer, Trouble> {
         let start = Instant::now();
         let outcome = self.exchange(url, token);
         let (status, code) = match &outcome {
@@ -282,13 +291,13 @@ impl Client {
         outcome
     }
 
-    fn exchange(&self, url: &str, token: &Secret) -> std::result::Result<Answer, String> {
+    fn exchange(&self, url: &str, token: &Secret) -> std::result::Result<Answer, Trouble> {
         let response = self
             .agent
             .get(url)
             .header("Authorization", format!("Bearer {}", token.expose()))
             .call()
-            .map_err(|e| self.network_text(&e))?;
+            .map_err(|e| self.trouble(&e))?;
         let (parts, body) = response.into_parts();
         let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok());
         // What the vendor's support asks for.
@@ -297,17 +306,21 @@ impl Client {
         let date = header("date").and_then(|v| DateTime::parse_from_rfc2822(v).ok()).map(|d| d.to_utc());
         let body = body.into_with_config().limit(LARGEST_BODY).read_to_vec().map_err(|e| match e {
             ureq::Error::BodyExceedsLimit(_) => {
-                format!("a body of over {} MB; set a smaller page_size", LARGEST_BODY >> 20)
+                let why = format!("a body of over {} MB; set a smaller page_size", LARGEST_BODY >> 20);
+                Trouble { why, passes: true }
             }
-            other => self.network_text(&other),
+            other => self.trouble(&other),
         })?;
         // A refusal may echo what was sent.
         let body = if parts.status.is_success() { body } else { without(body, token.expose()) };
         Ok(Answer { status: parts.status.as_u16(), date, retry_after, request_id, body })
     }
 
-    fn network_text(&self, e: &ureq::Error) -> String {
-        format!("{}: {}", self.origin, network_text(e))
+    fn trouble(&self, e: &ureq::Error) -> Trouble {
+        if is_untrusted(e) {
+            return Trouble { why: untrusted_text(&self.origin, e), passes: false };
+        }
+        Trouble { why: format!("{}: {}", self.origin, network_text(e)), passes: true }
     }
 
     /// 429 `quota_exceeded`: sleeps until the day turns, or ends the run.
@@ -416,6 +429,24 @@ pub(crate) fn agent(config: &Config, server: &Url) -> ureq::Agent {
 fn without(body: Vec<u8>, secret: &str) -> Vec<u8> {
     let text = String::from_utf8_lossy(&body);
     if !secret.is_empty() && text.contains(secret) { text.replace(secret, "***").into_bytes() } else { body }
+}
+
+/// Whether the other end could not prove who it is. Another try would not change that.
+pub(crate) fn is_untrusted(e: &ureq::Error) -> bool {
+    let of_tls = match e {
+        ureq::Error::Io(e) => e.kind() == io::ErrorKind::InvalidData,
+        other => matches!(other, ureq::Error::Rustls(_)),
+    };
+    of_tls && e.to_string().contains("certificate")
+}
+
+/// The same in words that say what to do.
+pub(crate) fn untrusted_text(server: &str, e: &ureq::Error) -> String {
+    format!(
+        "the certificate of {server} could not be verified ({e}). If a proxy or a private authority signs it, set \
+         SSL_CERT_FILE to a PEM file with that authority's certificate; if this machine has none at all, install its \
+         package of CA certificates"
+    )
 }
 
 /// A network error in words that hold no URL.

@@ -141,6 +141,8 @@ pub struct Call {
 pub enum What {
     /// This status, body and content type, without serving the request.
     Status(u16, String, &'static str),
+    /// An error of this status that shows all that the request brought.
+    Echo(u16),
     Throttled,
     QuotaExceeded,
     Unauthorized,
@@ -395,6 +397,12 @@ impl Drop for Fake {
     }
 }
 
+fn echo(req: &Request, status: u16, is_auth: bool) -> Response {
+    let text = format!("{} {}", req.header("authorization").unwrap_or_default(), req.body_text()).repeat(3);
+    let (key, message) = if is_auth { ("error", "error_description") } else { ("error_key", "error_message") };
+    Response::json(status, &json!({key: text, message: text}))
+}
+
 fn throttled() -> Response {
     api::object_error(429, "throttled", "Too Many Requests")
 }
@@ -515,6 +523,7 @@ impl Inner {
         let fault = self.fault_for(&target);
         let mut response = match &fault {
             Some(What::Status(status, body, content_type)) => Response::new(*status, content_type, body.clone()),
+            Some(What::Echo(status)) => echo(req, *status, is_auth),
             Some(What::Throttled) => throttled(),
             Some(What::QuotaExceeded) => quota_exceeded(),
             Some(What::Unauthorized) => unauthorized(),
