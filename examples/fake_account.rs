@@ -2,7 +2,8 @@
 //!
 //! `cargo run --release --example fake_account -- FOLDER` writes `FOLDER/config.json` for the tap, and what the account
 //! holds as `FOLDER/truth/STREAM.json`. Then it takes commands on stdin: `change` (people are renamed, unsubscribe,
-//! come and go, a campaign is sent) writes the truth anew; `quit`, or the end of stdin, ends it.
+//! come and go, a campaign is sent) writes the truth anew; `tokens` answers how many refreshes there were, and how many
+//! times a token that was spent came back; `quit`, or the end of stdin, ends it.
 
 #[path = "../tests/fake/mod.rs"]
 mod fake;
@@ -46,6 +47,10 @@ fn main() -> io::Result<()> {
                 change(&mut fake.account());
                 write_truth(&fake, &args.folder)?;
                 say("changed")?;
+            }
+            "tokens" => {
+                let (refreshes, reuses) = (fake.tokens().refreshes, fake.tokens().reuses);
+                say(&json!({"refreshes": refreshes, "reuses": reuses}).to_string())?;
             }
             "quit" => break,
             other => say(&format!("no such command: {other:?}"))?,
