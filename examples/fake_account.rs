@@ -24,6 +24,9 @@ struct Args {
     /// How many contacts the account has
     #[arg(long, default_value_t = 300)]
     contacts: usize,
+    /// A redirect URI of the application, beside the usual one
+    #[arg(long)]
+    redirect_uri: Option<String>,
 }
 
 fn main() -> io::Result<()> {
@@ -34,6 +37,7 @@ fn main() -> io::Result<()> {
         campaign.detail_404 = false;
     }
     let fake = Fake::start(account);
+    fake.tokens().redirect_uris.extend(args.redirect_uri);
     fs::create_dir_all(args.folder.join("truth"))?;
     let mut config = fake.config();
     // As long as the fake runs, campaigns are sent and opened: none is old.

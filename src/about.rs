@@ -107,7 +107,8 @@ fn plugin(name: &str, setting: &Value) -> Value {
     let kind = match types.iter().find(|t| **t != "null") {
         // What takes several types is left to the tap to parse.
         _ if types.contains(&"boolean") && types.contains(&"array") => "string",
-        Some(&"number") => "decimal",
+        // A `decimal` that comes from the environment is one that Meltano (4.4.1) cannot write into the config.
+        Some(&"number") => "string",
         Some(&"string") if options.is_some() => "options",
         Some(&"string") if !setting["format"].is_null() || !setting["anyOf"].is_null() => "date_iso8601",
         other => other.copied().unwrap_or("string"),
