@@ -53,8 +53,8 @@ fn main() -> io::Result<()> {
                 say("changed")?;
             }
             "tokens" => {
-                let (refreshes, reuses) = (fake.tokens().refreshes, fake.tokens().reuses);
-                say(&json!({"refreshes": refreshes, "reuses": reuses}).to_string())?;
+                let tokens = fake.tokens();
+                say(&json!({"refreshes": tokens.refreshes, "reuses": tokens.reuses}).to_string())?;
             }
             "quit" => break,
             other => say(&format!("no such command: {other:?}"))?,
