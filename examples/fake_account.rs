@@ -3,7 +3,8 @@
 //! `cargo run --release --example fake_account -- FOLDER` writes `FOLDER/config.json` for the tap, and what the account
 //! holds as `FOLDER/truth/STREAM.json`. Then it takes commands on stdin: `change` (people are renamed, unsubscribe,
 //! come and go, a campaign is sent) writes the truth anew; `deny` and `allow` say what its user answers to a login from
-//! now on; `quit`, or the end of stdin, ends it.
+//! now on; `tokens` answers how many refreshes there were, and how many times a token that was spent came back; `quit`, or
+//! the end of stdin, ends it.
 
 #[path = "../tests/fake/mod.rs"]
 mod fake;
@@ -24,9 +25,9 @@ struct Args {
     /// How many contacts the account has
     #[arg(long, default_value_t = 300)]
     contacts: usize,
-    /// Where a login may send the browser
-    #[arg(long, default_value = "http://localhost:8910/callback")]
-    redirect_uri: String,
+    /// A redirect URI of the application, beside the usual one
+    #[arg(long)]
+    redirect_uri: Option<String>,
 }
 
 fn main() -> io::Result<()> {
@@ -37,7 +38,7 @@ fn main() -> io::Result<()> {
         campaign.detail_404 = false;
     }
     let fake = Fake::start(account);
-    fake.tokens().redirect_uris = vec![args.redirect_uri];
+    fake.tokens().redirect_uris.extend(args.redirect_uri);
     fs::create_dir_all(args.folder.join("truth"))?;
     let mut config = fake.config();
     // As long as the fake runs, campaigns are sent and opened: none is old.
@@ -55,6 +56,10 @@ fn main() -> io::Result<()> {
             answer @ ("deny" | "allow") => {
                 fake.tokens().deny_consent = answer == "deny";
                 say(answer)?;
+            }
+            "tokens" => {
+                let tokens = fake.tokens();
+                say(&json!({"refreshes": tokens.refreshes, "reuses": tokens.reuses}).to_string())?;
             }
             "quit" => break,
             other => say(&format!("no such command: {other:?}"))?,

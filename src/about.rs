@@ -13,8 +13,22 @@ use crate::error::{Error, Result};
 const NAME: &str = env!("CARGO_PKG_NAME");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const DESCRIPTION: &str = env!("CARGO_PKG_DESCRIPTION");
+const REPOSITORY: &str = env!("CARGO_PKG_REPOSITORY");
 /// By the names that Meltano has for them.
 const CAPABILITIES: [&str; 6] = ["catalog", "state", "discover", "about", "test", "structured-logging"];
+
+const PREREQ: &str = "\
+A Rust toolchain, 1.89 or newer, where the tap is built from its sources. An application at
+developer.constantcontact.com, made by the user whose account is to be read.
+";
+const USAGE: &str = "\
+Set `client_id`, `client_secret` and `token_file`, then log in once:
+
+    meltano invoke tap-constant-contact login
+
+`token_file` is where the tokens live, such as `$MELTANO_PROJECT_ROOT/tokens.json`. Where the application has rotating
+refresh tokens it is needed, on a disk that outlives the run: Meltano deletes the config after each run.
+";
 
 /// The answer to `--about`.
 pub(crate) fn text(format: AboutFormat) -> String {
@@ -32,10 +46,7 @@ pub(crate) fn text(format: AboutFormat) -> String {
             format!("{about:#}\n")
         }
         AboutFormat::Markdown => markdown(&schema),
-        AboutFormat::Meltano => {
-            let settings: Vec<Value> = settings(&schema).iter().map(|(name, setting)| plugin(name, setting)).collect();
-            format!("{:#}\n", json!({"capabilities": CAPABILITIES, "settings": settings}))
-        }
+        AboutFormat::Meltano => format!("{:#}\n", definition(&schema)),
     }
 }
 
@@ -63,6 +74,32 @@ fn markdown(schema: &Value) -> String {
     out
 }
 
+/// The plugin in the keys of Meltano Hub, which `meltano add --from-ref` reads as well.
+fn definition(schema: &Value) -> Value {
+    let settings: Vec<Value> = settings(schema).iter().map(|(name, setting)| plugin(name, setting)).collect();
+    json!({
+        "name": NAME,
+        "namespace": NAME.replace('-', "_"),
+        "variant": NAME,
+        "label": "Constant Contact",
+        "description": DESCRIPTION,
+        "repo": REPOSITORY,
+        "docs": format!("{REPOSITORY}#readme"),
+        "domain_url": "https://www.constantcontact.com",
+        "keywords": ["api", "email", "marketing"],
+        "maintenance_status": "active",
+        "quality": "unknown",
+        "pip_url": format!("git+{REPOSITORY}.git"),
+        "executable": NAME,
+        "capabilities": CAPABILITIES,
+        "select": ["*.*"],
+        "prereq": PREREQ,
+        "usage": USAGE,
+        "settings_group_validation": [["client_id", "token_file"], ["client_id", "refresh_token"], ["access_token"]],
+        "settings": settings,
+    })
+}
+
 /// A setting in the keys of a Meltano plugin definition.
 fn plugin(name: &str, setting: &Value) -> Value {
     let types = types(setting);
@@ -70,23 +107,41 @@ fn plugin(name: &str, setting: &Value) -> Value {
     let kind = match types.iter().find(|t| **t != "null") {
         // What takes several types is left to the tap to parse.
         _ if types.contains(&"boolean") && types.contains(&"array") => "string",
-        Some(&"number") => "decimal",
+        // A `decimal` that comes from the environment is one that Meltano (4.4.1) cannot write into the config.
+        Some(&"number") => "string",
         Some(&"string") if options.is_some() => "options",
         Some(&"string") if !setting["format"].is_null() || !setting["anyOf"].is_null() => "date_iso8601",
         other => other.copied().unwrap_or("string"),
     };
-    let mut plugin = json!({"name": name, "kind": kind, "description": meaning(setting)});
+    let mut plugin = json!({"name": name, "label": label(name), "kind": kind, "description": meaning(setting)});
     if setting["secret"] == true {
         plugin["sensitive"] = true.into();
     }
     // As `value` it would be written into the config, and outlive a version with another default.
-    if let Some(default) = default(setting) {
+    // A list is written as JSON there.
+    let default = if kind == "array" { setting.get("default").map(Value::to_string) } else { default(setting) };
+    if let Some(default) = default {
         plugin["placeholder"] = default.into();
     }
     if let Some(options) = options {
-        plugin["options"] = options.iter().map(|value| json!({"label": value, "value": value})).collect();
+        let named = |value: &Value| json!({"label": value.as_str().map(label), "value": value});
+        plugin["options"] = options.iter().map(named).collect();
     }
     plugin
+}
+
+/// A name as a form would show it: `client_id` is "Client ID".
+fn label(name: &str) -> String {
+    let mut words: Vec<String> = name
+        .split('_')
+        .map(|word| match word {
+            "id" | "uri" | "url" | "api" => word.to_ascii_uppercase(),
+            "ids" => "IDs".to_owned(),
+            _ => word.to_owned(),
+        })
+        .collect();
+    words[0][..1].make_ascii_uppercase();
+    words.join(" ")
 }
 
 fn settings(schema: &Value) -> &Map<String, Value> {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use chrono::{DateTime, Datelike, NaiveDate, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, Utc};
 use chrono_tz::Tz;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use url::{Host, Url};
 
 use crate::error::{Error, Result};
-use crate::window::{Edge, ReportWindow, midnight};
+use crate::window::{Edge, ReportWindow, local};
 
 /// A text that no log, error or panic may show.
 #[derive(Clone, PartialEq)]
@@ -531,14 +531,15 @@ fn date(key: &str, text: &str, today: NaiveDate) -> Result<NaiveDate> {
         })
 }
 
-/// A date-time with a zone, or a date: then midnight in `timezone`.
+/// A date-time, or a date: then midnight. What has no zone is meant in `timezone`; Meltano writes "3 days ago" so.
 fn date_time(key: &str, text: &str, zone: Tz, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
     let text = text.trim();
     let at = DateTime::parse_from_rfc3339(text).map(|at| at.to_utc()).ok().or_else(|| {
-        NaiveDate::parse_from_str(text, "%Y-%m-%d")
+        NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f")
+            .or_else(|_| NaiveDate::parse_from_str(text, "%Y-%m-%d").map(|day| day.and_time(NaiveTime::MIN)))
             .ok()
-            .filter(|d| (1990..=9999).contains(&d.year()))
-            .map(|d| midnight(d, zone))
+            .filter(|at| (1990..=9999).contains(&at.year()))
+            .map(|at| local(at, zone))
     });
     at.filter(|at| at.year() >= 1989 && *at <= now).ok_or_else(|| {
         wrong(
@@ -613,6 +614,20 @@ mod tests {
         assert_eq!(config.subresources, ["notes"]);
         assert_eq!(config.updated_days_back, None);
         assert_eq!(warnings, ["b: page_sise is not a setting and is ignored; the nearest is page_size"]);
+    }
+
+    #[test]
+    fn a_start_without_a_zone_is_one_of_the_timezone() {
+        for (start, expected) in [
+            ("2026-03-01T08:30:00.250000", "2026-03-01T13:30:00.25Z"),
+            ("2026-03-01", "2026-03-01T05:00:00Z"),
+            ("2026-03-01T08:30:00+01:00", "2026-03-01T07:30:00Z"),
+            // The clocks skip it.
+            ("2026-03-08T02:30:00", "2026-03-08T07:00:00Z"),
+        ] {
+            let more = format!(r#"{{"timezone": "America/New_York", "start_date": "{start}"}}"#);
+            assert_eq!(parse(&more).unwrap().0.start_date, Some(expected.parse().unwrap()), "{start}");
+        }
     }
 
     #[test]

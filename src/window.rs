@@ -1,6 +1,6 @@
 //! From days, dates and bookmarks to the window that a stream reads. Pure.
 
-use chrono::{DateTime, Days, Months, NaiveDate, NaiveTime, TimeDelta, TimeZone, Utc};
+use chrono::{DateTime, Days, Months, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 
 /// Half-open: from `start` up to, and without, `end`.
@@ -50,17 +50,22 @@ impl ReportWindow {
     }
 }
 
-/// When a day begins in a zone; where midnight is skipped by the clock, the first moment after it.
-pub(crate) fn midnight(date: NaiveDate, zone: Tz) -> DateTime<Utc> {
-    let mut at = date.and_time(NaiveTime::MIN);
+/// When a day begins in a zone.
+fn midnight(date: NaiveDate, zone: Tz) -> DateTime<Utc> {
+    local(date.and_time(NaiveTime::MIN), zone)
+}
+
+/// A moment of a zone's clocks; where they skip it, the first moment after it.
+pub(crate) fn local(at: NaiveDateTime, zone: Tz) -> DateTime<Utc> {
+    let mut later = at;
     // No gap is longer than a day.
     for _ in 0..96 {
-        if let Some(found) = zone.from_local_datetime(&at).earliest() {
+        if let Some(found) = zone.from_local_datetime(&later).earliest() {
             return found.to_utc();
         }
-        at += TimeDelta::minutes(15);
+        later += TimeDelta::minutes(15);
     }
-    date.and_time(NaiveTime::MIN).and_utc()
+    at.and_utc()
 }
 
 /// Where a read begins: a moment that `updated_days_back` may move earlier, or set.

@@ -78,7 +78,7 @@ fn the_plugin_definition_has_the_kinds_that_meltano_knows() {
         ("start_date", "date_iso8601"),
         ("report_date", "date_iso8601"),
         ("page_size", "integer"),
-        ("requests_per_second", "decimal"),
+        ("requests_per_second", "string"),
         ("contact_ids", "array"),
         ("include_subresources", "string"),
         ("on_quota", "options"),

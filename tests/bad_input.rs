@@ -36,7 +36,6 @@ fn every_wrong_value_is_refused_with_what_is_allowed() {
         ("redirect_uri", json!("http://example.com/callback"), "loopback"),
         ("start_date", json!("yesterday"), "YYYY-MM-DD"),
         ("start_date", json!("2026-13-01"), "YYYY-MM-DD"),
-        ("start_date", json!("2026-01-31T00:00:00"), "date-time"),
         ("start_date", json!(tomorrow), "to now"),
         ("start_date", json!("0001-01-01"), "1990"),
         ("updated_days_back", json!(-1), "whole number from 0"),

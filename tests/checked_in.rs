@@ -4,24 +4,147 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
-fn same(path: &Path, expected: &Value) {
-    let expected = serde_json::to_string_pretty(expected).unwrap() + "\n";
+/// The same as what is checked in at this path of the repository.
+fn same(path: &str, expected: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     if std::env::var_os("UPDATE").is_some() {
-        fs::write(path, &expected).unwrap();
+        fs::write(&path, expected).unwrap();
     }
-    assert_eq!(fs::read_to_string(path).unwrap_or_default(), expected, "{} is stale", path.display());
+    assert_eq!(fs::read_to_string(&path).unwrap_or_default(), expected, "{} is stale", path.display());
+}
+
+fn pretty(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap() + "\n"
+}
+
+fn answer(arguments: &[&str]) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_tap-constant-contact")).args(arguments).output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 #[test]
 fn schemas_and_example_catalog_are_those_of_the_types() {
-    let output = Command::new(env!("CARGO_BIN_EXE_tap-constant-contact")).arg("--discover").output().unwrap();
-    let catalog: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    same(&root.join("catalog.example.json"), &catalog);
+    let catalog = answer(&["--discover"]);
+    same("catalog.example.json", &pretty(&catalog));
     for stream in catalog["streams"].as_array().unwrap() {
         let name = stream["tap_stream_id"].as_str().unwrap();
-        same(&root.join("schemas").join(format!("{name}.json")), &stream["schema"]);
+        same(&format!("schemas/{name}.json"), &pretty(&stream["schema"]));
     }
+}
+
+const GENERATED: &str = "# Generated from src/config.rs by `UPDATE=1 cargo test --test checked_in`.\n";
+
+#[test]
+fn the_definition_for_meltano_hub_has_the_settings_that_the_tap_has() {
+    let definition = answer(&["--about", "--format", "meltano"]);
+    same("meltano/hub.yml", &format!("{GENERATED}{}", yaml(&definition)));
+}
+
+#[test]
+fn the_meltano_project_has_the_settings_that_the_tap_has() {
+    let mut plugin = Map::new();
+    for (key, value) in answer(&["--about", "--format", "meltano"]).as_object().unwrap() {
+        match key.as_str() {
+            "pip_url" => plugin.insert(key.clone(), ".".into()),
+            "name" | "namespace" | "label" | "executable" | "capabilities" | "select" | "settings_group_validation" => {
+                plugin.insert(key.clone(), value.clone())
+            }
+            "settings" => {
+                // What the user sets comes to stand here too, so it goes before the long list.
+                plugin.insert("config".into(), json!({"token_file": "$MELTANO_PROJECT_ROOT/tokens.json"}));
+                plugin.insert(key.clone(), value.clone())
+            }
+            _ => None,
+        };
+    }
+    let project = json!({
+        "default_environment": "dev",
+        "environments": [{"name": "dev"}],
+        "send_anonymous_usage_stats": false,
+        "plugins": {
+            "loaders": [{
+                "name": "target-jsonl",
+                "namespace": "target_jsonl",
+                "label": "JSON Lines",
+                // Its dependencies need what later setuptools do not bring.
+                "pip_url": "target-jsonl==0.1.4 setuptools==75.8.0",
+                "executable": "target-jsonl",
+                "config": {"destination_path": "output"},
+                "settings": [
+                    {"name": "destination_path", "label": "Destination path", "kind": "string",
+                     "description": "The folder for the files, which must exist."},
+                    {"name": "do_timestamp_file", "label": "Timestamp file", "kind": "boolean",
+                     "description": "Whether each run writes files of its own."},
+                ],
+            }],
+            "extractors": [plugin],
+        },
+    });
+    same("meltano.yml", &format!("{GENERATED}{}", yaml(&project)));
+}
+
+fn yaml(value: &Value) -> String {
+    let mut out = String::new();
+    block(value, 0, &mut out);
+    out
+}
+
+/// A map or a list of maps or lists as YAML, each line after the first with this indent.
+fn block(value: &Value, indent: usize, out: &mut String) {
+    let pad = "  ".repeat(indent);
+    match value {
+        Value::Object(map) => {
+            for (at, (key, value)) in map.iter().enumerate() {
+                // The first one stands after the dash of a list.
+                let pad = if at == 0 { "" } else { &pad };
+                match value {
+                    Value::String(text) if text.contains('\n') => {
+                        *out += &format!("{pad}{key}: |\n");
+                        for line in text.lines() {
+                            *out += format!("{pad}  {line}", pad = "  ".repeat(indent)).trim_end();
+                            out.push('\n');
+                        }
+                    }
+                    Value::Object(_) => {
+                        *out += &format!("{pad}{key}:\n{}", "  ".repeat(indent + 1));
+                        block(value, indent + 1, out);
+                    }
+                    Value::Array(items) if items.iter().any(|item| !item.is_string()) => {
+                        *out += &format!("{pad}{key}:\n");
+                        block(value, indent, out);
+                    }
+                    _ => *out += &format!("{pad}{key}: {}\n", flow(value)),
+                }
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                *out += &format!("{pad}- ");
+                if item.is_object() { block(item, indent + 1, out) } else { *out += &format!("{}\n", flow(item)) }
+            }
+        }
+        other => panic!("{other} is no block"),
+    }
+}
+
+/// A scalar or a list of them: plain where that cannot be misread, else as in JSON, which YAML reads too.
+fn flow(value: &Value) -> String {
+    match value {
+        Value::Array(items) => format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(", ")),
+        Value::String(text) if is_plain(text) => text.clone(),
+        Value::String(text) if text.contains('"') => format!("'{}'", text.replace('\'', "''")),
+        other => other.to_string(),
+    }
+}
+
+fn is_plain(text: &str) -> bool {
+    let words = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '$')
+        && !text.contains(": ")
+        && !text.contains(" #")
+        && !text.contains(['[', ']', '{', '}', ','])
+        && !text.ends_with([':', ' '])
+        && !words.contains(&text.to_ascii_lowercase().as_str())
 }
