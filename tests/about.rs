@@ -185,7 +185,7 @@ fn the_logging_config_of_meltano_is_heeded_unless_the_command_line_says_otherwis
         let mut command = command();
         command.args(arguments).env("SINGER_SDK_LOG_CONFIG", path);
         let ran = Ran::of(&command.output().unwrap());
-        assert!(ran.stderr.starts_with("CRITICAL a sync needs --config"), "{}", ran.stderr);
+        assert!(ran.stderr.starts_with("CRITICAL the settings are missing: pass --config"), "{}", ran.stderr);
     }
 }
 

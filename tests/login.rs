@@ -17,7 +17,7 @@ use fake::account::Size;
 use fake::{Account, Fake, Fault, What};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
-use tap::{Ran, command};
+use tap::{Ran, command, free_port};
 use tempfile::TempDir;
 
 /// A fake account, and a folder with a config that nobody has logged in with.
@@ -31,7 +31,7 @@ impl Place {
     /// `secret`: whether the application is of the authorization code type.
     fn new(secret: bool) -> Place {
         let fake = Fake::start(Account::generate(3, Size { contacts: 5, lists: 2, campaigns: 2 }));
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let place =
             Place { fake, folder: tempfile::tempdir().unwrap(), redirect: format!("http://localhost:{port}/callback") };
         place.fake.tokens().redirect_uris = vec![place.redirect.clone()];

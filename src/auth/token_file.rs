@@ -59,14 +59,14 @@ pub(super) struct Room {
     instead_of: Option<String>,
 }
 
+/// The size of that file: an access token has some 1,200 characters.
+const ROOM: usize = 8192;
+
 /// Why tokens are not in their place, and where they are instead.
 pub(super) struct Unsaved {
     pub(super) why: String,
     pub(super) kept: Option<PathBuf>,
 }
-
-/// The size of that file: an access token has some 1,200 characters.
-const ROOM: usize = 8192;
 
 /// The right to call the authorization server and to change the tokens, which one run has at a time; dropping it
 /// passes it on.

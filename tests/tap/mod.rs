@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::net::TcpListener;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::{Map, Value, json};
 use tempfile::NamedTempFile;
@@ -14,6 +16,19 @@ pub fn file(value: &Value) -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();
     file.write_all(value.to_string().as_bytes()).unwrap();
     file
+}
+
+/// A port for the tap to listen on. The system hands out none below 32768, so that no server of the tests gets it
+/// meanwhile.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = std::process::id() * 37;
+    loop {
+        let port = 10_000 + u16::try_from((begin + u32::from(NEXT.fetch_add(1, Ordering::Relaxed))) % 20_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// What a run left behind.
