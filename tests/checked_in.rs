@@ -1,5 +1,6 @@
 //! What is checked in beside the code is what the code says. `UPDATE=1 cargo test --test checked_in` rewrites it.
 
+use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -98,31 +99,38 @@ fn block(value: &Value, indent: usize, out: &mut String) {
         Value::Object(map) => {
             for (at, (key, value)) in map.iter().enumerate() {
                 // The first one stands after the dash of a list.
-                let pad = if at == 0 { "" } else { &pad };
+                out.push_str(if at == 0 { "" } else { &pad });
+                out.push_str(key);
                 match value {
                     Value::String(text) if text.contains('\n') => {
-                        *out += &format!("{pad}{key}: |\n");
+                        out.push_str(": |\n");
                         for line in text.lines() {
-                            *out += format!("{pad}  {line}", pad = "  ".repeat(indent)).trim_end();
+                            out.push_str(format!("{pad}  {line}").trim_end());
                             out.push('\n');
                         }
                     }
                     Value::Object(_) => {
-                        *out += &format!("{pad}{key}:\n{}", "  ".repeat(indent + 1));
+                        out.push_str(":\n  ");
+                        out.push_str(&pad);
                         block(value, indent + 1, out);
                     }
                     Value::Array(items) if items.iter().any(|item| !item.is_string()) => {
-                        *out += &format!("{pad}{key}:\n");
+                        out.push_str(":\n");
                         block(value, indent, out);
                     }
-                    _ => *out += &format!("{pad}{key}: {}\n", flow(value)),
+                    _ => writeln!(out, ": {}", flow(value)).unwrap(),
                 }
             }
         }
         Value::Array(items) => {
             for item in items {
-                *out += &format!("{pad}- ");
-                if item.is_object() { block(item, indent + 1, out) } else { *out += &format!("{}\n", flow(item)) }
+                out.push_str(&pad);
+                out.push_str("- ");
+                if item.is_object() {
+                    block(item, indent + 1, out);
+                } else {
+                    writeln!(out, "{}", flow(item)).unwrap();
+                }
             }
         }
         other => panic!("{other} is no block"),
