@@ -100,7 +100,7 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     let config = config?;
     let config_file = written_back(&args.config);
     if let Some(Command::Login(options)) = &args.command {
-        return auth::login(&config, config_file, options);
+        return auth::login(&config, config_file, options, &messages);
     }
     let catalog = match &args.catalog {
         None => Catalog::all(&entries),
@@ -111,7 +111,9 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
         }
     };
     if args.test {
-        return preflight::test(&config, &Arc::new(Client::new(&config, config_file)?), &catalog);
+        let client = Arc::new(Client::new(&config, config_file)?);
+        signals::end_on_signals(&messages, &client, "")?;
+        return preflight::test(&config, &client, &catalog);
     }
     let keys: Vec<_> = streams::ALL.iter().map(|s| (s.name, s.replication_key)).collect();
     let state = match &args.state {
@@ -119,7 +121,8 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
         Some(path) => State::parse(&read(path)?, &keys, Utc::now()).map_err(|e| e.context(path.display()))?,
     };
     let client = Arc::new(Client::new(&config, config_file)?);
-    signals::watch(&messages, &client)?;
+    signals::end_on_signals(&messages, &client, "; run again with the last STATE to go on")?;
+    signals::end_on_closed_stdout(&client);
     let outcome = sync::sync(&config, &client, &catalog, state, &messages);
     // A refresh that another thread has under way has spent its token: what it brings must reach the disk.
     client.settle();

@@ -23,12 +23,12 @@ use tempfile::NamedTempFile;
 const STREAMS: [&str; 5] =
     ["contact_lists", "email_campaigns", "contacts", "contact_action_summary", "contact_activity_details"];
 
-fn spawn(fake: &Fake, more: &Value) -> (Child, NamedTempFile) {
+fn spawn(fake: &Fake, more: &Value, arguments: &[&str]) -> (Child, NamedTempFile) {
     let mut config = fake.config();
     config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let config = file(&config);
     let mut command = Command::new(env!("CARGO_BIN_EXE_tap-constant-contact"));
-    command.arg("--config").arg(config.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(arguments).arg("--config").arg(config.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
     (command.spawn().unwrap(), config)
 }
 
@@ -42,7 +42,11 @@ struct Running {
 
 impl Running {
     fn start(fake: &Fake, more: &Value) -> Running {
-        let (mut child, config) = spawn(fake, more);
+        Running::start_with(fake, more, &[])
+    }
+
+    fn start_with(fake: &Fake, more: &Value, arguments: &[&str]) -> Running {
+        let (mut child, config) = spawn(fake, more, arguments);
         let mut pipe = child.stdout.take().unwrap();
         let out = thread::spawn(move || {
             let mut text = String::new();
@@ -216,20 +220,46 @@ fn a_signal_ends_every_kind_of_wait_within_two_seconds() {
 
 #[test]
 fn a_token_being_refreshed_reaches_the_disk_before_a_signal_ends_the_run() {
+    let cases = [
+        (&[][..], Signal::TERM, 800),
+        // Longer than the two seconds that all else is given.
+        (&[], Signal::INT, 3000),
+        (&[], Signal::HUP, 800),
+        (&["--test"], Signal::INT, 800),
+    ];
+    thread::scope(|scope| {
+        for (arguments, signal, latency) in cases {
+            scope.spawn(move || {
+                let fake = Fake::start(account(2));
+                let folder = tempfile::tempdir().unwrap();
+                let more = json!({"token_file": folder.path().join("tokens.json")});
+                fake.switches().latency = Duration::from_millis(latency);
+                let running = Running::start_with(&fake, &more, arguments);
+                until(&fake, |call| call.is_token);
+                running.signal(signal);
+                let (ran, _) = running.end();
+                assert_eq!(ran.code, Some(128 + signal.as_raw()), "{}", ran.stderr);
+                assert!(!ran.stderr.contains("did not come"), "{}", ran.stderr);
+                fake.switches().latency = Duration::ZERO;
+                let next = tap(&fake, &more, None);
+                assert_eq!(next.code, Some(0), "{signal:?} {arguments:?}: {}", next.stderr);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_hangup_ends_nothing_that_is_to_outlive_its_terminal() {
     let fake = Fake::start(account(2));
-    let folder = tempfile::tempdir().unwrap();
-    let more = json!({"token_file": folder.path().join("tokens.json")});
-    let (ran, _) = {
-        fake.switches().latency = Duration::from_millis(800);
-        let running = Running::start(&fake, &more);
-        until(&fake, |call| call.is_token);
-        running.signal(Signal::TERM);
-        running.end()
-    };
-    assert_eq!(ran.code, Some(143), "{}", ran.stderr);
-    fake.switches().latency = Duration::ZERO;
-    let next = tap(&fake, &more, None);
-    assert_eq!(next.code, Some(0), "{}", next.stderr);
+    fake.switches().latency = Duration::from_millis(100);
+    let config = file(&fake.config());
+    let mut nohup = Command::new("nohup");
+    nohup.arg(env!("CARGO_BIN_EXE_tap-constant-contact")).arg("--config").arg(config.path());
+    let child = nohup.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until(&fake, |call| !call.is_token);
+    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    let ran = Ran::of(&child.wait_with_output().unwrap());
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
 }
 
 #[test]
@@ -247,7 +277,7 @@ fn a_reader_that_goes_ends_the_run_at_once_and_quietly() {
                 what: What::QuotaExceeded,
             });
         }
-        let (mut child, _config) = spawn(&fake, &more);
+        let (mut child, _config) = spawn(&fake, &more, &[]);
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         out.read_line(&mut line).unwrap();

@@ -1,6 +1,7 @@
 //! Calls to the authorization server: one a second, tried again for what may pass, and what its refusals mean.
 
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -41,6 +42,7 @@ pub(super) struct Endpoint {
     auth_url: String,
     redirect_uri: String,
     max_retries: u32,
+    asking: AtomicBool,
 }
 
 impl Endpoint {
@@ -52,6 +54,7 @@ impl Endpoint {
             auth_url: config.auth_url.as_str().trim_end_matches('/').to_owned(),
             redirect_uri: config.redirect_uri.clone(),
             max_retries: config.max_retries,
+            asking: AtomicBool::new(false),
         }
     }
 
@@ -112,6 +115,7 @@ impl Endpoint {
         loop {
             turn.space();
             turn.called();
+            self.asking.store(true, Ordering::Relaxed);
             let answer = self.exchange(request.clone());
             turn.called();
             let (why, hold) = match answer {
@@ -129,6 +133,7 @@ impl Endpoint {
                 Err(e) if is_untrusted(&e) => return Err(Error::Failed(untrusted_text(&self.auth_url, &e))),
                 Err(e) => (network_text(&e), None),
             };
+            self.settled();
             attempt += 1;
             if attempt > self.max_retries {
                 return Err(Error::Failed(format!(
@@ -139,6 +144,16 @@ impl Endpoint {
             log::debug!("authorization server: {why}; next try in {:.1} s", wait.as_secs_f64());
             thread::sleep(wait);
         }
+    }
+
+    /// Whether an answer is waited for, or has come and is not [`settled`](Endpoint::settled) yet.
+    pub(super) fn is_asking(&self) -> bool {
+        self.asking.load(Ordering::Relaxed)
+    }
+
+    /// Says that no answer is waited for, and that what came is where it belongs.
+    pub(super) fn settled(&self) {
+        self.asking.store(false, Ordering::Relaxed);
     }
 
     fn exchange(&self, request: HttpRequest) -> std::result::Result<HttpResponse, ureq::Error> {

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,6 +22,8 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::log::say;
+use crate::messages::Messages;
+use crate::signals::end_on_signals;
 
 const SCOPES: [&str; 3] = ["contact_data", "campaign_data", "offline_access"];
 
@@ -28,7 +31,12 @@ const SCOPES: [&str; 3] = ["contact_data", "campaign_data", "offline_access"];
 ///
 /// # Errors
 /// `Credentials` when the consent or its code is refused, `Failed` when nobody answers.
-pub(crate) fn login(config: &Config, config_file: Option<PathBuf>, options: &Login) -> Result<()> {
+pub(crate) fn login(
+    config: &Config,
+    config_file: Option<PathBuf>,
+    options: &Login,
+    messages: &Arc<Messages>,
+) -> Result<()> {
     let store = Store::new(config, config_file.clone());
     let Some(place) = store.path().map(|path| path.display().to_string()) else {
         return Err(Error::Usage("login needs --config FILE or the setting token_file, to store the tokens in".into()));
@@ -42,7 +50,7 @@ pub(crate) fn login(config: &Config, config_file: Option<PathBuf>, options: &Log
     }
     // Consent is not asked for before it is known that its fruit can be kept.
     store.writable().map_err(|why| Error::Failed(format!("the tokens could not be stored: {why}")))?;
-    if !options.yes && still_works(config, config_file)? && !may_replace(&place)? {
+    if !options.yes && still_works(config, config_file, messages)? && !may_replace(&place)? {
         say("The stored login was kept.");
         return Ok(());
     }
@@ -57,8 +65,13 @@ pub(crate) fn login(config: &Config, config_file: Option<PathBuf>, options: &Log
 }
 
 /// Whether the tokens at hand open the API.
-fn still_works(config: &Config, config_file: Option<PathBuf>) -> Result<bool> {
-    match Client::new(config, config_file).and_then(|client| client.privileges()) {
+fn still_works(config: &Config, config_file: Option<PathBuf>, messages: &Arc<Messages>) -> Result<bool> {
+    // A login that is renewed to try it must not be lost to an impatient Ctrl-C.
+    let tried = Client::new(config, config_file).map(Arc::new).and_then(|client| {
+        end_on_signals(messages, &client, "")?;
+        client.privileges()
+    });
+    match tried {
         Ok(_) | Err(Error::Forbidden(_) | Error::Quota(_)) => Ok(true),
         // No tokens, a token file that cannot be read, or a grant that has ended: that is what a login is for.
         Err(Error::Usage(_) | Error::Credentials(_)) => Ok(false),

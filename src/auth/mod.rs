@@ -112,6 +112,11 @@ impl Auth {
         drop(self.tokens());
     }
 
+    /// Whether the answer to a token call is waited for, or is not stored yet.
+    pub(crate) fn is_renewing(&self) -> bool {
+        self.endpoint.is_asking()
+    }
+
     fn tokens(&self) -> MutexGuard<'_, Tokens> {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -141,6 +146,7 @@ impl Auth {
             return Err(Error::Credentials(why.clone()));
         }
         let outcome = self.trade(turn, tokens);
+        self.endpoint.settled();
         if let Err(Error::Credentials(why)) = &outcome {
             self.refused.get_or_init(|| why.clone());
         }

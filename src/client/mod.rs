@@ -133,6 +133,11 @@ impl Client {
         self.auth.settle();
     }
 
+    /// Whether the answer to a token call is waited for, or is not stored yet.
+    pub(crate) fn is_renewing(&self) -> bool {
+        self.auth.is_renewing()
+    }
+
     /// How many calls must be under way at once for the pace, not the latency, to be the limit: at `p` calls a second
     /// and `l` seconds of latency, `p * l` are. Two seconds are more than the service is known to take.
     pub(crate) fn workers(&self) -> usize {
