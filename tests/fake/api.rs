@@ -521,7 +521,7 @@ impl Context<'_> {
             .filter(|s| start <= s.start_on && s.start_on <= end)
             .map(|s| s.json(false))
             .collect();
-        let (rows, next) = slice(found, offset, 200, path, &params);
+        let (rows, next) = slice(found.into_iter(), offset, 200, path, &params);
         let mut body = Map::new();
         body.insert("contact_id".into(), id.into());
         body.insert("campaign_activities".into(), rows.into());
@@ -551,14 +551,11 @@ impl Context<'_> {
             .filter(|r| list.contains(&r.kind.name()) || repeated.contains(&r.kind.name()))
             .collect();
         rows.sort_by_key(|r| std::cmp::Reverse(r.at));
-        let found: Vec<Value> = rows
-            .into_iter()
-            .map(|r| {
-                let campaign = index.activities.get(&r.activity_id);
-                let name = campaign.map(|(c, _)| self.account.campaigns[*c].name.as_str());
-                detail_json(r, name.filter(|_| names), false)
-            })
-            .collect();
+        let found = rows.into_iter().map(|r| {
+            let campaign = index.activities.get(&r.activity_id);
+            let name = campaign.map(|(c, _)| self.account.campaigns[*c].name.as_str());
+            detail_json(r, name.filter(|_| names), false)
+        });
         let (rows, next) = slice(found, offset, limit, path, &params);
         let mut body = Map::new();
         body.insert("tracking_activities".into(), rows.into());
@@ -613,13 +610,10 @@ impl Context<'_> {
             _ => of(Kind::Forwards).collect(),
         };
         rows.sort_by(|a, b| (b.at, &b.contact_id).cmp(&(a.at, &a.contact_id)));
-        let found: Vec<Value> = rows
-            .into_iter()
-            .map(|row| {
-                let contact = index.contacts.get(&row.contact_id).map(|i| &account.contacts[*i]);
-                tracking_json(row, contact, kind)
-            })
-            .collect();
+        let found = rows.into_iter().map(|row| {
+            let contact = index.contacts.get(&row.contact_id).map(|i| &account.contacts[*i]);
+            tracking_json(row, contact, kind)
+        });
         let (rows, next) = slice(found, offset, limit, path, &params);
         let mut body = Map::new();
         body.insert("tracking_activities".into(), rows.into());
@@ -640,37 +634,34 @@ impl Context<'_> {
             })
             .collect();
         sent.sort_by(|a, b| (b.0, &b.1.id).cmp(&(a.0, &a.1.id)));
-        let found: Vec<Value> = sent
-            .into_iter()
-            .map(|(last, campaign)| {
-                let mut unique: HashMap<Kind, HashSet<&str>> = HashMap::new();
-                for activity in &campaign.activities {
-                    for i in index.rows_by_activity.get(&activity.id).into_iter().flatten() {
-                        let row = &account.activities[*i as usize];
-                        unique.entry(row.kind).or_default().insert(&row.contact_id);
-                    }
+        let found = sent.into_iter().map(|(last, campaign)| {
+            let mut unique: HashMap<Kind, HashSet<&str>> = HashMap::new();
+            for activity in &campaign.activities {
+                for i in index.rows_by_activity.get(&activity.id).into_iter().flatten() {
+                    let row = &account.activities[*i as usize];
+                    unique.entry(row.kind).or_default().insert(&row.contact_id);
                 }
-                let n = |kind: Kind| unique.get(&kind).map_or(0, HashSet::len);
-                let mut o = Obj::new(&campaign.id, false, true);
-                o.put("campaign_id", &*campaign.id)
-                    .put("campaign_type", campaign.kind)
-                    .time("last_sent_date", Some(last))
-                    .put(
-                        "unique_counts",
-                        json!({
-                            "sends": n(Kind::Sends),
-                            "opens": n(Kind::Opens),
-                            "clicks": n(Kind::Clicks),
-                            "forwards": n(Kind::Forwards),
-                            "optouts": n(Kind::Optouts),
-                            "abuse": 0,
-                            "bounces": n(Kind::Bounces),
-                            "not_opened": n(Kind::Sends).saturating_sub(n(Kind::Opens)),
-                        }),
-                    );
-                o.done()
-            })
-            .collect();
+            }
+            let n = |kind: Kind| unique.get(&kind).map_or(0, HashSet::len);
+            let mut o = Obj::new(&campaign.id, false, true);
+            o.put("campaign_id", &*campaign.id)
+                .put("campaign_type", campaign.kind)
+                .time("last_sent_date", Some(last))
+                .put(
+                    "unique_counts",
+                    json!({
+                        "sends": n(Kind::Sends),
+                        "opens": n(Kind::Opens),
+                        "clicks": n(Kind::Clicks),
+                        "forwards": n(Kind::Forwards),
+                        "optouts": n(Kind::Optouts),
+                        "abuse": 0,
+                        "bounces": n(Kind::Bounces),
+                        "not_opened": n(Kind::Sends).saturating_sub(n(Kind::Opens)),
+                    }),
+                );
+            o.done()
+        });
         let (rows, next) = slice(found, offset, limit, path, &params);
         let mut body = Map::new();
         body.insert("bulk_email_campaign_summaries".into(), rows.into());
@@ -713,10 +704,16 @@ fn cursor_link(path: &str, params: &Params, limit: usize, page: usize) -> String
     format!("{path}?cursor={}", STANDARD.encode(inside))
 }
 
-/// One page of a report, and its next link.
-fn slice(rows: Vec<Value>, offset: usize, limit: usize, path: &str, params: &Params) -> (Vec<Value>, Option<String>) {
+/// One page of a report, of whose rows no others are made, and its next link.
+fn slice(
+    rows: impl ExactSizeIterator<Item = Value>,
+    offset: usize,
+    limit: usize,
+    path: &str,
+    params: &Params,
+) -> (Vec<Value>, Option<String>) {
     let total = rows.len();
-    let page: Vec<Value> = rows.into_iter().skip(offset).take(limit).collect();
+    let page: Vec<Value> = rows.skip(offset).take(limit).collect();
     let end = offset.saturating_add(limit);
     let next = (end < total).then(|| {
         let mut inside = format!("offset={end}");
