@@ -3,9 +3,9 @@
 #![cfg(unix)]
 
 mod fake;
+mod round;
 mod tap;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -17,7 +17,7 @@ use fake::account::Size;
 use fake::{Account, Fake, Fault, Switches, What};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use tap::{Ran, file, sorted, tap, tap_with, without_nulls};
+use tap::{Ran, file, sorted, tap, without_nulls};
 use tempfile::NamedTempFile;
 
 const STREAMS: [&str; 5] =
@@ -300,62 +300,10 @@ fn a_reader_that_goes_ends_the_run_at_once_and_quietly() {
     }
 }
 
-/// Only the details, so that a round is one call a contact.
-fn details_only() -> Value {
-    let entry = json!({
-        "tap_stream_id": "contact_activity_details", "stream": "contact_activity_details", "schema": {},
-        "metadata": [{"breadcrumb": [], "metadata": {"selected": true}}],
-    });
-    json!({"streams": [entry]})
-}
-
 #[test]
 fn a_round_over_three_days_reads_every_contact_once() {
-    let fake = Fake::start(Account::generate(5, Size { contacts: 2500, lists: 2, campaigns: 4 }));
-    // A tenth of a real account on a tenth of the day's calls.
-    fake.switches().per_day = 1000;
-    let more = json!({"activity_route": "contacts", "page_size": 50, "token_file": tempfile::tempdir().unwrap().path().join("t")});
-    let catalog = details_only();
-    let mut state: Option<Value> = None;
-    let mut asked: BTreeMap<String, usize> = BTreeMap::new();
-    let mut rows = Vec::new();
-    let mut windows = BTreeSet::new();
-    let mut days = 0;
-    loop {
-        days += 1;
-        assert!(days <= 3, "the round does not end");
-        fake.set_calls_today(0);
-        fake.forget_calls();
-        let ran = tap_with(&fake, &more, state.as_ref(), Some(&catalog));
-        for call in fake.api_calls().iter().filter(|call| call.path.contains("activity_details") && call.status == 200)
-        {
-            *asked.entry(call.path.clone()).or_default() += 1;
-        }
-        rows.extend(ran.records("contact_activity_details"));
-        let now = ran.last_state();
-        if ran.code == Some(0) {
-            assert!(!now.to_string().contains("resume") && now["currently_syncing"].is_null());
-            break;
-        }
-        assert_eq!(ran.code, Some(4), "{}", ran.stderr);
-        assert!(ran.stderr.contains("00:00 UTC") && ran.stderr.contains("last STATE"), "{}", ran.stderr);
-        let resume = &now["bookmarks"]["contact_activity_details"]["resume"];
-        windows.insert((resume["since"].to_string(), resume["until"].to_string()));
-        state = Some(now);
-    }
-    assert_eq!(days, 3);
-    assert_eq!(windows.len(), 1, "the window stays as it was");
-    let truth = sorted(fake.account().truth("contact_activity_details").iter().map(without_nulls));
-    let unique = {
-        let mut rows = sorted(rows.clone());
-        rows.dedup();
-        rows
-    };
-    assert_eq!(unique, truth);
-    // What was in flight when the day closed is asked for again, no more.
-    let again = asked.values().filter(|times| **times > 1).count();
-    assert!(asked.len() == 2500 && again <= 2 * 32, "{} asked, {again} twice", asked.len());
-    assert_eq!(rows.len(), truth.len(), "no row is written twice");
+    // A tenth of a real account on a tenth of the day's calls; the benchmark runs it whole.
+    round::over_three_days(2500, 1000, 50);
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::borrow::Cow;
 
 /// Bytes to text that parses: U+0000 escapes are dropped, unpaired surrogate escapes and bytes that are not
 /// UTF-8 become U+FFFD. Postgres stores none of them, and a JSON parser dies of the surrogates.
-pub(crate) fn clean(bytes: Vec<u8>) -> String {
+pub(crate) fn clean(mut bytes: Vec<u8>) -> String {
+    // Read without knowing its length, and held for a while.
+    bytes.shrink_to_fit();
     let text = match String::from_utf8(bytes) {
         Ok(text) => text,
         Err(e) => String::from_utf8_lossy(e.as_bytes()).into_owned(),

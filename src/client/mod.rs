@@ -20,6 +20,7 @@ use url::Url;
 use crate::auth::{Auth, Scopes};
 use crate::config::{Config, OnQuota, Secret, is_loopback};
 use crate::error::{Error, Result};
+use crate::fanout;
 use crate::log::timer;
 use crate::messages::stamp;
 use judge::{Verdict, judge};
@@ -96,6 +97,12 @@ struct Next {
     href: Option<String>,
 }
 
+impl Envelope {
+    fn next(self) -> Option<String> {
+        self.links?.next?.href.filter(|href| !href.is_empty())
+    }
+}
+
 /// An answer as it came.
 struct Answer {
     status: u16,
@@ -141,7 +148,7 @@ impl Client {
     /// How many calls must be under way at once for the pace, not the latency, to be the limit: at `p` calls a second
     /// and `l` seconds of latency, `p * l` are. Two seconds are more than the service is known to take.
     pub(crate) fn workers(&self) -> usize {
-        self.pace.calls_in(Duration::from_secs(2)).clamp(1, 16)
+        self.pace.calls_in(Duration::from_secs(2)).clamp(1, 8)
     }
 
     /// Who may do what: the one call that needs no scope.
@@ -211,7 +218,7 @@ impl Client {
         let mut token = self.auth.bearer()?;
         let mut renewed = false;
         loop {
-            if !self.pace.take_place() {
+            if !self.pace.take_place(fanout::turn()) {
                 let limit = self.max_requests.unwrap_or_default();
                 return Err(Error::Quota(format!(
                     "max_requests ({limit}) are used up; run again with the last STATE to go on"
@@ -373,14 +380,21 @@ impl Client {
     }
 }
 
-/// Where the next page is, if there is one; an error when the text is no JSON.
+/// Where the next page is, if there is one; an error when the text is cut short.
 fn next_link(text: &str) -> serde_json::Result<Option<String>> {
+    // The links come last. What parses to the end is not cut short, and the rows before need no parsing but their own.
+    const LINKS: &[u8] = b"\"_links\"";
+    let tail = text.len().saturating_sub(4096);
+    if let Some(at) = text.as_bytes()[tail..].windows(LINKS.len()).rposition(|name| name == LINKS)
+        && let Ok(envelope) = serde_json::from_str::<Envelope>(&format!("{{{}", &text[tail + at..]))
+    {
+        return Ok(envelope.next());
+    }
     // A bare list has no room for links.
     if text.trim_start().starts_with('[') {
         return serde_json::from_str::<IgnoredAny>(text).map(|_| None);
     }
-    let envelope: Envelope = serde_json::from_str(text)?;
-    Ok(envelope.links.and_then(|l| l.next).and_then(|n| n.href).filter(|href| !href.is_empty()))
+    serde_json::from_str(text).map(Envelope::next)
 }
 
 /// An iterator over the pages of a listing; ends after the first error.
@@ -460,5 +474,42 @@ pub(crate) fn network_text(e: &ureq::Error) -> String {
         ureq::Error::Timeout(_) => "no whole answer within request_timeout".into(),
         ureq::Error::BadUri(_) => "the address is not usable".into(),
         other => format!("network: {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_link_is_found_wherever_it_stands() {
+        let long = "x".repeat(5000);
+        for (text, link) in [
+            (r#"{"contacts":[],"_links":{"next":{"href":"/a"}}}"#.to_owned(), Some("/a")),
+            (r#"{"_links":{"next":{"href":"/a"}},"contacts":[]}"#.to_owned(), Some("/a")),
+            (format!(r#"{{"_links":{{"next":{{"href":"/a"}}}},"contacts":["{long}"]}}"#), Some("/a")),
+            (format!(r#"{{"contacts":["{long}é"],"_links":{{"next":{{"href":"/a"}}}} }} "#), Some("/a")),
+            // A row's own, and a text that speaks of them.
+            (r#"{"contacts":[{"_links":{"next":{"href":"/b"}}}]}"#.to_owned(), None),
+            (r#"{"_links":{"next":{"href":"/a"}},"c":[{"_links":{"next":{"href":"/b"}}}]}"#.to_owned(), Some("/a")),
+            (r#"{"c":["\"_links\":{\"next\":{\"href\":\"/b\"}}"],"_links":{}}"#.to_owned(), None),
+            (r#"{"c":[1],"_links":null}"#.to_owned(), None),
+            (r#"{"c":[1],"_links":{"next":{"href":null}}}"#.to_owned(), None),
+            (r#"{"c":[1]}"#.to_owned(), None),
+            ("[1]".to_owned(), None),
+        ] {
+            assert_eq!(next_link(&text).unwrap().as_deref(), link, "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Wherever a page is cut short, it is noticed.
+        #[test]
+        fn a_page_cut_short_is_no_page(rows in 0usize..40, at: proptest::sample::Index) {
+            let rows = vec![json!({"id": "é", "of": [1, {"a": null}]}); rows];
+            let text = json!({"rows": rows, "rows_count": 7, "_links": {"next": {"href": "/v3/rows?cursor=x"}}}).to_string();
+            let cut: String = text.chars().take(at.index(text.chars().count())).collect();
+            proptest::prop_assert!(next_link(&cut).is_err());
+        }
     }
 }

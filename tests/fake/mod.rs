@@ -78,6 +78,8 @@ pub struct Switches {
     pub clock_skew: chrono::Duration,
     /// Waited before each answer.
     pub latency: Duration,
+    /// Waited on top of it, by chance up to this.
+    pub jitter: Duration,
     /// Compress when the client accepts it.
     pub gzip: bool,
     /// The shape of `_links` on the last page: 0 absent, 1 `{}`, 2 null,
@@ -110,6 +112,7 @@ impl Default for Switches {
             strict: true,
             clock_skew: chrono::Duration::zero(),
             latency: Duration::ZERO,
+            jitter: Duration::ZERO,
             gzip: true,
             last_page: None,
             contacts_order: Order::Scrambled,
@@ -508,9 +511,7 @@ impl Inner {
             number,
         });
         self.watch(req, at, is_auth, &switches);
-        if !switches.latency.is_zero() {
-            thread::sleep(switches.latency);
-        }
+        thread::sleep(switches.latency + switches.jitter.mul_f64(fastrand::f64()));
         let tell = |moment| {
             if is_auth
                 && req.method == "POST"
