@@ -57,6 +57,9 @@ pub(crate) struct Resume {
     /// The read is done, but the round it belongs to is not: there is nothing to go on with.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) complete: bool,
+    /// Some contacts could not be found: the bookmark must not move when the read ends.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) lacks_contacts: bool,
     /// Fingerprint of the settings in force when the read began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) filter: Option<String>,

@@ -10,15 +10,14 @@ use serde_json::json;
 
 use crate::catalog::{Catalog, Mask};
 use crate::client::Client;
-use crate::config::{Config, Route};
+use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::ids::Id;
 use crate::log::{counter, measure, reading, timer};
 use crate::messages::Messages;
 use crate::progress::{Line, Progress};
 use crate::state::{Resume, State};
 use crate::streams::{ALL, Stream, Survey};
-use crate::window::{Window, lower_bound};
+use crate::window::lower_bound;
 
 /// During a long read a STATE is written at least this often.
 const STATE_EVERY: (Duration, u64) = (Duration::from_secs(60), 10_000);
@@ -265,22 +264,16 @@ impl Run<'_> {
         Some(resume)
     }
 
-    /// Notes that a report is written up to and with one contact or campaign activity (`after`).
-    pub(crate) fn reached(&mut self, stream: &Stream, window: &Window, route: Route, after: &Id) {
-        self.note(stream, window, route, Some(after.to_string()), false);
-    }
-
-    /// Notes that a report is written: the rest of the round leaves it alone.
-    pub(crate) fn finish(&mut self, stream: &'static Stream, window: &Window, route: Route) {
-        self.note(stream, window, route, None, true);
-        self.done.insert(stream.name);
-    }
-
-    fn note(&mut self, stream: &Stream, window: &Window, route: Route, after: Option<String>, complete: bool) {
+    /// Notes how far a report is written, under the present settings.
+    pub(crate) fn note(&mut self, stream: &Stream, reached: Resume) {
         let filter = self.config.resume_filter(stream.name, self.full_table(stream));
-        let (since, until) = (window.start, window.end);
-        self.state.bookmarks.entry(stream.name.into()).or_default().resume =
-            Some(Resume { since, until, route, after, complete, filter });
+        let bookmark = self.state.bookmarks.entry(stream.name.into()).or_default();
+        bookmark.resume = Some(Resume { filter, ..reached });
+    }
+
+    /// Says that the rest of the round leaves a report alone.
+    pub(crate) fn is_done(&mut self, stream: &'static Stream) {
+        self.done.insert(stream.name);
     }
 
     /// Says that what was noted is true from here on, and writes a STATE when the last is long ago.

@@ -40,11 +40,47 @@ pub(crate) fn share_of_quota(calls: u64) -> String {
     format!("{}.{:02}", share / 100, share % 100)
 }
 
+/// What is asked for: a name for metrics, and what an answer must hold to be one.
+#[derive(Clone, Copy)]
+pub(crate) struct Resource {
+    pub(crate) name: &'static str,
+    /// The member with the rows. Without it a 200 is no answer, whatever else it is.
+    rows: &'static str,
+    /// Whether the rows may be left out where there are none. Of the reports of one contact nothing tells that they
+    /// are not, so what lacks them is asked for twice.
+    may_lack_rows: bool,
+}
+
+impl Resource {
+    pub(crate) const fn listing(name: &'static str, rows: &'static str) -> Resource {
+        Resource { name, rows, may_lack_rows: false }
+    }
+
+    /// The report of one contact or campaign activity.
+    pub(crate) const fn report(name: &'static str, rows: &'static str) -> Resource {
+        Resource { name, rows, may_lack_rows: true }
+    }
+
+    /// Whether a body holds the rows; a quote within a text is written with a backslash.
+    fn has_rows(&self, text: &str) -> bool {
+        self.rows.is_empty() || text.contains(&format!("\"{}\"", self.rows))
+    }
+
+    /// Whether a body without rows may say that there are none.
+    fn is_empty(&self, text: &str) -> bool {
+        let tells_trouble =
+            ["\"error_key\"", "\"error_message\"", "\"message\""].iter().any(|name| text.contains(name));
+        self.may_lack_rows && text.trim_start().starts_with('{') && !tells_trouble
+    }
+}
+
 /// One page of a listing: its text, checked to be JSON, and where the next one is.
 pub(crate) struct Page {
     pub(crate) text: String,
     /// When it was read, as `time_extracted` says it.
     pub(crate) extracted: String,
+    /// The same by the service's clock.
+    pub(crate) at: DateTime<Utc>,
     next: Option<String>,
 }
 
@@ -57,7 +93,7 @@ impl Page {
     #[cfg(test)]
     pub(crate) fn of(body: Vec<u8>) -> Option<Page> {
         let text = body::clean(body);
-        next_link(&text).ok().map(|next| Page { text, extracted: String::new(), next })
+        next_link(&text).ok().map(|next| Page { text, extracted: String::new(), at: Utc::now(), next })
     }
 }
 
@@ -157,7 +193,7 @@ impl Client {
         struct Privilege {
             privilege_name: String,
         }
-        let page = self.first("privileges", "/account/user/privileges", &[])?;
+        let page = self.first(Resource::listing("privileges", ""), "/account/user/privileges", &[])?;
         // Documented as a bare list, where nearly all else is an object.
         let list: Vec<Privilege> = serde_json::from_str(&page.text)
             .map_err(|e| Error::Failed(format!("the service sent privileges of an unexpected kind: {e}")))?;
@@ -179,7 +215,7 @@ impl Client {
     pub(crate) fn run_start(&self) -> Result<DateTime<Utc>> {
         if self.first_date.get().is_none() {
             // Whatever the answer, it is dated; refusals of this call are not this run's matter.
-            match self.first("contacts_counts", "/contacts/counts", &[]) {
+            match self.first(Resource::listing("contacts_counts", ""), "/contacts/counts", &[]) {
                 Ok(_) | Err(Error::Forbidden(_) | Error::NotFound(_) | Error::Refused(_)) => {}
                 Err(e) => return Err(e),
             }
@@ -188,13 +224,13 @@ impl Client {
     }
 
     /// The pages of a listing, in order. `path` begins with `/`; `what` names the endpoint in metrics.
-    pub(crate) fn pages(self: &Arc<Self>, what: &'static str, path: &str, query: &[(&str, &str)]) -> Pages {
+    pub(crate) fn pages(self: &Arc<Self>, what: Resource, path: &str, query: &[(&str, &str)]) -> Pages {
         let next = Some(self.url(path, query));
         Pages { client: Arc::clone(self), what, url: String::new(), next, seen: HashSet::new() }
     }
 
     /// The first page of a listing.
-    pub(crate) fn first(&self, what: &'static str, path: &str, query: &[(&str, &str)]) -> Result<Page> {
+    pub(crate) fn first(&self, what: Resource, path: &str, query: &[(&str, &str)]) -> Result<Page> {
         self.get(what, &self.url(path, query))
     }
 
@@ -213,8 +249,9 @@ impl Client {
     }
 
     /// One page, tried again for what passes by itself.
-    fn get(&self, what: &'static str, url: &str) -> Result<Page> {
+    fn get(&self, what: Resource, url: &str) -> Result<Page> {
         let mut failures = 0;
+        let mut lacked_rows = false;
         let mut token = self.auth.bearer()?;
         let mut renewed = false;
         loop {
@@ -224,7 +261,7 @@ impl Client {
                     "max_requests ({limit}) are used up; run again with the last STATE to go on"
                 )));
             }
-            let (why, hold) = match self.call(what, url, &token) {
+            let (why, hold) = match self.call(what.name, url, &token) {
                 Err(Trouble { why, passes: false }) => return Err(Error::Failed(why)),
                 Err(Trouble { why, passes: true }) => (why, None),
                 Ok(answer) => {
@@ -233,10 +270,15 @@ impl Client {
                         Verdict::Good => {
                             let text = body::clean(answer.body);
                             match next_link(&text) {
+                                Ok(_) if !(what.has_rows(&text) || lacked_rows && what.is_empty(&text)) => {
+                                    lacked_rows = what.is_empty(&text);
+                                    (format!("answered 200 without the rows it owes{}", answer.request_id), None)
+                                }
                                 Ok(next) => {
                                     return Ok(Page {
                                         text,
                                         extracted: stamp(Utc::now()),
+                                        at: answer.date.unwrap_or_else(Utc::now),
                                         next: next.map(|href| self.resolve(&href)).transpose()?,
                                     });
                                 }
@@ -257,7 +299,7 @@ impl Client {
                         }
                         Verdict::Unauthorized(_) if !renewed => {
                             renewed = true;
-                            log::debug!("{what}: the access token was refused; getting another");
+                            log::debug!("{}: the access token was refused; getting another", what.name);
                             token = self.auth.other_than(&token)?;
                             continue;
                         }
@@ -281,7 +323,7 @@ impl Client {
                 )));
             }
             let wait = hold.unwrap_or_else(|| backoff(failures)).min(LONGEST_HOLD);
-            log::debug!("{what}: {why}; next try in {:.1} s", wait.as_secs_f64());
+            log::debug!("{}: {why}; next try in {:.1} s", what.name, wait.as_secs_f64());
             thread::sleep(wait);
         }
     }
@@ -400,7 +442,7 @@ fn next_link(text: &str) -> serde_json::Result<Option<String>> {
 /// An iterator over the pages of a listing; ends after the first error.
 pub(crate) struct Pages {
     client: Arc<Client>,
-    what: &'static str,
+    what: Resource,
     /// Of the page handed out last.
     url: String,
     next: Option<String>,

@@ -14,14 +14,18 @@ use super::growing::{Part, newest_first};
 use super::plan::{self, Candidate, Scope};
 use super::records::{ActionSummary, ActivityDetail};
 use super::reports::{DETAILS, Reading, SUMMARY};
-use super::{each_page, parse, parse_plain};
-use crate::client::{Client, Page};
+use super::{each_page, parse, parse_plain, rows};
+use crate::client::{Client, Page, Resource};
 use crate::config::Route;
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::field::{Integer, Key, KeyInteger, KeyTimestamp, Text, Timestamp};
 use crate::ids::Id;
 use crate::sync::Run;
+
+/// A campaign with its activities; that it has an id is all that is sure of it.
+const CAMPAIGN: Resource = Resource::listing("email_campaign", "campaign_id");
+const TRACKING: Resource = Resource::report("email_reports", "tracking_activities");
 
 /// A tracking report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +99,7 @@ struct Row<'a> {
 
 #[derive(Deserialize)]
 struct Rows<'a> {
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "rows")]
     tracking_activities: Vec<Row<'a>>,
 }
 
@@ -149,9 +153,9 @@ pub(super) fn read(run: &mut Run, readings: &mut [Reading]) -> Result<()> {
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
     let fetch = move |listing: &Listing, push: &mut dyn FnMut(Part) -> bool| {
         let path = format!("/reports/email_reports/{}/tracking/{}", listing.activity.id, listing.kind.path());
-        newest_first(&client, "email_reports", &path, &[("limit", &limit)], listing.until, push)
+        newest_first(&client, TRACKING, &path, &[("limit", &limit)], listing.until, push)
     };
-    let mut gone = 0;
+    let (mut gone, mut has_begun) = (0, false);
     let mut counted = Counted::default();
     // Contact and moment of each row, as their hash: a report may have a row for every contact of the account.
     let (mut occurrences, hasher) = (HashMap::<u64, u32>::new(), RandomState::new());
@@ -163,6 +167,7 @@ pub(super) fn read(run: &mut Run, readings: &mut [Reading]) -> Result<()> {
         |listing, step| {
             match step {
                 Step::Item(part) => {
+                    has_begun = true;
                     let details = readings.iter().find(|reading| reading.stream.name == DETAILS.name);
                     let details = details.filter(|_| listing.activity.details);
                     for row in part.fresh(parse::<Rows>(&DETAILS, &part.page)?.tracking_activities) {
@@ -186,21 +191,17 @@ pub(super) fn read(run: &mut Run, readings: &mut [Reading]) -> Result<()> {
                 }
                 Step::End(outcome) => {
                     match outcome {
-                        Err(Error::NotFound(why)) => {
+                        Err(Error::NotFound(why)) if !has_begun => {
+                            counted.unknown += 1;
                             log::debug!("no {} of activity {}: {why}", listing.kind.path(), listing.activity.id);
                             gone += 1;
                         }
                         other => other?,
                     }
+                    has_begun = false;
                     occurrences.clear();
                     if listing.last_of_activity {
-                        let counted = std::mem::take(&mut counted);
-                        if let Some(reading) = readings.iter().find(|reading| reading.stream.name == SUMMARY.name) {
-                            counted.emit(run, reading, &listing.activity.id)?;
-                        }
-                        for reading in readings.iter_mut() {
-                            reading.reached(run, Route::Campaigns, &listing.activity.id);
-                        }
+                        std::mem::take(&mut counted).end(run, readings, &listing.activity.id)?;
                         run.now_true()?;
                     }
                 }
@@ -218,7 +219,7 @@ pub(super) fn read(run: &mut Run, readings: &mut [Reading]) -> Result<()> {
 fn activities(run: &mut Run, readings: &[Reading]) -> Result<Vec<Arc<Activity>>> {
     #[derive(Deserialize)]
     struct Detail<'a> {
-        #[serde(default, borrow)]
+        #[serde(default, borrow, deserialize_with = "rows")]
         campaign_activities: Vec<Part<'a>>,
     }
     #[derive(Deserialize)]
@@ -237,7 +238,7 @@ fn activities(run: &mut Run, readings: &[Reading]) -> Result<Vec<Arc<Activity>>>
     let mut found = BTreeMap::new();
     let mut gone = 0;
     let campaign = |client: &Arc<Client>, candidate: &Arc<Candidate>| {
-        client.pages("email_campaign", &format!("/emails/{}", candidate.id), &[])
+        client.pages(CAMPAIGN, &format!("/emails/{}", candidate.id), &[])
     };
     each_page(run.client, candidates, campaign, |candidate, step| {
         match step {
@@ -300,8 +301,10 @@ fn emit(run: &mut Run, listing: &Listing, row: Row, occurrence: u64, page: &Page
 #[derive(Default)]
 struct Counted {
     contacts: BTreeMap<Id, Counts>,
-    /// When its last page was read.
+    /// When its last page was read; empty before the first.
     extracted: String,
+    /// How many of its reports the service does not know.
+    unknown: usize,
 }
 
 #[derive(Default)]
@@ -323,6 +326,26 @@ impl Counted {
             (_, false) => counts.start_on.into_iter().chain(at).min(),
         };
         counts.rows[kind as usize] += 1;
+    }
+
+    /// All reports of the activity have come, or are unknown.
+    fn end(self, run: &mut Run, readings: &mut [Reading], activity: &Id) -> Result<()> {
+        let summary = readings.iter().find(|reading| reading.stream.name == SUMMARY.name);
+        if self.unknown > 0 {
+            // Counts of some of the reports would be taken for those of all.
+            if !self.extracted.is_empty() {
+                log::warn!(
+                    "the service knows campaign activity {activity}, but not all of its reports: its rows may be \
+                     incomplete, and no summary is written for it"
+                );
+            }
+        } else if let Some(reading) = summary {
+            self.emit(run, reading, activity)?;
+        }
+        for reading in readings {
+            reading.reached(run, Route::Campaigns, activity);
+        }
+        Ok(())
     }
 
     /// Writes the rows whose last send lies in the window.

@@ -7,14 +7,16 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::records::ContactList;
-use super::{Found, Needs, Probe, Stream, each_page, parse, parse_plain};
-use crate::client::Client;
+use super::{Found, Needs, Probe, Stream, each_page, parse, parse_plain, rows};
+use crate::client::{Client, Resource};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::fanout::Step;
 use crate::field::Text;
 use crate::schema;
 use crate::sync::Run;
+
+const LISTS: Resource = Resource::listing("contact_lists", "lists");
 
 pub(super) static STREAM: Stream = Stream {
     name: "contact_lists",
@@ -28,7 +30,7 @@ pub(super) static STREAM: Stream = Stream {
 
 #[derive(Deserialize)]
 struct Rows<'a> {
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "rows")]
     lists: Vec<ContactList<'a>>,
 }
 
@@ -38,7 +40,7 @@ fn count(client: &Arc<Client>, _: &Config, found: &mut Found) -> Result<()> {
         lists_count: Option<u64>,
     }
     let query = [("status", "all"), ("include_count", "true"), ("limit", "1")];
-    let page = client.first("contact_lists", "/contact_lists", &query)?;
+    let page = client.first(LISTS, "/contact_lists", &query)?;
     found.lists = parse_plain::<Count>(&page.text)?.lists_count;
     Ok(())
 }
@@ -55,7 +57,7 @@ fn read(run: &mut Run) -> Result<()> {
         if *channel == "sms" {
             query.push(("include_sms_membership_count", "true"));
         }
-        client.pages("contact_lists", "/contact_lists", &query)
+        client.pages(LISTS, "/contact_lists", &query)
     };
     each_page(run.client, vec!["email", "sms"], listing, |channel, step| match step {
         Step::Item(page) => {

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use super::contacts::ids;
 use super::growing::{Part, newest_first};
 use super::records::{ActionSummary, ActivityDetail};
-use super::reports::{DETAILS, Reading, SUMMARY};
-use super::{parse, plan};
+use super::reports::{ACTIVITY_DETAILS, ACTIVITY_SUMMARY, DETAILS, Reading, SUMMARY};
+use super::{parse, plan, rows};
 use crate::client::{Client, Page};
 use crate::config::Route;
 use crate::error::{Error, Result};
@@ -25,13 +25,13 @@ use crate::window::{Window, five_year_windows};
 
 #[derive(Deserialize)]
 struct SummaryRows<'a> {
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "rows")]
     campaign_activities: Vec<ActionSummary<'a>>,
 }
 
 #[derive(Deserialize)]
 struct DetailRows<'a> {
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "rows")]
     tracking_activities: Vec<ActivityDetail<'a>>,
 }
 
@@ -63,11 +63,18 @@ pub(super) fn read(run: &mut Run, reading: &mut Reading) -> Result<()> {
         move |id, push| fetch(&client, id, push),
         |id, step| {
             match step {
-                Step::Item(part) if summary => contact.summary(run, reading, id, &part.page)?,
-                Step::Item(part) => contact.details(run, reading, &part)?,
+                Step::Item(part) => {
+                    contact.has_begun = true;
+                    if summary {
+                        contact.summary(run, reading, id, &part.page)?;
+                    } else {
+                        contact.details(run, reading, &part)?;
+                    }
+                }
                 Step::End(outcome) => {
                     match outcome {
-                        Err(Error::NotFound(why)) => {
+                        // What has begun is known: a later page that is not is a failure.
+                        Err(Error::NotFound(why)) if !contact.has_begun => {
                             log::debug!("{}: no report of contact {id}: {why}", reading.stream.name);
                             gone += 1;
                         }
@@ -103,7 +110,7 @@ fn fetch_summary(window: &Window) -> Fetch {
         let path = format!("/reports/contact_reports/{id}/activity_summary");
         let mut range = |(start, end)| {
             let (start, end) = (asked_from(start), stamp(end));
-            for page in client.pages("activity_summary", &path, &[("start", &start), ("end", &end)]) {
+            for page in client.pages(ACTIVITY_SUMMARY, &path, &[("start", &start), ("end", &end)]) {
                 if !push(Part::whole(page?)) {
                     break;
                 }
@@ -135,13 +142,14 @@ fn fetch_details(run: &Run, window: &Window) -> Fetch {
             ("limit", &limit),
         ];
         let path = format!("/reports/contact_reports/{id}/activity_details");
-        newest_first(client, "activity_details", &path, &query, Some(start), push)
+        newest_first(client, ACTIVITY_DETAILS, &path, &query, Some(start), push)
     })
 }
 
 /// What has come of the contact whose turn it is.
 #[derive(Default)]
 struct OneContact {
+    has_begun: bool,
     summaries: HashSet<Id>,
     /// Two opens in one second are equal in all that the service sends.
     occurrences: HashMap<(String, String, String), u64>,

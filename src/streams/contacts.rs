@@ -7,12 +7,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 
 use super::records::Contact;
-use super::{Needs, Probe, Stream, each_page, parse, parse_plain};
-use crate::client::{Client, Page, Pages};
+use super::{Needs, Probe, Stream, each_page, parse, parse_plain, rows};
+use crate::client::{Client, Page, Pages, Resource};
 use crate::config::Config;
 use crate::error::Result;
 use crate::fanout::Step;
-use crate::field::Key;
+use crate::field::{Key, Timestamp};
 use crate::ids::Id;
 use crate::schema;
 use crate::sync::{Run, asked_from, in_extra_second};
@@ -22,6 +22,8 @@ const OVERLAP: TimeDelta = TimeDelta::minutes(5);
 
 /// How often a listing whose rows slip between pages is read at most.
 const PASSES: u32 = 3;
+
+const CONTACTS: Resource = Resource::listing("contacts", "contacts");
 
 pub(super) static STREAM: Stream = Stream {
     name: "contacts",
@@ -40,7 +42,7 @@ pub(super) static STREAM: Stream = Stream {
 
 #[derive(Deserialize)]
 struct Rows<'a> {
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "rows")]
     contacts: Vec<Contact<'a>>,
     #[serde(default)]
     contacts_count: Option<u64>,
@@ -55,7 +57,7 @@ fn read(run: &mut Run) -> Result<()> {
         Some(bound) => vec![Some(("updated_after", bound)), Some(("optout_after", bound))],
     };
     let (client, listing) = (run.client, listing(run.config, &run.config.subresources));
-    let mut met = Met::default();
+    let mut met = Met::new(run.config, &passes);
     if read_whole(client, passes, listing, &mut met, |pass, page, met| write(run, *pass, page, met))? {
         run.complete(&STREAM, start, OVERLAP);
         if full {
@@ -79,11 +81,11 @@ fn listing(
         }
         let from = pass.map(|(filter, bound)| (filter, asked_from(bound)));
         query.extend(from.as_ref().map(|(filter, from)| (*filter, from.as_str())));
-        client.pages("contacts", "/contacts", &query)
+        client.pages(CONTACTS, "/contacts", &query)
     }
 }
 
-/// Reads passes until the service counts no more contacts than came, and says whether all have come.
+/// Reads passes until all contacts have come that were there when it began, and says whether they have.
 ///
 /// The cursor is a page number over a moving set: a row that leaves it moves all later ones up by a place, so that one
 /// slips between two pages. A pass in which that may have happened is read again.
@@ -97,37 +99,34 @@ fn read_whole(
     let mut reads = 0;
     loop {
         reads += 1;
-        let known = met.contacts.len();
+        met.new = 0;
         let mut short = Vec::new();
         each_page(client, passes, listing.clone(), |pass, step| match step {
             Step::Item(page) => each(pass, &page, met),
             Step::End(outcome) => {
                 outcome?;
-                short.extend(met.end_of_pass().map(|(missing, moved)| (*pass, missing, moved)));
+                short.extend(met.end_of_pass().map(|missing| (*pass, missing)));
                 Ok(())
             }
         })?;
-        let missing: u64 = short.iter().map(|(_, missing, _)| missing).sum();
+        let missing: u64 = short.iter().map(|(_, missing)| missing).sum();
         if missing == 0 {
             return Ok(true);
         }
-        if reads == PASSES {
-            // Where nothing moves and nobody new comes, the count is what is wrong.
-            let still = met.contacts.len() == known && !short.iter().any(|(.., moved)| *moved);
-            if still {
-                log::warn!(
-                    "contacts: the service counts {missing} contacts more than it lists, also in {PASSES} reads"
-                );
-            } else {
-                log::warn!(
-                    "contacts: {missing} contacts slipped between pages in each of {PASSES} reads; the account changes \
-                     while it is read. The next run reads the same again"
-                );
-            }
-            return Ok(still);
+        // Who slipped comes when all is read again. Where nobody does, they have left the set, or the count is wrong.
+        if reads > 1 && met.new == 0 {
+            log::info!("contacts: the service counts {missing} more than it lists; nobody new came in another read");
+            return Ok(true);
         }
-        log::info!("contacts: {missing} contacts slipped between pages; reading again");
-        passes = short.into_iter().map(|(pass, ..)| pass).collect();
+        if reads == PASSES {
+            log::warn!(
+                "contacts: {missing} contacts slipped between pages in each of {PASSES} reads; the account changes while \
+                 it is read. The next run reads the same again"
+            );
+            return Ok(false);
+        }
+        log::info!("contacts: {missing} contacts may have slipped between pages; reading again");
+        passes = short.into_iter().map(|(pass, _)| pass).collect();
     }
 }
 
@@ -148,44 +147,55 @@ type Pass = Option<(&'static str, DateTime<Utc>)>;
 struct Met {
     /// Each with the number of the pass that met it last, and whether it was written.
     contacts: HashMap<Id, (u32, bool)>,
+    /// Nobody leaves the set, so that one more read of it need only bring the rest.
+    is_fixed: bool,
     pass: u32,
-    in_pass: u64,
-    /// The smallest and the largest count that the service named in this pass.
-    counts: Option<(u64, u64)>,
+    /// What the first page of the pass said: how many there are, and when. Those that are added later do not count.
+    first: Option<(u64, DateTime<Utc>)>,
+    /// How many of these have come.
+    came: u64,
+    /// How many of these had come in no pass before.
+    new: u64,
 }
 
 impl Met {
+    fn new(config: &Config, passes: &[Pass]) -> Met {
+        // Among all, a deleted contact stays.
+        Met { is_fixed: config.contact_status == ["all"] && passes == [None], ..Met::default() }
+    }
+
+    /// Takes note of a page before its contacts are met.
+    fn turns_to(&mut self, page: &Page, count: Option<u64>) {
+        // The service keeps whole seconds.
+        self.first = self.first.or(count.map(|count| (count, page.at + TimeDelta::seconds(1))));
+    }
+
     /// Whether a contact that is met is to be written: once a run, and only where it is `wanted`.
-    fn meets(&mut self, id: Id, wanted: bool) -> bool {
+    fn meets(&mut self, id: Id, created: Option<DateTime<Utc>>, wanted: bool) -> bool {
         let pass = self.pass;
         let met = self.contacts.entry(id).or_insert((u32::MAX, false));
-        self.in_pass += u64::from(met.0 != pass);
+        let was_there = self.first.zip(created).is_none_or(|((_, at), created)| created <= at);
+        self.came += u64::from(was_there && met.0 != pass);
+        self.new += u64::from(was_there && met.0 == u32::MAX);
         met.0 = pass;
         let write = wanted && !met.1;
         met.1 |= wanted;
         write
     }
 
-    /// Takes note of a count that the service named.
-    fn counted(&mut self, count: Option<u64>) {
-        if let Some(count) = count {
-            let (least, most) = self.counts.unwrap_or((count, count));
-            self.counts = Some((least.min(count), most.max(count)));
+    /// How many contacts have not come, if any.
+    fn end_of_pass(&mut self) -> Option<u64> {
+        let missing = self.first.map_or(0, |(count, _)| count).saturating_sub(self.came);
+        if !self.is_fixed {
+            (self.pass, self.came, self.first) = (self.pass + 1, 0, None);
         }
-    }
-
-    /// How many contacts the pass has missed, if any, and whether their number changed during it.
-    fn end_of_pass(&mut self) -> Option<(u64, bool)> {
-        let (least, most) = self.counts.take().unwrap_or_default();
-        let missing = most.saturating_sub(self.in_pass);
-        (self.pass, self.in_pass) = (self.pass + 1, 0);
-        (missing > 0).then_some((missing, least < most))
+        (missing > 0).then_some(missing)
     }
 }
 
 fn write(run: &mut Run, pass: Pass, page: &Page, met: &mut Met) -> Result<()> {
     let rows: Rows = parse(&STREAM, page)?;
-    met.counted(rows.contacts_count);
+    met.turns_to(page, rows.contacts_count);
     for contact in rows.contacts {
         let dated = match pass {
             Some(("optout_after", _)) => contact.email_address.as_ref().and_then(|e| e.opt_out_date.instant()),
@@ -193,7 +203,7 @@ fn write(run: &mut Run, pass: Pass, page: &Page, met: &mut Met) -> Result<()> {
         };
         let id = Id::from(contact.contact_id.as_str());
         let wanted = !in_extra_second(dated, pass.map(|(_, bound)| bound));
-        if met.meets(id, wanted) {
+        if met.meets(id, contact.created_at.instant(), wanted) {
             run.emit(&STREAM, &contact, &page.extracted)?;
         }
     }
@@ -203,7 +213,7 @@ fn write(run: &mut Run, pass: Pass, page: &Page, met: &mut Met) -> Result<()> {
 /// A page of contacts of which only the ids matter.
 #[derive(Deserialize)]
 struct Ids<'a> {
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "rows")]
     contacts: Vec<OneId<'a>>,
     #[serde(default)]
     contacts_count: Option<u64>,
@@ -213,16 +223,18 @@ struct Ids<'a> {
 struct OneId<'a> {
     #[serde(borrow)]
     contact_id: Key<'a>,
+    #[serde(default, borrow)]
+    created_at: Timestamp<'a>,
 }
 
 /// The ids of the contacts that the reports are read for, in order, and whether they are all.
 pub(super) fn ids(run: &Run) -> Result<(Vec<Id>, bool)> {
-    let mut met = Met::default();
+    let mut met = Met::new(run.config, &[None]);
     let all = read_whole(run.client, vec![None], listing(run.config, &[]), &mut met, |_, page, met| {
         let rows: Ids = parse_plain(&page.text)?;
-        met.counted(rows.contacts_count);
+        met.turns_to(page, rows.contacts_count);
         for row in rows.contacts {
-            met.meets(Id::from(row.contact_id.as_str()), true);
+            met.meets(Id::from(row.contact_id.as_str()), row.created_at.instant(), true);
         }
         Ok(())
     })?;
@@ -235,7 +247,7 @@ pub(super) fn ids(run: &Run) -> Result<(Vec<Id>, bool)> {
 pub(super) fn count(client: &Client, config: &Config) -> Result<(u64, Option<String>)> {
     let status = config.contact_status.join(",");
     let query = [("status", status.as_str()), ("limit", "1"), ("include_count", "true")];
-    let page = client.first("contacts", "/contacts", &query)?;
+    let page = client.first(CONTACTS, "/contacts", &query)?;
     let Ids { contacts, contacts_count } = parse_plain(&page.text)?;
     let some = contacts.first().map(|row| row.contact_id.as_str().to_owned());
     Ok((contacts_count.unwrap_or(contacts.len() as u64), some))

@@ -7,8 +7,8 @@ use chrono::TimeDelta;
 use serde::Deserialize;
 
 use super::records::EmailCampaign;
-use super::{Found, Needs, Probe, Stream, each_page, parse};
-use crate::client::Client;
+use super::{Found, Needs, Probe, Stream, each_page, parse, rows};
+use crate::client::{Client, Resource};
 use crate::config::Config;
 use crate::error::Result;
 use crate::fanout::Step;
@@ -18,6 +18,8 @@ use crate::sync::{Run, asked_from, in_extra_second};
 
 /// Changes may show up this much after the moment that dates them.
 const OVERLAP: TimeDelta = TimeDelta::minutes(5);
+
+pub(super) const CAMPAIGNS: Resource = Resource::listing("emails", "campaigns");
 
 pub(super) static STREAM: Stream = Stream {
     name: "email_campaigns",
@@ -31,7 +33,7 @@ pub(super) static STREAM: Stream = Stream {
 
 #[derive(Deserialize)]
 struct Rows<'a> {
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "rows")]
     campaigns: Vec<EmailCampaign<'a>>,
 }
 
@@ -49,7 +51,7 @@ fn read(run: &mut Run) -> Result<()> {
     let listing = move |client: &Arc<Client>, (): &()| {
         let mut query = vec![("limit", limit.as_str())];
         query.extend(after.as_deref().map(|after| ("after_date", after)));
-        client.pages("emails", "/emails", &query)
+        client.pages(CAMPAIGNS, "/emails", &query)
     };
     // The listing repeats campaigns.
     let mut seen = HashSet::new();

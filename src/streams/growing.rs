@@ -13,8 +13,8 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::parse_plain;
-use crate::client::{Client, Page};
+use super::{parse_plain, rows};
+use crate::client::{Client, Page, Resource};
 use crate::error::Result;
 use crate::field::KeyTimestamp;
 
@@ -44,7 +44,7 @@ impl Part {
 /// Passes the pages of a listing on until one reaches back before `until`, or `push` answers false.
 pub(super) fn newest_first(
     client: &Arc<Client>,
-    what: &'static str,
+    what: Resource,
     path: &str,
     query: &[(&str, &str)],
     until: Option<DateTime<Utc>>,
@@ -129,7 +129,7 @@ impl Seen {
 fn hashes(hasher: &RandomState, page: &Page) -> Result<Vec<u64>> {
     #[derive(Deserialize)]
     struct Rows<'a> {
-        #[serde(default, borrow)]
+        #[serde(default, borrow, deserialize_with = "rows")]
         tracking_activities: Vec<&'a RawValue>,
     }
     let rows = parse_plain::<Rows>(&page.text)?.tracking_activities;
@@ -140,7 +140,7 @@ fn hashes(hasher: &RandomState, page: &Page) -> Result<Vec<u64>> {
 fn reaches_back_before(page: &Page, start: DateTime<Utc>) -> Result<bool> {
     #[derive(Deserialize)]
     struct Rows<'a> {
-        #[serde(default, borrow)]
+        #[serde(default, borrow, deserialize_with = "rows")]
         tracking_activities: Vec<Row<'a>>,
     }
     #[derive(Deserialize)]

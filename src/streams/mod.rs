@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_ignored::Path;
 use serde_json::Value;
 
@@ -98,6 +98,11 @@ fn each_page<P: Send + Sync + 'static>(
         Ok(())
     };
     fanout::in_order(listings, workers, |page| page.text.len(), fetch, each)
+}
+
+/// Rows, of which null says that there are none.
+fn rows<'de, D: Deserializer<'de>, T: Deserialize<'de>>(d: D) -> std::result::Result<Vec<T>, D::Error> {
+    Ok(Option::deserialize(d)?.unwrap_or_default())
 }
 
 /// Parses a page into typed rows that borrow from its text.

@@ -9,15 +9,18 @@ use indicatif::HumanDuration;
 use serde::Deserialize;
 
 use super::campaign_reports::{Kind, kinds};
+use super::email_campaigns::CAMPAIGNS;
 use super::reports::{DETAILS, Reading, SUMMARY};
-use super::{Found, Stream, contacts, each_page, parse_plain};
-use crate::client::{Client, DAILY_QUOTA, share_of_quota};
+use super::{Found, Stream, contacts, each_page, parse_plain, rows};
+use crate::client::{Client, DAILY_QUOTA, Resource, share_of_quota};
 use crate::config::{Config, Route};
 use crate::error::{Error, Result};
 use crate::fanout::Step;
 use crate::field::{Integer, Key, Text, Timestamp};
 use crate::ids::Id;
 use crate::sync::Run;
+
+const SUMMARIES: Resource = Resource::listing("email_campaign_summaries", "bulk_email_campaign_summaries");
 
 /// What a run has learnt of the account's campaigns.
 #[derive(Default)]
@@ -73,8 +76,8 @@ pub(super) struct Scope {
     pub(super) before: Option<DateTime<Utc>>,
     /// Already read.
     pub(super) complete: bool,
-    /// Takes but the newest rows of each report.
-    pub(super) stops: bool,
+    /// Takes but the rows of each report from here on: of a campaign last sent before, what came late.
+    pub(super) stops: Option<DateTime<Utc>>,
 }
 
 /// When the account's oldest campaign was made: nothing that the reports tell is older. `None` where there is none, or
@@ -89,12 +92,14 @@ pub(super) fn beginning(run: &mut Run) -> Result<Option<DateTime<Utc>>> {
 
 /// The route of a report: as set, as begun, or the cheaper one.
 pub(super) fn route(run: &mut Run, stream: &Stream, readings: &[Reading]) -> Result<Route> {
-    if let Some(route) = run.config.activity_route {
-        return Ok(route);
-    }
     let own = readings.iter().find(|reading| reading.stream.name == stream.name);
     if let Some(resume) = own.and_then(|reading| reading.resume.as_ref()) {
         log::info!("{}: going on with the round that ends at {}", stream.name, resume.until);
+    }
+    if let Some(route) = run.config.activity_route {
+        return Ok(route);
+    }
+    if let Some(resume) = own.and_then(|reading| reading.resume.as_ref()) {
         return Ok(resume.route);
     }
     if let Some(route) = run.survey.route {
@@ -167,7 +172,7 @@ pub(crate) fn full_read(client: &Arc<Client>, config: &Config, streams: &[&str],
             "contacts" => calls += pages(found.contacts),
             report => {
                 let counts = report == SUMMARY.name;
-                scopes.push(Scope { counts, floor: None, before: None, complete: false, stops: false });
+                scopes.push(Scope { counts, floor: None, before: None, complete: false, stops: None });
             }
         }
     }
@@ -253,7 +258,8 @@ impl Survey {
             if kinds.is_empty() {
                 continue;
             }
-            let stops = !counts_all && scopes.iter().all(|scope| scope.stops);
+            let came_late = |scope: &Scope| scope.stops.zip(last).is_some_and(|(from, last)| last < from);
+            let stops = !counts_all && scopes.iter().all(came_late);
             let pages = |kind: &Kind| {
                 let rows = counted.map_or(0, |sent| sent.unique(*kind));
                 if stops { 1 } else { rows.div_ceil(u64::from(config.page_size)).max(1) }
@@ -274,7 +280,7 @@ impl Survey {
     pub(super) fn campaigns(&mut self, client: &Arc<Client>) -> Result<Arc<Vec<Campaign>>> {
         #[derive(Deserialize)]
         struct Rows<'a> {
-            #[serde(default, borrow)]
+            #[serde(default, borrow, deserialize_with = "rows")]
             campaigns: Vec<Row<'a>>,
         }
         #[derive(Deserialize)]
@@ -294,7 +300,7 @@ impl Survey {
             return Ok(Arc::clone(known));
         }
         let mut found: HashMap<Id, Campaign> = HashMap::new();
-        let listing = |client: &Arc<Client>, (): &()| client.pages("emails", "/emails", &[("limit", "500")]);
+        let listing = |client: &Arc<Client>, (): &()| client.pages(CAMPAIGNS, "/emails", &[("limit", "500")]);
         each_page(client, vec![()], listing, |(), step| {
             match step {
                 Step::Item(page) => {
@@ -321,7 +327,7 @@ impl Survey {
     fn sent(&mut self, client: &Arc<Client>) -> Result<Arc<HashMap<Id, Sent>>> {
         #[derive(Deserialize)]
         struct Rows<'a> {
-            #[serde(default, borrow)]
+            #[serde(default, borrow, deserialize_with = "rows")]
             bulk_email_campaign_summaries: Vec<Row<'a>>,
         }
         #[derive(Deserialize)]
@@ -348,11 +354,7 @@ impl Survey {
         }
         let mut found = HashMap::new();
         let listing = |client: &Arc<Client>, (): &()| {
-            client.pages(
-                "email_campaign_summaries",
-                "/reports/summary_reports/email_campaign_summaries",
-                &[("limit", "500")],
-            )
+            client.pages(SUMMARIES, "/reports/summary_reports/email_campaign_summaries", &[("limit", "500")])
         };
         each_page(client, vec![()], listing, |(), step| {
             match step {

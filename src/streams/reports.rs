@@ -5,6 +5,7 @@ use chrono::{DateTime, Months, TimeDelta, Utc};
 use super::plan::Scope;
 use super::records::{ActionSummary, ActivityDetail};
 use super::{Needs, Probe, Stream, campaign_reports, contact_reports, plan};
+use crate::client::Resource;
 use crate::config::{Config, Route};
 use crate::error::Result;
 use crate::ids::Id;
@@ -17,6 +18,9 @@ use crate::window::Window;
 const NEEDS: Needs =
     Needs { scopes: &["contact_data", "campaign_data"], privileges: &["ui:campaign:metrics", "contacts:read"] };
 
+pub(super) const ACTIVITY_SUMMARY: Resource = Resource::report("activity_summary", "campaign_activities");
+pub(super) const ACTIVITY_DETAILS: Resource = Resource::report("activity_details", "tracking_activities");
+
 pub(super) static SUMMARY: Stream = Stream {
     name: "contact_action_summary",
     keys: &["contact_id", "campaign_activity_id"],
@@ -26,7 +30,7 @@ pub(super) static SUMMARY: Stream = Stream {
     probe: Probe::OfContact(|client, _, id| {
         let (day, now) = (stamp(Utc::now() - TimeDelta::days(1)), stamp(Utc::now()));
         let path = format!("/reports/contact_reports/{id}/activity_summary");
-        client.first("activity_summary", &path, &[("start", &day), ("end", &now)]).map(|_| ())
+        client.first(ACTIVITY_SUMMARY, &path, &[("start", &day), ("end", &now)]).map(|_| ())
     }),
     read: |run| read(run, &SUMMARY),
 };
@@ -41,7 +45,7 @@ pub(super) static DETAILS: Stream = Stream {
         let types = config.tracking_activity_types.join(",");
         let path = format!("/reports/contact_reports/{id}/activity_details");
         let query = [("tracking_activities_list", types.as_str()), ("limit", "1")];
-        client.first("activity_details", &path, &query).map(|_| ())
+        client.first(ACTIVITY_DETAILS, &path, &query).map(|_| ())
     }),
     read: |run| read(run, &DETAILS),
 };
@@ -79,7 +83,8 @@ impl Reading {
         if let Some(resume) = resume {
             let window = Window { start: resume.since, end: resume.until, bounded };
             let after = resume.after.as_deref().map(Id::from);
-            return Ok(Reading { stream, window, incremental, resume: Some(resume), after, lacks_contacts: false });
+            let lacks_contacts = resume.lacks_contacts;
+            return Ok(Reading { stream, window, incremental, resume: Some(resume), after, lacks_contacts });
         }
         // Counts of a sent campaign go on growing: what was sent in the days before the bookmark is read again.
         let growing = TimeDelta::days(i64::from(run.config.activity_lookback_days));
@@ -106,7 +111,8 @@ impl Reading {
             (false, false) => None,
         };
         let before = self.window.bounded.then_some(self.window.end);
-        Scope { counts, floor, before, complete: self.complete(), stops: self.incremental && !counts }
+        let stops = (!counts).then_some(self.window.start);
+        Scope { counts, floor, before, complete: self.complete(), stops }
     }
 
     /// The same report on a route: how far another route got says nothing there.
@@ -136,9 +142,15 @@ impl Reading {
     /// Notes that all up to and with this id is written.
     pub(super) fn reached(&mut self, run: &mut Run, route: Route, id: &Id) {
         if self.wants(id) {
-            run.reached(self.stream, &self.window, route, id);
+            run.note(self.stream, Resume { after: Some(id.to_string()), ..self.place(route) });
             self.after = Some(id.clone());
         }
+    }
+
+    fn place(&self, route: Route) -> Resume {
+        let (since, until) = (self.window.start, self.window.end);
+        let lacks_contacts = self.lacks_contacts;
+        Resume { since, until, route, after: None, complete: false, lacks_contacts, filter: None }
     }
 
     /// Says whether all contacts were found whose rows belong to it.
@@ -147,7 +159,7 @@ impl Reading {
     }
 
     /// Notes that all is written.
-    fn finish(self, run: &mut Run, route: Route) {
+    fn finish(self, run: &mut Run, route: Route) -> Result<()> {
         if self.complete() {
             log::info!("{}: complete in this round; read again in the next", self.stream.name);
         }
@@ -155,7 +167,26 @@ impl Reading {
         if !self.window.bounded && !self.lacks_contacts {
             run.complete(self.stream, self.window.end, overlap(self.stream));
         }
-        run.finish(self.stream, &self.window, route);
+        if self.window.bounded && self.resume.is_some() {
+            self.tell_what_is_newer(run)?;
+        }
+        run.note(self.stream, Resume { complete: true, ..self.place(route) });
+        run.is_done(self.stream);
+        Ok(())
+    }
+
+    /// A window in days before today stays that of the day on which its read began.
+    fn tell_what_is_newer(&self, run: &Run) -> Result<()> {
+        let now = run.client.run_start()?;
+        let named = run.config.report.as_ref().map(|report| report.resolve(now, run.config.timezone));
+        if named.is_some_and(|named| named.end > self.window.end) {
+            log::warn!(
+                "{}: what was interrupted is complete, up to {}; run again for what is newer",
+                self.stream.name,
+                self.window.end
+            );
+        }
+        Ok(())
     }
 }
 
@@ -173,7 +204,7 @@ fn read(run: &mut Run, stream: &'static Stream) -> Result<()> {
                 if !reading.complete() {
                     contact_reports::read(run, &mut reading)?;
                 }
-                reading.finish(run, Route::Contacts);
+                reading.finish(run, Route::Contacts)?;
             }
         }
         // The same pages hold the rows of both reports.
@@ -187,7 +218,7 @@ fn read(run: &mut Run, stream: &'static Stream) -> Result<()> {
                 campaign_reports::read(run, &mut readings)?;
             }
             for reading in readings {
-                reading.finish(run, Route::Campaigns);
+                reading.finish(run, Route::Campaigns)?;
             }
         }
     }
