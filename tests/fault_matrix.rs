@@ -43,11 +43,17 @@ const CALLS: &[Call] = &[
     Call { name: "contacts, later page", path: "/contacts?cursor", skip: 0, route: "auto", streams: &["contacts"] },
     Call { name: "summary of a contact", path: "/activity_summary?", skip: 2, route: "contacts", streams: &[SUMMARY] },
     Call { name: "details of a contact", path: "/activity_details?", skip: 0, route: "contacts", streams: &[DETAILS] },
-    Call { name: "details, later page", path: "/activity_details?", skip: 3, route: "contacts", streams: &[DETAILS] },
+    Call {
+        name: "details, later page",
+        path: "/activity_details?next",
+        skip: 0,
+        route: "contacts",
+        streams: &[DETAILS],
+    },
     Call { name: "sent", path: "/email_campaign_summaries", skip: 0, route: "campaigns", streams: REPORTS },
     Call { name: "campaign", path: "/v3/emails/", skip: 1, route: "campaigns", streams: REPORTS },
     Call { name: "opens", path: "/tracking/opens", skip: 0, route: "campaigns", streams: REPORTS },
-    Call { name: "sends, later page", path: "/tracking/sends", skip: 1, route: "campaigns", streams: REPORTS },
+    Call { name: "sends, later page", path: "/tracking/sends?next", skip: 0, route: "campaigns", streams: REPORTS },
 ];
 
 /// A fault, the exit code when it lasts, and words of the line that tells it.
@@ -76,6 +82,17 @@ fn lasting() -> Vec<Trouble> {
         Trouble { what: What::TruncatedJson, code: 1, words: "JSON" },
         Trouble { what: What::Empty200, code: 1, words: "200" },
         Trouble { what: What::Html200, code: 1, words: "200" },
+        Trouble { what: status(200, "{}", "application/json"), code: 1, words: "rows it owes" },
+        Trouble { what: status(200, "[]", "application/json"), code: 1, words: "rows it owes" },
+        Trouble {
+            what: status(
+                200,
+                r#"{"error_key": "throttled", "error_message": "Too Many Requests"}"#,
+                "application/json",
+            ),
+            code: 1,
+            words: "rows it owes",
+        },
         Trouble { what: What::CutGzip, code: 1, words: "network" },
         Trouble { what: What::SlowDrip(Duration::from_millis(40)), code: 1, words: "request_timeout" },
         Trouble { what: What::Unauthorized, code: 3, words: "access token" },
@@ -97,6 +114,7 @@ fn lasting() -> Vec<Trouble> {
 impl Call {
     /// What a fault that lasts does at this call, where it is not what it does at most: the code and words.
     fn exception(&self, what: &What) -> Option<(i32, &'static str)> {
+        let later = self.path.ends_with("?next");
         let report = self.path.contains("/activity_") || self.path.contains("/tracking/") || self.path == "/v3/emails/";
         match what {
             _ if self.name == "token" => Some(match what {
@@ -106,18 +124,22 @@ impl Call {
                 What::Unauthorized => (3, "invalid_client"),
                 What::Forbidden => (1, "403"),
                 What::Redirect(_) => (1, "302"),
-                What::TruncatedJson | What::Empty200 | What::Html200 => (1, "200"),
+                What::TruncatedJson | What::Empty200 | What::Html200 | What::Status(200, ..) => (1, "200"),
                 What::NotFound => (1, "404"),
                 // They have no meaning there.
                 What::NextLink(_) | What::LoopingLink | What::Big(_) => (0, ""),
                 _ => return None,
             }),
             // It is asked for its date, which every answer has.
-            What::Forbidden | What::NotFound | What::Status(400, ..) | What::LoopingLink if self.name == "clock" => {
+            What::Forbidden | What::NotFound | What::Status(200 | 400, ..) | What::LoopingLink
+                if self.name == "clock" =>
+            {
                 Some((0, ""))
             }
-            // What the service does not know is skipped.
-            What::NotFound if report => Some((0, "")),
+            // What the service does not know is skipped, but not the rest of what it has begun to tell.
+            What::NotFound if report && !later => Some((0, "")),
+            // Nothing tells how a report without rows looks: what lacks them again and again has none.
+            What::Status(200, body, _) if self.path.contains("/activity_") && !later && body == "{}" => Some((0, "")),
             _ => None,
         }
     }
@@ -154,7 +176,7 @@ impl Cell<'_> {
         // One try more is what passing trouble needs.
         let passes = matches!(
             self.trouble.what,
-            What::Status(500.., ..)
+            What::Status(200 | 500.., ..)
                 | What::Throttled
                 | What::Refuse
                 | What::LostAnswer
@@ -185,9 +207,24 @@ impl Cell<'_> {
         }
         let rows = |ran: &Ran| -> Vec<Value> { streams.iter().flat_map(|stream| ran.records(stream)).collect() };
         let mut all = rows(&first);
-        let skipped = code == 0 && matches!(self.trouble.what, What::NotFound) && self.call.name != "clock";
+        let lacks_rows = self.lasts && matches!(&self.trouble.what, What::Status(200, ..));
+        let skipped =
+            code == 0 && (lacks_rows || matches!(self.trouble.what, What::NotFound)) && self.call.name != "clock";
         if skipped {
-            // The summary of an activity lacks the part that is unknown, and a skipped contact its rows.
+            // What is skipped lacks its rows; whatever else is written is as the account has it, and nothing by halves.
+            let all = sorted(all);
+            if let Some(wrong) = all.iter().find(|row| !truth.contains(row)) {
+                return say(&format!("a row that the account does not have: {wrong}"));
+            }
+            let of = |row: &str| -> Value {
+                let row: Value = serde_json::from_str(row).unwrap();
+                let parent = if route == "contacts" { "contact_id" } else { "campaign_activity_id" };
+                json!([row[parent], row["tracking_activity_type"]])
+            };
+            let halved = all.iter().find(|row| truth.iter().any(|other| of(other) == of(row) && !all.contains(other)));
+            if let Some(row) = halved {
+                return say(&format!("only some of the rows that belong to {row}"));
+            }
             return if first.last_state()["bookmarks"].is_null() { say("no bookmark") } else { Ok(()) };
         }
         if code == 0 && sorted(all.clone()) != truth {

@@ -282,7 +282,7 @@ fn read(status: u16, body: &[u8], secrets: &[String]) -> Read {
     match (status, refusal) {
         (408 | 425 | 429 | 500..=599, Some(refusal)) => Read::Passing(format!("{status} {}", refusal.code)),
         (_, Some(refusal)) => Read::Refused(refusal),
-        (200, None) if value.is_object() => Read::Tokens,
+        (200, None) if ["access_token", "device_code"].iter().any(|held| !text(held).is_empty()) => Read::Tokens,
         (401, None) => Read::Refused(Refusal::new("invalid_client", "")),
         (_, None) if body.is_empty() => Read::Passing(format!("{status} with an empty body")),
         // A bot filter answers in HTML before the server has seen the request.

@@ -56,7 +56,7 @@ impl Resource {
         Resource { name, rows, may_lack_rows: false }
     }
 
-    /// The report of one contact or campaign activity.
+    /// The report of one contact.
     pub(crate) const fn report(name: &'static str, rows: &'static str) -> Resource {
         Resource { name, rows, may_lack_rows: true }
     }
@@ -452,7 +452,9 @@ pub(crate) struct Pages {
 impl Pages {
     /// The page handed out last, as it is now.
     pub(crate) fn again(&mut self) -> Result<Page> {
-        let page = self.client.get(self.what, &self.url)?;
+        // A later page was announced: it has rows.
+        let may_lack_rows = self.what.may_lack_rows && self.seen.len() == 1;
+        let page = self.client.get(Resource { may_lack_rows, ..self.what }, &self.url)?;
         self.next.clone_from(&page.next);
         Ok(page)
     }

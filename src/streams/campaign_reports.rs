@@ -25,7 +25,7 @@ use crate::sync::Run;
 
 /// A campaign with its activities; that it has an id is all that is sure of it.
 const CAMPAIGN: Resource = Resource::listing("email_campaign", "campaign_id");
-const TRACKING: Resource = Resource::report("email_reports", "tracking_activities");
+const TRACKING: Resource = Resource::listing("email_reports", "tracking_activities");
 
 /// A tracking report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
