@@ -481,6 +481,7 @@ fn whatever_the_service_does_where_its_documents_are_silent() {
         Switches { summary_max_years: Some(5), ..base.clone() },
         Switches { lists_limit_1000_ok: true, ..base.clone() },
         Switches { bad_cursor_404: true, ..base.clone() },
+        Switches { empty_reports_lack_rows: true, ..base.clone() },
         Switches { refresh_grace: std::time::Duration::from_secs(30), rotating: true, ..base.clone() },
         Switches { fixed_window: true, per_second: 50, ..base.clone() },
         Switches { gzip: false, ..base.clone() },

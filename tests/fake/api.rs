@@ -525,7 +525,9 @@ impl Context<'_> {
         let (rows, next) = slice(found, |row| row, offset, 200, path, &params);
         let mut body = Map::new();
         body.insert("contact_id".into(), id.into());
-        body.insert("campaign_activities".into(), rows.into());
+        if !(rows.is_empty() && self.switches.empty_reports_lack_rows) {
+            body.insert("campaign_activities".into(), rows.into());
+        }
         Ok(paged(body, next))
     }
 
@@ -559,7 +561,9 @@ impl Context<'_> {
         };
         let (rows, next) = slice(rows, make, offset, limit, path, &params);
         let mut body = Map::new();
-        body.insert("tracking_activities".into(), rows.into());
+        if !(rows.is_empty() && self.switches.empty_reports_lack_rows) {
+            body.insert("tracking_activities".into(), rows.into());
+        }
         Ok(paged(body, next))
     }
 

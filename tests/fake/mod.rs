@@ -56,6 +56,8 @@ pub struct Switches {
     /// A longer range of activity_summary gets 400.
     pub summary_max_years: Option<i32>,
     pub lists_limit_1000_ok: bool,
+    /// A contact's report without rows lacks their list, instead of having an empty one.
+    pub empty_reports_lack_rows: bool,
     /// By how many `contacts_count` exceeds what the listing has.
     pub contacts_counted_too_many: usize,
     /// A broken cursor gets 404 instead of 400.
@@ -99,6 +101,7 @@ impl Default for Switches {
             deleted_contact_reports_404: false,
             summary_max_years: None,
             lists_limit_1000_ok: false,
+            empty_reports_lack_rows: false,
             contacts_counted_too_many: 0,
             bad_cursor_404: false,
             refresh_grace: Duration::ZERO,
