@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     println!("{}\n", machine());
     let size = fs::metadata(env!("CARGO_BIN_EXE_tap-constant-contact")).unwrap().len();
     println!("Binary: {:.1} MB\n", size as f64 / 1e6);
-    let parts: [(&str, fn(&mut Promises)); 5] =
+    let parts: [(&str, Part); 5] =
         [("contacts", contacts), ("memory", memory), ("routes", routes), ("days", days), ("latency", latency)];
     let named: Vec<&String> = args[1..].iter().filter(|arg| !arg.starts_with('-')).collect();
     for (name, part) in parts {
@@ -60,6 +60,9 @@ fn main() -> ExitCode {
     println!("\nTook {} s", begun.elapsed().as_secs());
     if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
+
+/// A part of the benchmark: prints its tables, and says which promises it saw kept.
+type Part = fn(&mut Promises);
 
 /// What was promised, what was measured, and whether that keeps it.
 #[derive(Default)]

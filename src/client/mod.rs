@@ -5,7 +5,7 @@ mod judge;
 mod pace;
 
 use std::collections::HashSet;
-use std::io;
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::fanout;
 use crate::log::timer;
 use crate::messages::stamp;
+use body::Buffers;
 use judge::{Verdict, judge};
 use pace::Pace;
 pub(crate) use pace::backoff;
@@ -82,6 +83,13 @@ pub(crate) struct Page {
     /// The same by the service's clock.
     pub(crate) at: DateTime<Utc>,
     next: Option<String>,
+    buffers: Arc<Buffers>,
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        self.buffers.give(std::mem::take(&mut self.text).into_bytes());
+    }
 }
 
 impl Page {
@@ -93,13 +101,20 @@ impl Page {
     #[cfg(test)]
     pub(crate) fn of(body: Vec<u8>) -> Option<Page> {
         let text = body::clean(body);
-        next_link(&text).ok().map(|next| Page { text, extracted: String::new(), at: Utc::now(), next })
+        next_link(&text).ok().map(|next| Page {
+            text,
+            extracted: String::new(),
+            at: Utc::now(),
+            next,
+            buffers: Arc::default(),
+        })
     }
 }
 
 /// The client of a run.
 pub(crate) struct Client {
     agent: ureq::Agent,
+    buffers: Arc<Buffers>,
     auth: Auth,
     /// Scheme, host and port: the only place that the token is sent to.
     origin: String,
@@ -160,6 +175,7 @@ impl Client {
         Ok(Client {
             auth: Auth::new(config, config_file)?,
             agent: agent(config, &config.api_url),
+            buffers: Arc::default(),
             origin: config.api_url.origin().ascii_serialization(),
             api_url: config.api_url.as_str().trim_end_matches('/').to_owned(),
             pace: Pace::new(config.requests_per_second, config.max_requests),
@@ -280,6 +296,7 @@ impl Client {
                                         extracted: stamp(Utc::now()),
                                         at: answer.date.unwrap_or_else(Utc::now),
                                         next: next.map(|href| self.resolve(&href)).transpose()?,
+                                        buffers: Arc::clone(&self.buffers),
                                     });
                                 }
                                 Err(e) => (format!("answered 200 with JSON cut short or malformed ({e})"), None),
@@ -358,7 +375,9 @@ impl Client {
         let request_id = header("x-amzn-requestid").map(|id| format!(" (request id {id})")).unwrap_or_default();
         let retry_after = header("retry-after").and_then(|v| v.trim().parse().ok()).map(Duration::from_secs);
         let date = header("date").and_then(|v| DateTime::parse_from_rfc2822(v).ok()).map(|d| d.to_utc());
-        let body = body.into_with_config().limit(LARGEST_BODY).read_to_vec().map_err(|e| match e {
+        let mut text = self.buffers.take();
+        let mut body = body.into_with_config().limit(LARGEST_BODY).reader();
+        body.read_to_end(&mut text).map_err(|e| match ureq::Error::from(e) {
             ureq::Error::BodyExceedsLimit(_) => {
                 let why = format!("a body of over {} MB; set a smaller page_size", LARGEST_BODY >> 20);
                 Trouble { why, passes: true }
@@ -366,7 +385,7 @@ impl Client {
             other => self.trouble(&other),
         })?;
         // A refusal may echo what was sent.
-        let body = if parts.status.is_success() { body } else { without(body, token.expose()) };
+        let body = if parts.status.is_success() { text } else { without(text, token.expose()) };
         Ok(Answer { status: parts.status.as_u16(), date, retry_after, request_id, body })
     }
 

@@ -187,7 +187,7 @@ pub(super) fn read(run: &mut Run, readings: &mut [Reading]) -> Result<()> {
                             *occurrence += 1;
                         }
                     }
-                    counted.extracted = part.page.extracted;
+                    counted.extracted.clone_from(&part.page.extracted);
                 }
                 Step::End(outcome) => {
                     match outcome {
