@@ -23,6 +23,32 @@ pub(crate) fn aside(write: impl FnOnce()) {
     LINES.suspend(write);
 }
 
+/// The line of a stream.
+pub(crate) struct Line {
+    bar: ProgressBar,
+    drawn: bool,
+    records: u64,
+}
+
+impl Line {
+    /// Counts a record.
+    pub(crate) fn count(&mut self) {
+        self.records += 1;
+        // Looks at the clock, which is much for a record.
+        if self.drawn {
+            self.bar.inc(1);
+        }
+    }
+
+    pub(crate) fn records(&self) -> u64 {
+        self.records
+    }
+
+    pub(crate) fn finish(&self) {
+        self.bar.finish();
+    }
+}
+
 /// The lines of a run.
 pub(crate) struct Progress {
     client: Arc<Client>,
@@ -36,8 +62,8 @@ impl Progress {
         Progress { client: Arc::clone(client), calls_a_second, planned: Arc::default() }
     }
 
-    /// The line of a stream; its position is the number of records.
-    pub(crate) fn line(&self, stream: &'static str) -> ProgressBar {
+    /// The line of a stream.
+    pub(crate) fn line(&self, stream: &'static str) -> Line {
         let client = Arc::clone(&self.client);
         let calls = move |_: &ProgressState, out: &mut dyn Write| {
             let calls = client.calls();
@@ -56,12 +82,13 @@ impl Progress {
             .expect("the template is well formed")
             .with_key("calls", calls)
             .with_key("left", left);
-        let line = LINES.add(ProgressBar::no_length().with_style(style).with_prefix(stream));
+        let bar = LINES.add(ProgressBar::no_length().with_style(style).with_prefix(stream));
         // Nobody looks at a line that is not drawn, and a tick takes a thread.
-        if !LINES.is_hidden() {
-            line.enable_steady_tick(Duration::from_millis(250));
+        let drawn = !LINES.is_hidden();
+        if drawn {
+            bar.enable_steady_tick(Duration::from_millis(250));
         }
-        line
+        Line { bar, drawn, records: 0 }
     }
 
     /// Says how many more calls a read is going to make.

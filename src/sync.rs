@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use indicatif::ProgressBar;
 use serde::Serialize;
 use serde_json::json;
 
@@ -16,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::ids::Id;
 use crate::log::{counter, reading, timer};
 use crate::messages::Messages;
-use crate::progress::Progress;
+use crate::progress::{Line, Progress};
 use crate::state::{Resume, State};
 use crate::streams::{ALL, Stream, Survey};
 use crate::window::{Window, lower_bound};
@@ -35,7 +34,7 @@ pub(crate) struct Run<'a> {
     messages: &'a Messages,
     state: State,
     /// The streams whose SCHEMA is written, with a line that counts the records written since.
-    begun: BTreeMap<&'static str, ProgressBar>,
+    begun: BTreeMap<&'static str, Line>,
     /// Read together with an earlier stream.
     done: BTreeSet<&'static str>,
     last_state: Instant,
@@ -92,7 +91,7 @@ impl Run<'_> {
             let started = Instant::now();
             let outcome = if self.done.contains(stream.name) { Ok(()) } else { (stream.read)(self) };
             let line = &self.begun[stream.name];
-            let records = line.position();
+            let records = line.records();
             counter("record_count", records, &json!({"stream": stream.name}));
             match outcome {
                 Ok(()) => {
@@ -148,8 +147,8 @@ impl Run<'_> {
 
     /// Writes one record; `extracted` is when its page was read.
     pub(crate) fn emit<R: Serialize>(&mut self, stream: &Stream, record: &R, extracted: &str) -> Result<()> {
-        if let Some(line) = self.begun.get(stream.name) {
-            line.inc(1);
+        if let Some(line) = self.begun.get_mut(stream.name) {
+            line.count();
         }
         match self.mask(stream) {
             Mask::All => self.messages.record(stream.name, record, extracted),
