@@ -1,5 +1,6 @@
 //! An order-preserving parallel `flat_map`: several parents are fetched at once, and handed over in their order.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -7,7 +8,16 @@ use std::thread;
 use crate::error::{Error, Result};
 
 /// What may wait to be handed over, in bytes, beside the one item of the parent whose turn it is.
-const BUDGET: usize = 16 << 20;
+const BUDGET: usize = 8 << 20;
+
+thread_local! {
+    static TURN: Cell<usize> = const { Cell::new(0) };
+}
+
+/// When the turn of the parent comes that this thread fetches from: what comes of those before it is wanted earlier.
+pub(crate) fn turn() -> usize {
+    TURN.get()
+}
 
 /// What comes of a parent: items, then how it ended.
 pub(crate) enum Step<T> {
@@ -143,6 +153,7 @@ fn work<P, T>(
         state.next += 1;
         state.queues.push_back(VecDeque::new());
         drop(state);
+        TURN.set(parent);
         let died = Err(Error::Failed("a thread ended before its work; this is a defect of the tap".into()));
         let mut fetching = Fetching { shared, parent, outcome: died };
         fetching.outcome = fetch(&parents[parent], &mut |item| {

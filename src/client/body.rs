@@ -1,6 +1,31 @@
 //! The text of an answer, made fit for every target before it is parsed.
 
 use std::borrow::Cow;
+use std::sync::{Mutex, PoisonError};
+
+/// A buffer larger than this is an exception, and not kept.
+const LARGEST_KEPT: usize = 4 << 20;
+
+/// The buffers of pages that are done with, for those that come.
+///
+/// Pages are read by some threads and dropped by another, by the hundred and of every size: left to an allocator, they
+/// make holes that take several times the memory of the pages.
+#[derive(Default)]
+pub(super) struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+impl Buffers {
+    /// An empty buffer.
+    pub(super) fn take(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    pub(super) fn give(&self, mut buffer: Vec<u8>) {
+        if buffer.capacity() <= LARGEST_KEPT {
+            buffer.clear();
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        }
+    }
+}
 
 /// Bytes to text that parses: U+0000 escapes are dropped, unpaired surrogate escapes and bytes that are not
 /// UTF-8 become U+FFFD. Postgres stores none of them, and a JSON parser dies of the surrogates.

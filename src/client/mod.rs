@@ -5,6 +5,7 @@ mod judge;
 mod pace;
 
 use std::collections::HashSet;
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -19,8 +20,10 @@ use url::Url;
 use crate::auth::{Auth, Scopes};
 use crate::config::{Config, OnQuota, Secret, is_loopback};
 use crate::error::{Error, Result};
+use crate::fanout;
 use crate::log::timer;
 use crate::messages::stamp;
+use body::Buffers;
 use judge::{Verdict, judge};
 use pace::Pace;
 pub(crate) use pace::backoff;
@@ -44,6 +47,13 @@ pub(crate) struct Page {
     /// When it was read, as `time_extracted` says it.
     pub(crate) extracted: String,
     next: Option<String>,
+    buffers: Arc<Buffers>,
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        self.buffers.give(std::mem::take(&mut self.text).into_bytes());
+    }
 }
 
 impl Page {
@@ -55,6 +65,7 @@ impl Page {
 /// The client of a run.
 pub(crate) struct Client {
     agent: ureq::Agent,
+    buffers: Arc<Buffers>,
     auth: Auth,
     /// Scheme, host and port: the only place that the token is sent to.
     origin: String,
@@ -88,6 +99,12 @@ struct Next {
     href: Option<String>,
 }
 
+impl Envelope {
+    fn next(self) -> Option<String> {
+        self.links?.next?.href.filter(|href| !href.is_empty())
+    }
+}
+
 /// An answer as it came.
 struct Answer {
     status: u16,
@@ -102,6 +119,7 @@ impl Client {
         Ok(Client {
             auth: Auth::new(config, config_file)?,
             agent: agent(config, &config.api_url),
+            buffers: Arc::default(),
             origin: config.api_url.origin().ascii_serialization(),
             api_url: config.api_url.as_str().trim_end_matches('/').to_owned(),
             pace: Pace::new(config.requests_per_second, config.max_requests),
@@ -121,7 +139,7 @@ impl Client {
     /// How many calls must be under way at once for the pace, not the latency, to be the limit: at `p` calls a second
     /// and `l` seconds of latency, `p * l` are. Two seconds are more than the service is known to take.
     pub(crate) fn workers(&self) -> usize {
-        self.pace.calls_in(Duration::from_secs(2)).clamp(1, 16)
+        self.pace.calls_in(Duration::from_secs(2)).clamp(1, 8)
     }
 
     /// Who may do what: the one call that needs no scope.
@@ -185,7 +203,7 @@ impl Client {
         let mut token = self.auth.bearer()?;
         let mut renewed = false;
         loop {
-            if !self.pace.take_place() {
+            if !self.pace.take_place(fanout::turn()) {
                 let limit = self.max_requests.unwrap_or_default();
                 return Err(Error::Quota(format!(
                     "max_requests ({limit}) are used up; run again with the last STATE to go on"
@@ -204,6 +222,7 @@ impl Client {
                                         text,
                                         extracted: stamp(Utc::now()),
                                         next: next.map(|href| self.resolve(&href)).transpose()?,
+                                        buffers: Arc::clone(&self.buffers),
                                     });
                                 }
                                 Err(e) => (format!("answered 200 with JSON cut short or malformed ({e})"), None),
@@ -282,14 +301,16 @@ impl Client {
         let request_id = header("x-amzn-requestid").map(|id| format!(" (request id {id})")).unwrap_or_default();
         let retry_after = header("retry-after").and_then(|v| v.trim().parse().ok()).map(Duration::from_secs);
         let date = header("date").and_then(|v| DateTime::parse_from_rfc2822(v).ok()).map(|d| d.to_utc());
-        let body = body.into_with_config().limit(LARGEST_BODY).read_to_vec().map_err(|e| match e {
+        let mut text = self.buffers.take();
+        let mut body = body.into_with_config().limit(LARGEST_BODY).reader();
+        body.read_to_end(&mut text).map_err(|e| match ureq::Error::from(e) {
             ureq::Error::BodyExceedsLimit(_) => {
                 format!("a body of over {} MB; set a smaller page_size", LARGEST_BODY >> 20)
             }
             other => self.network_text(&other),
         })?;
         // A refusal may echo what was sent.
-        let body = if parts.status.is_success() { body } else { without(body, token.expose()) };
+        let body = if parts.status.is_success() { text } else { without(text, token.expose()) };
         Ok(Answer { status: parts.status.as_u16(), date, retry_after, request_id, body })
     }
 
@@ -342,14 +363,21 @@ impl Client {
     }
 }
 
-/// Where the next page is, if there is one; an error when the text is no JSON.
+/// Where the next page is, if there is one; an error when the text is cut short.
 fn next_link(text: &str) -> serde_json::Result<Option<String>> {
+    // The links come last. What parses to the end is not cut short, and the rows before need no parsing but their own.
+    const LINKS: &[u8] = b"\"_links\"";
+    let tail = text.len().saturating_sub(4096);
+    if let Some(at) = text.as_bytes()[tail..].windows(LINKS.len()).rposition(|name| name == LINKS)
+        && let Ok(envelope) = serde_json::from_str::<Envelope>(&format!("{{{}", &text[tail + at..]))
+    {
+        return Ok(envelope.next());
+    }
     // A bare list has no room for links.
     if text.trim_start().starts_with('[') {
         return serde_json::from_str::<IgnoredAny>(text).map(|_| None);
     }
-    let envelope: Envelope = serde_json::from_str(text)?;
-    Ok(envelope.links.and_then(|l| l.next).and_then(|n| n.href).filter(|href| !href.is_empty()))
+    serde_json::from_str(text).map(Envelope::next)
 }
 
 /// An iterator over the pages of a listing; ends after the first error.
@@ -411,5 +439,42 @@ pub(crate) fn network_text(e: &ureq::Error) -> String {
         ureq::Error::Timeout(_) => "no whole answer within request_timeout".into(),
         ureq::Error::BadUri(_) => "the address is not usable".into(),
         other => format!("network: {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_link_is_found_wherever_it_stands() {
+        let long = "x".repeat(5000);
+        for (text, link) in [
+            (r#"{"contacts":[],"_links":{"next":{"href":"/a"}}}"#.to_owned(), Some("/a")),
+            (r#"{"_links":{"next":{"href":"/a"}},"contacts":[]}"#.to_owned(), Some("/a")),
+            (format!(r#"{{"_links":{{"next":{{"href":"/a"}}}},"contacts":["{long}"]}}"#), Some("/a")),
+            (format!(r#"{{"contacts":["{long}é"],"_links":{{"next":{{"href":"/a"}}}} }} "#), Some("/a")),
+            // A row's own, and a text that speaks of them.
+            (r#"{"contacts":[{"_links":{"next":{"href":"/b"}}}]}"#.to_owned(), None),
+            (r#"{"_links":{"next":{"href":"/a"}},"c":[{"_links":{"next":{"href":"/b"}}}]}"#.to_owned(), Some("/a")),
+            (r#"{"c":["\"_links\":{\"next\":{\"href\":\"/b\"}}"],"_links":{}}"#.to_owned(), None),
+            (r#"{"c":[1],"_links":null}"#.to_owned(), None),
+            (r#"{"c":[1],"_links":{"next":{"href":null}}}"#.to_owned(), None),
+            (r#"{"c":[1]}"#.to_owned(), None),
+            ("[1]".to_owned(), None),
+        ] {
+            assert_eq!(next_link(&text).unwrap().as_deref(), link, "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Wherever a page is cut short, it is noticed.
+        #[test]
+        fn a_page_cut_short_is_no_page(rows in 0usize..40, at: proptest::sample::Index) {
+            let rows = vec![json!({"id": "é", "of": [1, {"a": null}]}); rows];
+            let text = json!({"rows": rows, "rows_count": 7, "_links": {"next": {"href": "/v3/rows?cursor=x"}}}).to_string();
+            let cut: String = text.chars().take(at.index(text.chars().count())).collect();
+            proptest::prop_assert!(next_link(&cut).is_err());
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! How fast and how much: the spacing of calls, their count, the waits.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Spaces calls evenly, so that no sliding second holds more than the pace.
@@ -11,42 +11,74 @@ use std::time::{Duration, Instant};
 /// The 2 % on top are for what a call's way to the service varies.
 pub(super) struct Pace {
     spacing: Duration,
-    next: Mutex<Instant>,
+    queue: Mutex<Queue>,
+    /// A place was taken: another is first.
+    moved: Condvar,
     calls: AtomicU64,
     limit: Option<u64>,
+}
+
+/// The calls that wait for their place.
+struct Queue {
+    /// When the next may leave.
+    next: Instant,
+    /// The turn of each and when it came, which decides among those of one turn.
+    waiting: BTreeSet<(usize, u64)>,
+    came: u64,
 }
 
 impl Pace {
     pub(super) fn new(per_second: f64, limit: Option<u64>) -> Pace {
         Pace {
             spacing: Duration::from_secs_f64(1.02 / per_second),
-            next: Mutex::new(Instant::now()),
+            queue: Mutex::new(Queue { next: Instant::now(), waiting: BTreeSet::new(), came: 0 }),
+            moved: Condvar::new(),
             calls: AtomicU64::new(0),
             limit,
         }
     }
 
-    /// Waits for this call's place and counts it; false when `max_requests` are used up.
-    pub(super) fn take_place(&self) -> bool {
-        // The lock is held while waiting: whoever wakes late pushes all behind back, and no two leave together.
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.limit.is_some_and(|limit| self.calls() >= limit) {
-            return false;
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for this call's place and counts it; false when `max_requests` are used up. Of the calls that wait, the
+    /// one of the lowest turn is the first to leave.
+    pub(super) fn take_place(&self, turn: usize) -> bool {
+        let mut queue = self.lock();
+        let place = (turn, queue.came);
+        queue.came += 1;
+        queue.waiting.insert(place);
+        let leaves = loop {
+            if self.limit.is_some_and(|limit| self.calls() >= limit) {
+                break false;
+            }
+            let left = queue.next.saturating_duration_since(Instant::now());
+            let first = queue.waiting.first() == Some(&place);
+            if first && left.is_zero() {
+                break true;
+            }
+            // The first waits for the time, the others to be first.
+            queue = if first {
+                self.moved.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0
+            } else {
+                self.moved.wait(queue).unwrap_or_else(PoisonError::into_inner)
+            };
+        };
+        queue.waiting.remove(&place);
+        if leaves {
+            // Whoever wakes late pushes all behind back, so that no two leave together.
+            queue.next = Instant::now() + self.spacing;
+            self.calls.fetch_add(1, Ordering::Relaxed);
         }
-        // A throttled call may move `next` while this one waits only after it has left: the lock sees to it.
-        let now = Instant::now();
-        if *next > now {
-            thread::sleep(*next - now);
-        }
-        *next = Instant::now() + self.spacing;
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        true
+        self.moved.notify_all();
+        leaves
     }
 
     /// Nobody calls for this long: the service said that all together are too fast.
     pub(super) fn hold(&self, wait: Duration) {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        *next = (*next).max(Instant::now() + wait);
+        let mut queue = self.lock();
+        queue.next = queue.next.max(Instant::now() + wait);
     }
 
     /// How many calls the pace allows in a time.
@@ -68,7 +100,26 @@ pub(crate) fn backoff(attempt: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
+
+    #[test]
+    fn the_lowest_turn_leaves_first() {
+        let pace = Pace::new(20.0, None);
+        pace.hold(Duration::from_millis(500));
+        let left = Mutex::new(Vec::new());
+        thread::scope(|scope| {
+            for turn in [3, 1, 4, 0, 2] {
+                let (pace, left) = (&pace, &left);
+                scope.spawn(move || {
+                    pace.take_place(turn);
+                    left.lock().unwrap().push(turn);
+                });
+            }
+        });
+        assert_eq!(left.into_inner().unwrap(), [0, 1, 2, 3, 4]);
+    }
 
     #[test]
     fn calls_of_several_threads_keep_the_pace() {
@@ -77,7 +128,7 @@ mod tests {
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    while pace.take_place() {
+                    while pace.take_place(0) {
                         times.lock().unwrap().push(Instant::now());
                     }
                 });

@@ -2,6 +2,7 @@
 //! counted from them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -147,7 +148,8 @@ pub(super) fn read(run: &mut Run, readings: &mut [Reading]) -> Result<()> {
     };
     let mut gone = 0;
     let mut counted = Counted::default();
-    let mut occurrences = HashMap::new();
+    // Contact and moment of each row, as their hash: a report may have a row for every contact of the account.
+    let (mut occurrences, hasher) = (HashMap::<u64, u32>::new(), RandomState::new());
     fanout::in_order(
         listings,
         workers,
@@ -169,12 +171,13 @@ pub(super) fn read(run: &mut Run, readings: &mut [Reading]) -> Result<()> {
                         if details.is_some_and(|reading| row.created_time.instant().is_some_and(|at| reading.holds(at)))
                             && run.config.tracking_activity_types.iter().any(|name| name == listing.kind.name())
                         {
-                            let occurrence = occurrences.entry((id, row.created_time.instant())).or_insert(0);
-                            emit(run, listing, row, *occurrence, &part.page)?;
+                            let key = hasher.hash_one((&id, row.created_time.instant()));
+                            let occurrence = occurrences.entry(key).or_insert(0);
+                            emit(run, listing, row, u64::from(*occurrence), &part.page)?;
                             *occurrence += 1;
                         }
                     }
-                    counted.extracted = part.page.extracted;
+                    counted.extracted.clone_from(&part.page.extracted);
                 }
                 Step::End(outcome) => {
                     match outcome {
@@ -286,10 +289,10 @@ fn emit(run: &mut Run, listing: &Listing, row: Row, occurrence: u64, page: &Page
     run.emit(&DETAILS, &detail, &page.extracted)
 }
 
-/// The counts of one activity, contact by contact.
+/// The counts of one activity, contact by contact in the order of their ids.
 #[derive(Default)]
 struct Counted {
-    contacts: HashMap<Id, Counts>,
+    contacts: BTreeMap<Id, Counts>,
     /// When its last page was read.
     extracted: String,
 }
@@ -297,8 +300,7 @@ struct Counted {
 #[derive(Default)]
 struct Counts {
     /// The last send to the contact, or the first of anything where no send is reported.
-    sent: Option<DateTime<Utc>>,
-    first: Option<DateTime<Utc>>,
+    start_on: Option<DateTime<Utc>>,
     rows: [u32; 6],
 }
 
@@ -306,20 +308,21 @@ impl Counted {
     fn row(&mut self, contact: &Id, kind: Kind, row: &Row) {
         let at = row.created_time.instant();
         let counts = self.contacts.entry(contact.clone()).or_default();
+        let is_sent = counts.rows[Kind::Sends as usize] > 0;
+        counts.start_on = match (kind, is_sent) {
+            (Kind::Sends, true) => counts.start_on.max(at),
+            (Kind::Sends, false) => at,
+            (_, true) => counts.start_on,
+            (_, false) => counts.start_on.into_iter().chain(at).min(),
+        };
         counts.rows[kind as usize] += 1;
-        if kind == Kind::Sends {
-            counts.sent = counts.sent.max(at);
-        }
-        counts.first = counts.first.into_iter().chain(at).min();
     }
 
-    /// Writes the rows whose last send lies in the window, in the order of the contacts' ids.
+    /// Writes the rows whose last send lies in the window.
     fn emit(self, run: &mut Run, reading: &Reading, activity: &Id) -> Result<()> {
         let activity = activity.to_string();
-        let mut contacts: Vec<_> = self.contacts.into_iter().collect();
-        contacts.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        for (contact, counts) in contacts {
-            let Some(start_on) = counts.sent.or(counts.first).filter(|at| reading.holds(*at)) else { continue };
+        for (contact, counts) in self.contacts {
+            let Some(start_on) = counts.start_on.filter(|at| reading.holds(*at)) else { continue };
             let contact = contact.to_string();
             let [sends, opens, clicks, bounces, optouts, forwards] =
                 counts.rows.map(|rows| Integer(Some(i64::from(rows))));
