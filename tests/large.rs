@@ -7,6 +7,8 @@ mod tap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
 
 use fake::account::Size;
 use fake::{Account, Fake};
@@ -48,4 +50,32 @@ fn twenty_thousand_contacts_take_little_memory_and_few_calls() {
     assert_eq!(listing, 20_000 / 500);
     // Beside the listing, one for the service's clock.
     assert!(fake.api_calls().len() <= listing + 2, "{}", fake.api_calls().len());
+}
+
+#[test]
+fn the_next_pages_are_under_way_while_one_is_written() {
+    let fake = Fake::start(Account::generate(42, Size { contacts: 5000, lists: 1, campaigns: 0 }));
+    let (config, catalog) = (file(&fake.config()), file(&only(&["contacts"])));
+    let mut tap = command()
+        .arg("--config")
+        .arg(config.path())
+        .arg("--catalog")
+        .arg(catalog.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::with_capacity(1 << 10, tap.stdout.take().unwrap());
+    let mut line = String::new();
+    for _ in 0..10 {
+        out.read_line(&mut line).unwrap();
+    }
+    // The pipe holds less than a page, so that the tap waits in the midst of its first.
+    thread::sleep(Duration::from_secs(2));
+    let listing = || fake.api_calls().iter().filter(|call| call.path.ends_with("/contacts")).count();
+    // One waits to be handed over, one more to take its place.
+    assert_eq!(listing(), 3);
+    std::io::copy(&mut out, &mut std::io::sink()).unwrap();
+    assert_eq!(tap.wait().unwrap().code(), Some(0));
+    assert_eq!(listing(), 10);
 }

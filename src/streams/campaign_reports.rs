@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::contact_reports::named;
 use super::contacts::ids;
 use super::growing::{Part, newest_first};
-use super::plan::{Candidate, Scope};
+use super::plan::{self, Candidate, Scope};
 use super::records::{ActionSummary, ActivityDetail};
 use super::reports::{DETAILS, Reading, SUMMARY};
 use super::{each_page, parse, parse_plain};
@@ -124,7 +124,6 @@ pub(super) fn read(run: &mut Run, readings: &mut [Reading]) -> Result<()> {
         None => Some(ids(run)?.into_iter().collect()),
     };
     let activities = activities(run, readings)?;
-    run.progress.planned(activities.iter().map(|activity| activity.candidate.calls).sum());
     let limit = run.config.page_size.to_string();
     let listings: Vec<Listing> = activities
         .iter()
@@ -226,6 +225,8 @@ fn activities(run: &mut Run, readings: &[Reading]) -> Result<Vec<Arc<Activity>>>
     let now = run.client.run_start()?;
     let scopes: Vec<Scope> = readings.iter().map(|reading| reading.scope(run.config)).collect();
     let candidates = run.survey.candidates(run.client, run.config, now, &scopes)?;
+    let what = format!("the contact reports of {} campaigns", candidates.len());
+    plan::tell(run, &what, Route::Campaigns, candidates.iter().map(|candidate| candidate.calls).sum());
     let candidates: Vec<Arc<Candidate>> = candidates.into_iter().map(Arc::new).collect();
     let mut found = BTreeMap::new();
     let mut gone = 0;

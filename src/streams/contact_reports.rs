@@ -10,9 +10,9 @@ use serde::Deserialize;
 
 use super::contacts::ids;
 use super::growing::{Part, newest_first};
-use super::parse;
 use super::records::{ActionSummary, ActivityDetail};
 use super::reports::{DETAILS, Reading, SUMMARY};
+use super::{parse, plan};
 use crate::client::{Client, Page};
 use crate::config::Route;
 use crate::error::{Error, Result};
@@ -46,7 +46,8 @@ pub(super) fn read(run: &mut Run, reading: &mut Reading) -> Result<()> {
     };
     let all = parents.len();
     let parents: Vec<Id> = parents.into_iter().filter(|id| reading.wants(id)).collect();
-    run.progress.planned(parents.len() as u64);
+    let left = parents.len() as u64;
+    plan::tell(run, &format!("{} of {left} contacts", reading.stream.name), Route::Contacts, left);
     let summary = reading.stream.name == SUMMARY.name;
     let fetch = if summary { fetch_summary(&reading.window) } else { fetch_details(run, &reading.window) };
     let (client, workers) = (Arc::clone(run.client), run.client.workers());

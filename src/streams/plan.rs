@@ -114,6 +114,14 @@ pub(super) fn route(run: &mut Run, stream: &Stream, readings: &[Reading]) -> Res
     Ok(route)
 }
 
+/// Says how many calls a read is going to make, unless the choice of its route has told that.
+pub(super) fn tell(run: &Run, what: &str, route: Route, calls: u64) {
+    run.progress.planned(calls);
+    if run.survey.route.is_none() {
+        log::info!("plan: {what} by the {} route, {}", name(route), cost(run.config, calls));
+    }
+}
+
 /// Whether there is but the contact route: for contacts that are named, and for landing pages.
 fn only_by_contact(config: &Config, details: bool) -> bool {
     let landing_pages = config.tracking_activity_types.iter().any(|kind| kind.starts_with("p_"));
@@ -189,7 +197,7 @@ impl Survey {
         let by_contacts = (contacts + listing) * scopes.iter().filter(|scope| !scope.complete).count() as u64;
         let by_campaigns = match self.candidates(client, config, now, scopes) {
             Ok(candidates) => candidates.iter().map(|candidate| candidate.calls).sum(),
-            Err(Error::Forbidden(why)) => {
+            Err(Error::Forbidden(why)) if config.activity_route.is_none() => {
                 log::info!("the campaigns' reports may not be read ({why}): the contact route is left");
                 u64::MAX
             }
@@ -235,6 +243,10 @@ impl Survey {
                 .filter(|kind| counts_all || config.tracking_activity_types.iter().any(|t| t == kind.name()))
                 .filter(|kind| !(rests && counted.is_some_and(|sent| sent.unique(*kind) == 0)))
                 .collect();
+            // Nothing is asked about a campaign of which there is nothing to read.
+            if kinds.is_empty() {
+                continue;
+            }
             let stops = !counts_all && scopes.iter().all(|scope| scope.stops);
             let pages = |kind: &Kind| {
                 let rows = counted.map_or(0, |sent| sent.unique(*kind));

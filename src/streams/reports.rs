@@ -66,10 +66,15 @@ pub(super) struct Reading {
 impl Reading {
     /// Where the present round stands, or where a new one begins.
     fn begin(run: &mut Run, stream: &'static Stream) -> Result<Reading> {
+        let resume = run.resume(stream);
+        Reading::from(run, stream, resume)
+    }
+
+    fn from(run: &mut Run, stream: &'static Stream, resume: Option<Resume>) -> Result<Reading> {
         let now = run.client.run_start()?;
         let bounded = run.config.report.is_some();
         let incremental = !bounded && run.has_bookmark(stream);
-        if let Some(resume) = run.resume(stream) {
+        if let Some(resume) = resume {
             let window = Window { start: resume.since, end: resume.until, bounded };
             let after = resume.after.as_deref().map(Id::from);
             return Ok(Reading { stream, window, incremental, resume: Some(resume), after });
@@ -100,6 +105,15 @@ impl Reading {
         };
         let before = self.window.bounded.then_some(self.window.end);
         Scope { counts, floor, before, complete: self.complete(), stops: self.incremental && !counts }
+    }
+
+    /// The same report on a route: how far another route got says nothing there.
+    fn on(self, run: &mut Run, route: Route) -> Result<Reading> {
+        if self.complete() || self.resume.as_ref().is_none_or(|resume| resume.route == route) {
+            return Ok(self);
+        }
+        log::warn!("{}: it was interrupted on the other route; its window starts over", self.stream.name);
+        Reading::from(run, self.stream, None)
     }
 
     /// Read to its end earlier in this round.
@@ -143,7 +157,8 @@ fn read(run: &mut Run, stream: &'static Stream) -> Result<()> {
     }
     match plan::route(run, stream, &readings)? {
         Route::Contacts => {
-            for mut reading in readings.into_iter().filter(|reading| reading.stream.name == stream.name) {
+            for reading in readings.into_iter().filter(|reading| reading.stream.name == stream.name) {
+                let mut reading = reading.on(run, Route::Contacts)?;
                 if !reading.complete() {
                     contact_reports::read(run, &mut reading)?;
                 }
@@ -152,6 +167,8 @@ fn read(run: &mut Run, stream: &'static Stream) -> Result<()> {
         }
         // The same pages hold the rows of both reports.
         Route::Campaigns => {
+            let mut readings =
+                readings.into_iter().map(|reading| reading.on(run, Route::Campaigns)).collect::<Result<Vec<_>>>()?;
             for reading in &readings {
                 run.begin(reading.stream)?;
             }

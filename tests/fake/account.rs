@@ -234,7 +234,8 @@ pub(super) struct Index {
     shape: (usize, usize, usize, usize),
     pub contacts: HashMap<Id, usize>,
     pub rows_by_contact: HashMap<Id, Vec<u32>>,
-    pub rows_by_activity: HashMap<Id, Vec<u32>>,
+    /// The tracking reports of each activity, by kind, newest first.
+    pub reports: HashMap<Id, [Vec<u32>; 6]>,
     /// Activity id to (campaign, activity) positions.
     pub activities: HashMap<Id, (usize, usize)>,
     pub scrambled: Vec<u32>,
@@ -737,8 +738,13 @@ impl Account {
         for (i, row) in self.activities.iter().enumerate() {
             let i = u32::try_from(i).expect("a modest number of rows");
             index.rows_by_contact.entry(row.contact_id.clone()).or_default().push(i);
-            index.rows_by_activity.entry(row.activity_id.clone()).or_default().push(i);
+            index.reports.entry(row.activity_id.clone()).or_default()[row.kind as usize].push(i);
         }
+        let newest = |i: &u32| {
+            let row = &self.activities[*i as usize];
+            std::cmp::Reverse((row.at, &row.contact_id))
+        };
+        index.reports.values_mut().flatten().for_each(|rows| rows.sort_by(|a, b| newest(a).cmp(&newest(b))));
         for (i, campaign) in self.campaigns.iter().enumerate() {
             for (k, activity) in campaign.activities.iter().enumerate() {
                 index.activities.insert(activity.id.clone(), (i, k));

@@ -521,7 +521,7 @@ impl Context<'_> {
             .filter(|s| start <= s.start_on && s.start_on <= end)
             .map(|s| s.json(false))
             .collect();
-        let (rows, next) = slice(found.into_iter(), offset, 200, path, &params);
+        let (rows, next) = slice(found, |row| row, offset, 200, path, &params);
         let mut body = Map::new();
         body.insert("contact_id".into(), id.into());
         body.insert("campaign_activities".into(), rows.into());
@@ -551,12 +551,12 @@ impl Context<'_> {
             .filter(|r| list.contains(&r.kind.name()) || repeated.contains(&r.kind.name()))
             .collect();
         rows.sort_by_key(|r| std::cmp::Reverse(r.at));
-        let found = rows.into_iter().map(|r| {
+        let make = |r: &Row| {
             let campaign = index.activities.get(&r.activity_id);
             let name = campaign.map(|(c, _)| self.account.campaigns[*c].name.as_str());
             detail_json(r, name.filter(|_| names), false)
-        });
-        let (rows, next) = slice(found, offset, limit, path, &params);
+        };
+        let (rows, next) = slice(rows, make, offset, limit, path, &params);
         let mut body = Map::new();
         body.insert("tracking_activities".into(), rows.into());
         Ok(paged(body, next))
@@ -584,10 +584,12 @@ impl Context<'_> {
                 "The campaign activity was not found.",
             ));
         }
-        let all: Vec<&Row> =
-            index.rows_by_activity.get(id).into_iter().flatten().map(|i| &account.activities[*i as usize]).collect();
-        let of = |kind: Kind| all.iter().copied().filter(move |r| r.kind == kind);
-        let mut rows: Vec<&Row> = match kind {
+        let reports = index.reports.get(id);
+        let of = |kind: Kind| {
+            let rows = reports.into_iter().flat_map(move |reports| &reports[kind as usize]);
+            rows.map(|i| &account.activities[*i as usize])
+        };
+        let rows: Vec<&Row> = match kind {
             "sends" => of(Kind::Sends).collect(),
             "opens" => of(Kind::Opens).collect(),
             "unique_opens" => {
@@ -598,7 +600,9 @@ impl Context<'_> {
                         *entry = row;
                     }
                 }
-                last.into_values().collect()
+                let mut rows: Vec<&Row> = last.into_values().collect();
+                rows.sort_by(|a, b| (b.at, &b.contact_id).cmp(&(a.at, &a.contact_id)));
+                rows
             }
             "didnotopens" => {
                 let opened: HashSet<&str> = of(Kind::Opens).map(|r| &*r.contact_id).collect();
@@ -609,12 +613,11 @@ impl Context<'_> {
             "optouts" => of(Kind::Optouts).collect(),
             _ => of(Kind::Forwards).collect(),
         };
-        rows.sort_by(|a, b| (b.at, &b.contact_id).cmp(&(a.at, &a.contact_id)));
-        let found = rows.into_iter().map(|row| {
+        let make = |row: &Row| {
             let contact = index.contacts.get(&row.contact_id).map(|i| &account.contacts[*i]);
             tracking_json(row, contact, kind)
-        });
-        let (rows, next) = slice(found, offset, limit, path, &params);
+        };
+        let (rows, next) = slice(rows, make, offset, limit, path, &params);
         let mut body = Map::new();
         body.insert("tracking_activities".into(), rows.into());
         Ok(paged(body, next))
@@ -634,10 +637,10 @@ impl Context<'_> {
             })
             .collect();
         sent.sort_by(|a, b| (b.0, &b.1.id).cmp(&(a.0, &a.1.id)));
-        let found = sent.into_iter().map(|(last, campaign)| {
+        let make = |(last, campaign): (DateTime<Utc>, &super::account::Campaign)| {
             let mut unique: HashMap<Kind, HashSet<&str>> = HashMap::new();
             for activity in &campaign.activities {
-                for i in index.rows_by_activity.get(&activity.id).into_iter().flatten() {
+                for i in index.reports.get(&activity.id).into_iter().flatten().flatten() {
                     let row = &account.activities[*i as usize];
                     unique.entry(row.kind).or_default().insert(&row.contact_id);
                 }
@@ -661,8 +664,8 @@ impl Context<'_> {
                     }),
                 );
             o.done()
-        });
-        let (rows, next) = slice(found, offset, limit, path, &params);
+        };
+        let (rows, next) = slice(sent, make, offset, limit, path, &params);
         let mut body = Map::new();
         body.insert("bulk_email_campaign_summaries".into(), rows.into());
         body.insert(
@@ -705,15 +708,16 @@ fn cursor_link(path: &str, params: &Params, limit: usize, page: usize) -> String
 }
 
 /// One page of a report, of whose rows no others are made, and its next link.
-fn slice(
-    rows: impl ExactSizeIterator<Item = Value>,
+fn slice<T>(
+    rows: Vec<T>,
+    make: impl FnMut(T) -> Value,
     offset: usize,
     limit: usize,
     path: &str,
     params: &Params,
 ) -> (Vec<Value>, Option<String>) {
     let total = rows.len();
-    let page: Vec<Value> = rows.skip(offset).take(limit).collect();
+    let page: Vec<Value> = rows.into_iter().skip(offset).take(limit).map(make).collect();
     let end = offset.saturating_add(limit);
     let next = (end < total).then(|| {
         let mut inside = format!("offset={end}");
