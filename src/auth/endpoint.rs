@@ -81,25 +81,34 @@ impl Endpoint {
         turn: &dyn Fn() -> Result<Turn>,
         request: impl FnOnce(&Http) -> std::result::Result<T, RequestTokenError<Error, E>>,
     ) -> Result<T> {
-        let refusal = RefCell::new(None);
-        let http = |request: HttpRequest| {
-            let (answer, refused) = self.send(&turn()?, &request)?;
-            refusal.replace(refused);
-            Ok(answer)
+        let last = RefCell::new(Ok(None));
+        let http = |request: HttpRequest| match turn().and_then(|turn| self.send(&turn, &request)) {
+            Ok((answer, refusal)) => {
+                *last.borrow_mut() = Ok(refusal);
+                Ok(answer)
+            }
+            Err(e) => {
+                let told = Error::Failed(e.to_string());
+                *last.borrow_mut() = Err(e);
+                Err(told)
+            }
         };
         let error = match request(&http) {
             Ok(answer) => return Ok(answer),
             Err(e) => e,
         };
-        Err(match (error, refusal.into_inner()) {
-            (RequestTokenError::Request(e), _) => e,
+        // The device flow ends by itself when its time is over: while nobody confirmed, or nobody answered.
+        let waiting = |refusal: &Refusal| {
+            step == Step::Device && ["authorization_pending", "slow_down"].contains(&refusal.code.as_str())
+        };
+        Err(match (last.into_inner(), error) {
+            (Err(e), _) | (Ok(_), RequestTokenError::Request(e)) => e,
             // Whatever its status was.
-            (_, Some(refusal)) => self.refused(step, &refusal),
-            // Only the device flow ends by itself, when its time is over.
-            (RequestTokenError::ServerResponse(_), None) => {
-                self.refused(step, &Refusal { code: "expired_token".into(), text: String::new() })
+            (Ok(Some(refusal)), _) if !waiting(&refusal) => self.refused(step, &refusal),
+            (Ok(_), RequestTokenError::ServerResponse(_)) => {
+                self.refused(step, &Refusal::new("expired_token", "", &[]))
             }
-            (RequestTokenError::Parse(..) | RequestTokenError::Other(_), None) => {
+            (Ok(_), RequestTokenError::Parse(..) | RequestTokenError::Other(_)) => {
                 Error::Failed("the authorization server's answer lacks what the protocol says it holds".into())
             }
         })
@@ -224,7 +233,7 @@ impl Endpoint {
                  them in its settings"
                     .into()
             }
-            (_, code) => format!("the authorization server refused: {code} {}", refusal.text),
+            _ => format!("the authorization server refused: {} {}", refusal.shown, refusal.text),
         };
         Error::Credentials(told)
     }
@@ -233,17 +242,22 @@ impl Endpoint {
 /// The HTTP that the protocol's client is handed.
 pub(super) type Http<'a> = dyn Fn(HttpRequest) -> Result<HttpResponse> + 'a;
 
-/// Why the server said no, in its own words, cut short.
+/// Why the server said no.
 #[derive(Debug, PartialEq)]
 pub(super) struct Refusal {
-    pub(super) code: String,
-    pub(super) text: String,
+    /// As it came: what the protocol goes by, and nobody is shown.
+    code: String,
+    /// The code and the server's own words, cut short and without the secrets of the request.
+    shown: String,
+    text: String,
 }
 
 impl Refusal {
-    pub(super) fn new(code: &str, text: &str) -> Refusal {
-        let cut = |text: &str| text.chars().filter(|c| !c.is_control()).take(200).collect();
-        Refusal { code: cut(code), text: cut(text) }
+    pub(super) fn new(code: &str, text: &str, secrets: &[String]) -> Refusal {
+        // Masked before it is cut: the half of a secret would no longer be found.
+        let masked = |text: &str| secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"));
+        let cut = |text: &str| masked(text).chars().filter(|c| !c.is_control()).take(200).collect();
+        Refusal { code: code.to_owned(), shown: cut(code), text: cut(text) }
     }
 }
 
@@ -258,17 +272,16 @@ enum Read {
 fn read(status: u16, body: &[u8], secrets: &[String]) -> Read {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |key: &str| value[key].as_str().unwrap_or_default();
-    let shown = |key: &str| secrets.iter().fold(text(key).to_owned(), |text, secret| text.replace(secret, "***"));
     // Okta's own shape, beside the standard's.
     let refusal = [("error", "error_description"), ("errorCode", "errorSummary")]
         .iter()
         .find(|(code, _)| !text(code).is_empty())
-        .map(|(code, why)| Refusal::new(&shown(code), &shown(why)));
+        .map(|(code, why)| Refusal::new(text(code), text(why), secrets));
     match (status, refusal) {
-        (408 | 425 | 429 | 500..=599, Some(refusal)) => Read::Passing(format!("{status} {}", refusal.code)),
+        (408 | 425 | 429 | 500..=599, Some(refusal)) => Read::Passing(format!("{status} {}", refusal.shown)),
         (_, Some(refusal)) => Read::Refused(refusal),
         (200, None) if value.is_object() => Read::Tokens,
-        (401, None) => Read::Refused(Refusal::new("invalid_client", "")),
+        (401, None) => Read::Refused(Refusal::new("invalid_client", "", &[])),
         (_, None) if body.is_empty() => Read::Passing(format!("{status} with an empty body")),
         // A bot filter answers in HTML before the server has seen the request.
         (_, None) => Read::Passing(format!("{status} with a body that is not a token answer")),
@@ -294,7 +307,7 @@ mod tests {
 
     #[test]
     fn only_what_may_pass_is_tried_again() {
-        let refused = |code: &str, text: &str| Read::Refused(Refusal::new(code, text));
+        let refused = |code: &str, text: &str| Read::Refused(Refusal::new(code, text, &[]));
         let read = |status, body: &[u8]| read(status, body, &[]);
         assert_eq!(read(200, br#"{"access_token":"a"}"#), Read::Tokens);
         assert_eq!(read(400, br#"{"error":"invalid_grant","error_description":"no"}"#), refused("invalid_grant", "no"));
@@ -322,9 +335,12 @@ mod tests {
     fn no_secret_is_in_what_an_answer_says() {
         // Cut first, the half of it that is left would no longer be found.
         let long = format!(r#"{{"error":"no-secret","error_description":"{}secret"}}"#, "x".repeat(196));
-        for status in [400, 503] {
-            let read = read(status, long.as_bytes(), &["secret".into()]);
-            assert!(!format!("{read:?}").contains("sec"), "{read:?}");
+        let secrets = ["secret".to_owned()];
+        let Read::Passing(why) = read(503, long.as_bytes(), &secrets) else { panic!() };
+        let Read::Refused(refusal) = read(400, long.as_bytes(), &secrets) else { panic!() };
+        for shown in [why, refusal.shown, refusal.text] {
+            assert!(!shown.contains("sec"), "{shown}");
         }
+        assert_eq!(refusal.code, "no-secret");
     }
 }

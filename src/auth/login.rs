@@ -137,7 +137,7 @@ impl Grant<'_> {
                 (Some(code), None) => self.redeem(&client, code, verifier),
                 (_, error) => {
                     let (error, why) = (error.unwrap_or_default(), get("error_description").unwrap_or_default());
-                    Err(self.endpoint.refused(Step::Code, &Refusal::new(&error, &why)))
+                    Err(self.endpoint.refused(Step::Code, &Refusal::new(&error, &why, &[])))
                 }
             };
             match &outcome {
