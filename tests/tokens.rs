@@ -4,10 +4,11 @@ mod fake;
 mod tap;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use fake::account::Size;
 use fake::{Account, Fake, Fault, What};
@@ -192,16 +193,93 @@ fn to_nobody(path: &Path) {
     }
 }
 
+/// The tap where every user may run it.
+fn for_all(folder: &Path) -> PathBuf {
+    set_mode(folder, 0o755);
+    let binary = folder.join("tap");
+    // By another process: a file that this one has open for writing cannot be run while a fork of it lives.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_tap-constant-contact")).arg(&binary).status();
+    assert!(copied.unwrap().success());
+    binary
+}
+
+#[test]
+fn runs_by_root_and_by_the_owner_take_turns() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not tried: only root can run as two users");
+        return;
+    }
+    let owner = |path: &Path| fs::metadata(path).unwrap().uid();
+    for (token_file, old_lock) in [(true, false), (false, false), (true, true), (false, true)] {
+        let fake = fake();
+        let outer = tempfile::tempdir().unwrap();
+        let binary = for_all(outer.path());
+        let folder = outer.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        let (config_file, tokens_file) = (folder.join("config.json"), folder.join("tokens.json"));
+        let mut config = fake.config();
+        if token_file {
+            config["token_file"] = json!(tokens_file);
+        }
+        fs::write(&config_file, config.to_string()).unwrap();
+        set_mode(&config_file, 0o600);
+        for path in [&folder, &config_file] {
+            to_nobody(path);
+        }
+        let store = if token_file { &tokens_file } else { &config_file };
+        let beside = |suffix: &str| PathBuf::from(format!("{}{suffix}", store.display()));
+        let tap = |root: bool| {
+            let mut command = Command::new(&binary);
+            command.arg("--config").arg(&config_file).stdout(Stdio::piped()).stderr(Stdio::piped());
+            if !root {
+                as_nobody(&mut command);
+            }
+            command.spawn().unwrap()
+        };
+        let end = |tap: Child| {
+            let ran = Ran::of(&tap.wait_with_output().unwrap());
+            assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+            assert!(!ran.stderr.contains("could not be saved"), "{}", ran.stderr);
+        };
+        end(tap(true));
+        assert_eq!((owner(store), owner(&beside(".lock"))), (65534, 65534));
+        if old_lock {
+            chown(beside(".lock"), Some(0), Some(0)).unwrap();
+        }
+        fake.tokens().revoke_access_tokens();
+        fake.switches().latency = Duration::from_millis(100);
+        let taps: Vec<_> = (0..6).map(|n| tap(n % 3 == 0)).collect();
+        taps.into_iter().for_each(end);
+        assert_eq!(fake.tokens().reuses, 0);
+
+        // What root could not put into its place, the owner can.
+        if token_file && !old_lock {
+            fs::remove_file(store).unwrap();
+            let mut config = config.clone();
+            config["refresh_token"] = json!(fake.tokens().refresh_token);
+            fs::write(&config_file, config.to_string()).unwrap();
+            fs::create_dir_all(beside(".new").join("full")).unwrap();
+            end_unsaved(tap(true));
+            fs::remove_dir_all(beside(".new")).unwrap();
+            fake.tokens().revoke_access_tokens();
+            end(tap(false));
+            assert_eq!(fake.tokens().reuses, 0);
+        }
+    }
+}
+
+fn end_unsaved(tap: Child) {
+    let ran = Ran::of(&tap.wait_with_output().unwrap());
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the next run will take it from"), "{}", ran.stderr);
+}
+
 #[test]
 fn a_file_in_a_folder_that_cannot_be_written_is_rewritten_by_one_run_at_a_time() {
     for token_file in [true, false] {
         let fake = fake();
         let outer = tempfile::tempdir().unwrap();
-        set_mode(outer.path(), 0o755);
-        let binary = outer.path().join("tap");
-        // By another process: a file that this one has open for writing cannot be run while a fork of it lives.
-        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_tap-constant-contact")).arg(&binary).status();
-        assert!(copied.unwrap().success());
+        let binary = for_all(outer.path());
         let folder = outer.path().join("folder");
         fs::create_dir(&folder).unwrap();
         let (config_file, tokens_file) = (folder.join("config.json"), folder.join("tokens.json"));
@@ -217,7 +295,7 @@ fn a_file_in_a_folder_that_cannot_be_written_is_rewritten_by_one_run_at_a_time()
             set_mode(&file, 0o600);
         }
         set_mode(&folder, 0o555);
-        fake.switches().latency = std::time::Duration::from_millis(50);
+        fake.switches().latency = Duration::from_millis(50);
         let taps: Vec<_> = (0..3)
             .map(|_| {
                 let mut command = Command::new(&binary);
@@ -255,7 +333,7 @@ fn a_file_in_a_folder_that_cannot_be_written_is_rewritten_by_one_run_at_a_time()
         // The run itself goes on, however often it must renew: what the store still holds is not spent again.
         fake.heal();
         fake.switches().expires_in = 1;
-        fake.switches().latency = std::time::Duration::ZERO;
+        fake.switches().latency = Duration::ZERO;
         let mut command = Command::new(&binary);
         as_nobody(command.arg("--config").arg(&config_file));
         let ran = Ran::of(&command.output().unwrap());

@@ -129,7 +129,7 @@ impl Auth {
         if let Some(left) = self.store.left()? {
             log::info!("a run that was cut off had renewed the login; going on with what it got");
             self.store
-                .save(&left)
+                .save(&turn, &left)
                 .map_err(|why| Error::Failed(format!("what a run that was cut off had got cannot be stored: {why}")))?;
             *tokens = left;
         }
@@ -171,9 +171,9 @@ impl Auth {
         })?;
         *tokens = endpoint::tokens(&answer, Some(refresh));
         let saved = match room {
-            Ok(room) => self.store.save_from(room, tokens),
+            Ok(room) => self.store.save_from(&turn, room, tokens),
             // Where there was no room there may be by now.
-            Err(_) => self.store.save(tokens).map_err(|why| Unsaved { why, kept: None }),
+            Err(_) => self.store.save(&turn, tokens).map_err(|why| Unsaved { why, kept: None }),
         };
         match saved {
             Ok(()) => {}

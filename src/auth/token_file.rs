@@ -74,7 +74,8 @@ pub(super) struct Unsaved {
 pub(super) enum Turn {
     /// By a lock file, which says when the last call was made.
     Lock(Rc<File>),
-    /// By the store itself, where no file can be made beside it.
+    /// By the store itself, where there is no lock file and none can be made. It is rewritten in place then: a rename
+    /// would put another file than the locked one there.
     Store { _lock: Rc<File> },
     /// Nothing can be locked, and nothing stored.
     Free,
@@ -165,15 +166,18 @@ impl Store {
         // The lock stands beside the file, hence in a folder that there may not be yet.
         let _ = self.make_folder();
         let target = real(path);
-        let beside = beside(&target, ".lock");
-        if let Ok(file) = File::options().create(true).read(true).append(true).open(&beside) {
-            lock(&file, &beside)?;
-            return Ok(Turn::Lock(Rc::new(file)));
+        loop {
+            if let Some(file) = lock_file(&target)? {
+                lock(&file, &beside(&target, ".lock"))?;
+                return Ok(Turn::Lock(Rc::new(file)));
+            }
+            let Ok(file) = File::options().read(true).write(true).open(&target) else { return Ok(Turn::Free) };
+            lock(&file, &target)?;
+            // While this one waited, a run that may write there can have made the lock file, and replaced the store.
+            if !beside(&target, ".lock").exists() {
+                return Ok(Turn::Store { _lock: Rc::new(file) });
+            }
         }
-        // It is rewritten in place then, so that the lock is on the same file for all.
-        let Ok(file) = File::options().read(true).write(true).open(&target) else { return Ok(Turn::Free) };
-        lock(&file, &target)?;
-        Ok(Turn::Store { _lock: Rc::new(file) })
     }
 
     /// The stored tokens, if they are newer than the config's.
@@ -238,7 +242,7 @@ impl Store {
         let target = real(self.path().ok_or(NOWHERE)?);
         self.make_folder()?;
         let instead_of = self.starts_with().map_err(|e| e.to_string())?;
-        let made = fresh(&beside(&target, ".next")).and_then(|mut file| {
+        let made = fresh(&target, ".next").and_then(|mut file| {
             file.write_all(&[b' '; ROOM])?;
             file.as_file().sync_all()?;
             Ok(file)
@@ -255,8 +259,18 @@ impl Store {
     /// What a run that was killed had got and not put in its place. The turn must be at hand.
     pub(super) fn left(&self) -> Result<Option<Tokens>> {
         let Some(path) = self.path() else { return Ok(None) };
+        let path = beside(&real(path), ".next");
+        let left = match fs::read(&path) {
+            // The only token that works may be in it.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(Error::Failed(format!(
+                    "{}: {e}: a run of another user that was cut off left it; give it to this one",
+                    path.display()
+                )));
+            }
+            left => left.ok(),
+        };
         // Without an answer, there are but spaces.
-        let left = fs::read(beside(&real(path), ".next")).ok();
         let Some(left) = left.and_then(|left| serde_json::from_slice::<Left>(&left).ok()) else { return Ok(None) };
         if left.instead_of != self.starts_with()? {
             return Ok(None);
@@ -277,23 +291,27 @@ impl Store {
 
     /// Stores what a call brought. From the first line on, a crash loses nothing; nor does a failure, when it names the
     /// file that the tokens are left in.
-    pub(super) fn save_from(&self, mut room: Room, tokens: &Tokens) -> std::result::Result<(), Unsaved> {
+    pub(super) fn save_from(&self, turn: &Turn, mut room: Room, tokens: &Tokens) -> std::result::Result<(), Unsaved> {
         let noted = room.take(tokens);
-        self.save(tokens).map_err(|why| {
+        self.save(turn, tokens).map_err(|why| {
             let file = room.file.filter(|_| matches!(noted, Ok(true)));
             Unsaved { why, kept: file.and_then(|file| file.into_temp_path().keep().ok()) }
         })
     }
 
     /// Writes the tokens so that a crash at any moment leaves either the old file or the new one.
-    pub(super) fn save(&self, tokens: &Tokens) -> std::result::Result<(), String> {
+    pub(super) fn save(&self, turn: &Turn, tokens: &Tokens) -> std::result::Result<(), String> {
         let path = self.path().ok_or(NOWHERE)?;
         let target = real(path);
         if let Some(content) = self.content(tokens)? {
             self.make_folder()?;
-            replace(&target, &content)
-                .or_else(|e| rewrite(&target, content).map_err(|_| e))
-                .map_err(|e| format!("{}: {e}", target.display()))?;
+            let written = match turn {
+                Turn::Store { .. } => rewrite(&target, content),
+                Turn::Lock(_) | Turn::Free => {
+                    replace(&target, &content).or_else(|e| rewrite(&target, content).map_err(|_| e))
+                }
+            };
+            written.map_err(|e| format!("{}: {e}", target.display()))?;
         }
         // What a killed run left has been taken, or another login has made it useless.
         let _ = fs::remove_file(beside(&target, ".next"));
@@ -348,7 +366,7 @@ fn lock(file: &File, path: &Path) -> Result<()> {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => {
             log::info!("another run is getting a token; waiting for it");
-            file.lock().map_err(|e| Error::Failed(format!("cannot lock {}: {e}", path.display())))
+            file.lock().map_err(|e| cannot_lock(path, &e))
         }
         // Some file systems of a network have no locks.
         Err(TryLockError::Error(e)) => {
@@ -358,22 +376,59 @@ fn lock(file: &File, path: &Path) -> Result<()> {
     }
 }
 
-/// A new file of this name and mode 0600, whatever a killed run left there. It goes when it is dropped.
-fn fresh(path: &Path) -> io::Result<NamedTempFile> {
-    let _ = fs::remove_file(path);
-    let name = path.file_name().unwrap_or_default();
-    tempfile::Builder::new().prefix(name).rand_bytes(0).tempfile_in(folder(path))
+/// The lock file, which is never removed; `None` where there is none and none can be made.
+fn lock_file(target: &Path) -> Result<Option<File>> {
+    let path = beside(target, ".lock");
+    let mut options = File::options();
+    options.read(true).append(true);
+    if let Ok(file) = options.clone().create_new(true).open(&path) {
+        #[cfg(unix)]
+        let _ = {
+            use std::os::unix::fs::PermissionsExt;
+            // For all who use the store, whatever the umask is.
+            file.set_permissions(fs::Permissions::from_mode(0o644))
+        };
+        give(&file, target);
+        return Ok(Some(file));
+    }
+    // One that cannot be written can be locked as well: only the note of the last call is lost.
+    match options.open(&path).or_else(|_| File::open(&path)) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(cannot_lock(&path, &e)),
+    }
 }
+
+fn cannot_lock(path: &Path, e: &io::Error) -> Error {
+    Error::Failed(format!("cannot lock {}: {e}", path.display()))
+}
+
+/// A new file of mode 0600 beside the target, whatever a killed run left there. It goes when it is dropped.
+fn fresh(target: &Path, suffix: &str) -> io::Result<NamedTempFile> {
+    let path = beside(target, suffix);
+    let _ = fs::remove_file(&path);
+    let name = path.file_name().unwrap_or_default();
+    let file = tempfile::Builder::new().prefix(name).rand_bytes(0).tempfile_in(folder(&path))?;
+    give(file.as_file(), target);
+    Ok(file)
+}
+
+/// What a run by root makes goes to the owner of the store, or of its folder where there is no store yet; nobody else
+/// can give files away, nor needs to.
+#[cfg(unix)]
+fn give(file: &File, target: &Path) {
+    use std::os::unix::fs::{MetadataExt, fchown};
+    if let Ok(owner) = fs::metadata(target).or_else(|_| fs::metadata(folder(target))) {
+        let _ = fchown(file, Some(owner.uid()), Some(owner.gid()));
+    }
+}
+
+#[cfg(not(unix))]
+fn give(_: &File, _: &Path) {}
 
 fn replace(target: &Path, content: &str) -> io::Result<()> {
     // Its mode is kept by the rename.
-    let mut file = fresh(&beside(target, ".new"))?;
-    #[cfg(unix)]
-    if let Ok(old) = fs::metadata(target) {
-        use std::os::unix::fs::{MetadataExt, fchown};
-        // A run by root leaves the file to its owner; nobody else can give files away, nor needs to.
-        let _ = fchown(file.as_file(), Some(old.uid()), Some(old.gid()));
-    }
+    let mut file = fresh(target, ".new")?;
     file.write_all(content.as_bytes())?;
     file.as_file().sync_all()?;
     file.persist(target).map_err(|e| e.error)?;
