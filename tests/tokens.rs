@@ -181,10 +181,11 @@ fn the_file_behind_a_link_is_replaced_and_the_link_stays() {
 }
 
 /// Takes root's power to write anywhere from a command.
-fn as_nobody(command: &mut Command) {
+fn as_nobody(command: &mut Command) -> &mut Command {
     if rustix::process::geteuid().is_root() {
         command.uid(65534).gid(65534);
     }
+    command
 }
 
 fn to_nobody(path: &Path) {
@@ -204,6 +205,7 @@ fn for_all(folder: &Path) -> PathBuf {
 }
 
 #[test]
+#[expect(clippy::print_stderr)]
 fn runs_by_root_and_by_the_owner_take_turns() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("not tried: only root can run as two users");
@@ -316,6 +318,19 @@ fn a_file_in_a_folder_that_cannot_be_written_is_rewritten_by_one_run_at_a_time()
         // Where the file cannot be written either, that is told before anything is spent.
         set_mode(store, 0o400);
         fake.tokens().revoke_access_tokens();
+        if token_file {
+            // Known to work once, it is not spent.
+            let kept = fs::read_to_string(store).unwrap();
+            let mut command = Command::new(&binary);
+            let ran = Ran::of(&as_nobody(command.arg("--config").arg(&config_file)).output().unwrap());
+            assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+            assert!(ran.stderr.contains("CRITICAL") && ran.stderr.contains("it was not spent"), "{}", ran.stderr);
+            assert!(kept.contains(&fake.tokens().refresh_token), "{kept}");
+            assert_eq!(fs::read_to_string(store).unwrap(), kept);
+            set_mode(store, 0o600);
+            fs::write(store, kept.replace("\"rotates\": true,", "")).unwrap();
+            set_mode(store, 0o400);
+        }
         fake.fault(Fault { path: "/token".into(), skip: 0, times: usize::MAX, what: What::Refuse });
         let before = fake.tokens().refreshes;
         let mut command = Command::new(&binary);
@@ -330,7 +345,8 @@ fn a_file_in_a_folder_that_cannot_be_written_is_rewritten_by_one_run_at_a_time()
         );
         assert_eq!(fake.tokens().refreshes, before);
 
-        // The run itself goes on, however often it must renew: what the store still holds is not spent again.
+        // Where that is not known, the run goes on, however often it must renew: what the store still holds is not
+        // spent again.
         fake.heal();
         fake.switches().expires_in = 1;
         fake.switches().latency = Duration::ZERO;
@@ -447,5 +463,6 @@ fn a_long_lived_token_leaves_its_config_untouched() {
         let tokens: Value =
             serde_json::from_str(&fs::read_to_string(folder.path().join("tokens.json")).unwrap()).unwrap();
         assert_eq!(tokens["refresh_token"], "refresh-0");
+        assert_eq!(tokens["rotates"], false);
     }
 }

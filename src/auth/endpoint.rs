@@ -290,13 +290,15 @@ fn read(status: u16, body: &[u8], secrets: &[String]) -> Read {
 
 /// What a grant's answer leaves to keep; `old` is the refresh token that it was got with.
 pub(super) fn tokens(answer: &BasicTokenResponse, old: Option<Secret>) -> Tokens {
+    let new = answer.refresh_token().map(|t| Secret::from(t.secret().clone()));
     let lifetime = answer.expires_in().and_then(|d| TimeDelta::from_std(d).ok());
     Tokens {
         access: Some(Secret::from(answer.access_token().secret().clone())),
         // Only `expires_in` is to be trusted: the documents name 8 and 24 hours.
         expires_at: lifetime.and_then(|d| Utc::now().checked_add_signed(d)),
+        rotates: old.as_ref().map(|old| new.as_ref().is_some_and(|new| new != old)),
         // Long-lived tokens may come back absent: the old one goes on.
-        refresh: answer.refresh_token().map(|t| Secret::from(t.secret().clone())).or(old),
+        refresh: new.or(old),
         outdated: None,
     }
 }

@@ -29,6 +29,8 @@ struct Tokens {
     /// When the access token ends; unknown for one that came with the config.
     expires_at: Option<DateTime<Utc>>,
     refresh: Option<Secret>,
+    /// Whether the refresh token works once, as far as is known.
+    rotates: Option<bool>,
     /// What the store holds instead, where these could not be saved: it was spent for them.
     outdated: Option<Secret>,
 }
@@ -159,6 +161,12 @@ impl Auth {
         // A single-use token must not be spent where its successor cannot be kept.
         let room = self.store.room();
         if let Err(why) = &room {
+            if tokens.rotates == Some(true) {
+                return Err(Error::Failed(format!(
+                    "the next refresh token could not be saved ({why}), and the one at hand works once: it was not \
+                     spent; make room, or set token_file to a path that can be written"
+                )));
+            }
             log::warn!(
                 "a rotated refresh token could not be saved ({why}): with rotating refresh tokens this run would be \
                  the last; set token_file to a path that can be written, or use long-lived refresh tokens"
@@ -183,6 +191,8 @@ impl Auth {
             ),
             Err(Unsaved { why, kept: None }) => {
                 tokens.outdated = self.store.load()?.and_then(|stored| stored.refresh);
+                // With what the store holds spent, nothing is left to lose.
+                tokens.rotates = None;
                 log::error!(
                     "the new refresh token could not be saved ({why}); if the application rotates them, log in again \
                      after this run"

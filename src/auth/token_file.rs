@@ -38,6 +38,9 @@ struct Content {
     access_token: Option<String>,
     refresh_token: Option<String>,
     expires_at: Option<DateTime<Utc>>,
+    /// Whether the last refresh brought a new refresh token; not known after a login.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rotates: Option<bool>,
     /// The config's refresh token when this was written.
     config_refresh_token: Option<String>,
 }
@@ -50,6 +53,7 @@ struct Left {
     access_token: Option<String>,
     refresh_token: Option<String>,
     expires_at: Option<DateTime<Utc>>,
+    rotates: Option<bool>,
 }
 
 /// A file for `Left`, made before the call: what the call brings must neither wait for one nor find the disk full.
@@ -117,6 +121,7 @@ impl Room {
             access_token: text(tokens.access.as_ref()),
             refresh_token: text(tokens.refresh.as_ref()),
             expires_at: tokens.expires_at,
+            rotates: tokens.rotates,
         };
         let content = serde_json::to_vec(&left)?;
         file.rewind()?;
@@ -202,6 +207,7 @@ impl Store {
                     access: content.access_token.map(Secret::from),
                     expires_at: content.expires_at,
                     refresh: content.refresh_token.map(Secret::from),
+                    rotates: content.rotates,
                     outdated: None,
                 }))
             }
@@ -279,6 +285,7 @@ impl Store {
             access: left.access_token.map(Secret::from),
             expires_at: left.expires_at,
             refresh: left.refresh_token.map(Secret::from),
+            rotates: left.rotates,
             outdated: None,
         }))
     }
@@ -326,6 +333,7 @@ impl Store {
                     access_token: text(tokens.access.as_ref()),
                     refresh_token: text(tokens.refresh.as_ref()),
                     expires_at: tokens.expires_at,
+                    rotates: tokens.rotates,
                     config_refresh_token: text(self.configured.as_ref()),
                 };
                 Ok(Some(serde_json::to_string_pretty(&content).map_err(|e| e.to_string())? + "\n"))
