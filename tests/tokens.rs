@@ -74,6 +74,49 @@ fn a_dead_grant_ends_the_run_without_showing_it() {
 }
 
 #[test]
+fn a_refused_token_is_named_by_where_it_came_from() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let (config, store) = (folder.path().join("config.json"), folder.path().join("tokens.json"));
+    let mut settings = fake.config();
+    settings["refresh_token"] = json!("used-long-ago");
+    let told = |settings: &Value| {
+        fs::write(&config, settings.to_string()).unwrap();
+        let ran = run(&config);
+        assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+        assert!(ran.stderr.contains("(tap-constant-contact login --config FILE)"), "{}", ran.stderr);
+        ran.stderr
+    };
+    let came_from = |path: &Path| format!("it came from {}: log in again", path.display());
+    assert!(told(&settings).contains(&came_from(&config)));
+    settings["token_file"] = json!(store);
+    assert!(told(&settings).contains("it came from the config: log in again"));
+    settings["refresh_token"] = Value::Null;
+    fs::write(&store, r#"{"refresh_token": "used-long-ago"}"#).unwrap();
+    assert!(told(&settings).contains(&came_from(&store)));
+}
+
+#[test]
+fn a_token_file_that_is_not_there_is_told_and_nothing_is_made() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["nosuch/tokens.json", "tokens.json"] {
+        let path = folder.path().join(name);
+        let ran = tap(&fake, &json!({"token_file": path, "refresh_token": null}), None);
+        assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+        let told = format!("CRITICAL {}: there is no such file", path.display());
+        assert!(ran.stderr.contains(&told), "{}", ran.stderr);
+        assert!(ran.stderr.contains("(tap-constant-contact login --config FILE)"), "{}", ran.stderr);
+        // An access token that has ended brings nothing to store either.
+        let more = json!({"token_file": path, "refresh_token": null, "access_token": "ended"});
+        let ran = tap(&fake, &more, None);
+        assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+    assert!(fake.calls().iter().all(|call| !call.is_token));
+}
+
+#[test]
 fn the_bot_filter_and_an_empty_body_are_no_refusal() {
     for what in [
         What::Status(403, "<html>blocked</html>".into(), "text/html"),

@@ -26,8 +26,11 @@ pub(super) type OAuth = BasicClient<EndpointSet, EndpointSet, EndpointNotSet, En
 
 /// What is being asked for; the same refusal means something else to each.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Step {
-    Refresh,
+pub(super) enum Step<'a> {
+    Refresh {
+        /// Where the refresh token came from.
+        from: &'a str,
+    },
     /// The consent page, or the code that it gave.
     Code,
     Device,
@@ -77,7 +80,7 @@ impl Endpoint {
     /// Has the protocol's client ask, through the HTTP that it is handed, and puts a failure into words.
     pub(super) fn ask<T, E: oauth2::ErrorResponse + 'static>(
         &self,
-        step: Step,
+        step: Step<'_>,
         turn: &dyn Fn() -> Result<Turn>,
         request: impl FnOnce(&Http) -> std::result::Result<T, RequestTokenError<Error, E>>,
     ) -> Result<T> {
@@ -167,17 +170,16 @@ impl Endpoint {
     }
 
     /// A refusal as what it means here and what to do.
-    pub(super) fn refused(&self, step: Step, refusal: &Refusal) -> Error {
+    pub(super) fn refused(&self, step: Step<'_>, refusal: &Refusal) -> Error {
         let text = refusal.text.to_ascii_lowercase();
         let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
         let secret = self.client_secret.is_some();
         let told = match (step, refusal.code.as_str()) {
-            (Step::Refresh, "invalid_grant") => {
-                "the refresh token is invalid, expired, revoked or used already (invalid_grant): log in again \
-                 (tap-constant-contact login). With rotating refresh tokens each works once; let the tap keep the newest \
-                 in token_file, and let nothing else use this application's grant"
-                    .into()
-            }
+            (Step::Refresh { from }, "invalid_grant") => format!(
+                "the refresh token is invalid, expired, revoked or used already (invalid_grant); it came from {from}: log \
+                 in again (tap-constant-contact login --config FILE). With rotating refresh tokens each works once; let \
+                 the tap keep the newest in token_file, and let nothing else use this application's grant"
+            ),
             (Step::Code, "invalid_grant" | "invalid_request") if says(&["redirect"]) => format!(
                 "the redirect URI was refused: register {} for the application, letter by letter the same, or set \
                  redirect_uri to one that is registered",

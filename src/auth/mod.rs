@@ -6,7 +6,7 @@ mod endpoint;
 mod login;
 mod token_file;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -72,7 +72,19 @@ impl Auth {
         store.check_mode();
         let configured =
             Tokens { access: config.access_token.clone(), refresh: config.refresh_token.clone(), ..Tokens::default() };
-        let tokens = store.load()?.unwrap_or(configured);
+        let stored = store.load()?;
+        if let Some(path) = &config.token_file
+            && stored.is_none()
+            && configured.access.is_none()
+            && configured.refresh.is_none()
+        {
+            return Err(Error::Usage(format!(
+                "{}: there is no such file, hence no tokens: log in (tap-constant-contact login --config FILE), or \
+                 correct token_file",
+                path.display()
+            )));
+        }
+        let tokens = stored.unwrap_or(configured);
         Ok(Auth { endpoint: Endpoint::new(config), store, tokens: Mutex::new(tokens), refused: OnceLock::new() })
     }
 
@@ -120,6 +132,10 @@ impl Auth {
 
     /// Waits for the turn to renew, and takes what another run has stored meanwhile.
     fn turn(&self, tokens: &mut Tokens) -> Result<Turn> {
+        // Nothing is made where there is nothing to keep.
+        if tokens.refresh.is_none() && !self.store.path().is_some_and(Path::exists) {
+            return Ok(Turn::Free);
+        }
         let turn = self.store.turn()?;
         if let Some(stored) = self.store.load()?.filter(|s| s.refresh.is_none() || s.refresh != tokens.outdated) {
             // Long-lived refresh tokens stay the same over a new access token.
@@ -174,7 +190,9 @@ impl Auth {
         }
         let client = self.endpoint.oauth()?;
         let spent = RefreshToken::new(refresh.expose().to_owned());
-        let answer = self.endpoint.ask::<_, BasicErrorResponse>(Step::Refresh, &|| Ok(turn.clone()), |http| {
+        let from = self.store.source(&refresh);
+        let step = Step::Refresh { from: &from };
+        let answer = self.endpoint.ask::<_, BasicErrorResponse>(step, &|| Ok(turn.clone()), |http| {
             client.exchange_refresh_token(&spent).request(&http)
         })?;
         *tokens = endpoint::tokens(&answer, Some(refresh));

@@ -188,14 +188,18 @@ impl Store {
     /// The stored tokens, if they are newer than the config's.
     pub(super) fn load(&self) -> Result<Option<Tokens>> {
         let bad = |path: &Path, why: String| {
-            Error::Usage(format!("{}: {why}; remove it and log in again (tap-constant-contact login)", path.display()))
+            Error::Usage(format!(
+                "{}: {why}; remove it and log in again (tap-constant-contact login --config FILE)",
+                path.display()
+            ))
         };
         match &self.place {
             Place::TokenFile(path) => {
                 let text = match fs::read_to_string(path) {
                     Ok(text) => text,
                     Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-                    Err(e) => return Err(bad(path, e.to_string())),
+                    Err(e) if e.kind() == io::ErrorKind::InvalidData => return Err(bad(path, e.to_string())),
+                    Err(e) => return Err(Error::Usage(format!("{}: {e}", path.display()))),
                 };
                 let content: Content = serde_json::from_str(&text)
                     .map_err(|e| bad(path, format!("not a token file (line {}, column {})", e.line(), e.column())))?;
@@ -294,6 +298,19 @@ impl Store {
     fn starts_with(&self) -> Result<Option<String>> {
         let refresh = self.load()?.map_or_else(|| self.configured.clone(), |stored| stored.refresh);
         Ok(text(refresh.as_ref()))
+    }
+
+    /// Where a refresh token came from, for a person to read.
+    pub(super) fn source(&self, token: &Secret) -> String {
+        let holds = |path: &&Path| {
+            let stored: Option<Value> = read(path).ok().and_then(|text| serde_json::from_str(&text).ok());
+            stored.is_some_and(|stored| stored["refresh_token"] == token.expose())
+        };
+        match self.path().filter(holds) {
+            Some(path) => path.display().to_string(),
+            None if self.configured.as_ref() == Some(token) => "the config".into(),
+            None => "an earlier refresh of this run".into(),
+        }
     }
 
     /// Stores what a call brought. From the first line on, a crash loses nothing; nor does a failure, when it names the
