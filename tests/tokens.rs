@@ -449,6 +449,32 @@ fn tokens_that_others_can_read_draw_a_warning() {
 }
 
 #[test]
+fn each_config_with_a_secret_that_others_can_read_draws_a_warning() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let mut settings = fake.config();
+    let refresh_token = settings["refresh_token"].take();
+    let client_secret = settings["client_secret"].take();
+    settings["token_file"] = json!(at("tokens.json"));
+    fs::write(at("settings.json"), settings.to_string()).unwrap();
+    fs::write(at("secret.json"), json!({"client_secret": client_secret}).to_string()).unwrap();
+    fs::write(at("token.json"), json!({"refresh_token": refresh_token}).to_string()).unwrap();
+    for (mode, expected) in [(0o644, 2), (0o600, 0)] {
+        let mut command = command();
+        for name in ["settings.json", "secret.json", "token.json"] {
+            set_mode(&at(name), if name == "settings.json" { 0o644 } else { mode });
+            command.arg("--config").arg(at(name));
+        }
+        let ran = Ran::of(&command.output().unwrap());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let warned: Vec<&str> = ran.stderr.lines().filter(|line| line.contains("holds secrets")).collect();
+        assert_eq!(warned.len(), expected, "{}", ran.stderr);
+        assert!(warned.iter().all(|line| line.starts_with("WARNING") && !line.contains("settings.json")), "{warned:?}");
+    }
+}
+
+#[test]
 fn an_access_token_alone_is_used_until_it_ends() {
     let fake = fake();
     let folder = tempfile::tempdir().unwrap();

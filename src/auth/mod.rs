@@ -17,6 +17,7 @@ use crate::config::{Config, Secret};
 use crate::error::{Error, Result};
 use endpoint::{Endpoint, Step};
 pub(crate) use login::login;
+pub(crate) use token_file::check_config;
 use token_file::{Store, Turn, Unsaved};
 
 /// A token is renewed this long before it ends, so that no call carries one that ends on its way.

@@ -148,22 +148,12 @@ impl Store {
         }
     }
 
-    /// Warns when other users of the machine can read the tokens.
-    #[cfg(unix)]
+    /// Warns when other users of the machine can read the token file.
     pub(super) fn check_mode(&self) {
-        use std::os::unix::fs::PermissionsExt;
-        let Some(path) = self.path() else { return };
-        let mode = fs::metadata(path).map_or(0, |m| m.permissions().mode() & 0o777);
-        if mode & 0o077 != 0 {
-            log::warn!(
-                "{} holds tokens and can be read by other users of this machine (mode {mode:o}): chmod 600 it",
-                path.display()
-            );
+        if let Place::TokenFile(path) = &self.place {
+            check_mode(path);
         }
     }
-
-    #[cfg(not(unix))]
-    pub(super) fn check_mode(&self) {}
 
     /// One refresher at a time: waits for another run and says so.
     pub(super) fn turn(&self) -> Result<Turn> {
@@ -380,6 +370,32 @@ impl Store {
 
 /// Why nothing can be stored by a run whose settings all come from the environment.
 const NOWHERE: &str = "there is neither a token_file nor a config file";
+
+/// The settings that nobody else may read.
+const SECRETS: [&str; 3] = ["client_secret", "refresh_token", "access_token"];
+
+/// Warns when other users of the machine can read a config that holds a secret.
+pub(crate) fn check_config(path: &Path, text: &str) {
+    let settings: Map<String, Value> = serde_json::from_str(text).unwrap_or_default();
+    if SECRETS.iter().any(|key| settings.get(*key).and_then(Value::as_str).is_some_and(|secret| !secret.is_empty())) {
+        check_mode(path);
+    }
+}
+
+#[cfg(unix)]
+fn check_mode(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = fs::metadata(path).map_or(0, |m| m.permissions().mode() & 0o777);
+    if mode & 0o077 != 0 {
+        log::warn!(
+            "{} holds secrets and can be read by other users of this machine (mode {mode:o}): chmod 600 it",
+            path.display()
+        );
+    }
+}
+
+#[cfg(not(unix))]
+fn check_mode(_: &Path) {}
 
 fn text(secret: Option<&Secret>) -> Option<String> {
     secret.map(|secret| secret.expose().to_owned())
