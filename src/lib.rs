@@ -156,7 +156,9 @@ fn sources(paths: &[PathBuf]) -> Result<Vec<(String, String)>> {
             if is_env(path) {
                 Ok(("ENV".to_owned(), config::from_env(std::env::vars())))
             } else if path.exists() {
-                Ok((path.display().to_string(), read(path)?))
+                let text = read(path)?;
+                auth::check_config(path, &text);
+                Ok((path.display().to_string(), text))
             } else {
                 let path = path.display();
                 Err(Error::Usage(format!(

@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
@@ -54,6 +55,7 @@ impl Place {
             config[key] = value.clone();
         }
         fs::write(self.config(), config.to_string()).unwrap();
+        fs::set_permissions(self.config(), fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     fn login(&self, arguments: &[&str]) -> Login {
@@ -207,6 +209,40 @@ fn a_device_login_waits_and_slows_down() {
     }
     let tokens = place.fake.tokens();
     assert_eq!((tokens.refreshes, tokens.reuses), (2, 0));
+}
+
+#[test]
+fn a_device_login_that_runs_out_of_time_says_what_it_waited_for() {
+    let unavailable = What::Status(503, json!({"error": "server_error"}).to_string(), "application/json");
+    for (what, expected, words) in
+        [(None, 3, "the code was not confirmed in time"), (Some(unavailable), 1, "503 server_error")]
+    {
+        let place = Place::new(false);
+        place.configure(&json!({"max_retries": 0}));
+        place.fake.tokens().device_pending = u32::MAX;
+        if let Some(what) = what {
+            place.fake.fault(Fault { path: "/token".into(), skip: 0, times: usize::MAX, what });
+        }
+        let (code, said) = place.login(&["--device", "--timeout", "2"]).end();
+        assert_eq!(code, Some(expected), "{said}");
+        assert!(critical(&said).contains(words), "{said}");
+        assert!(place.fake.calls().len() > 2, "it asked but once");
+    }
+}
+
+#[test]
+fn a_code_of_the_protocol_that_holds_a_secret_is_still_understood() {
+    let place = Place::new(false);
+    let starts = json!({
+        "device_code": "pending", "user_code": "ABCDEFGH", "verification_uri": "https://example.com/activate",
+        "expires_in": 600, "interval": 0,
+    });
+    place.fake.fault(Fault::once("/device", What::Status(200, starts.to_string(), "application/json")));
+    place.fake.fault(refusal("/token", 400, "authorization_pending", "pending"));
+    place.fake.fault(refusal("/token", 400, "no_pending_code", "pending"));
+    let (code, said) = place.login(&["--device"]).end();
+    assert_eq!(code, Some(3), "{said}");
+    assert!(critical(&said).ends_with("no_***_code ***"), "{said}");
 }
 
 /// A case of the table below: what is arranged, and words of the sentence that tells it.

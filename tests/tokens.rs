@@ -4,10 +4,11 @@ mod fake;
 mod tap;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use fake::account::Size;
 use fake::{Account, Fake, Fault, What};
@@ -70,6 +71,49 @@ fn a_dead_grant_ends_the_run_without_showing_it() {
     assert!(ran.stderr.contains("invalid_grant"), "{}", ran.stderr);
     assert!(!ran.stderr.contains("used-long-ago") && !ran.stderr.contains("secret-0"), "{}", ran.stderr);
     assert_eq!(fake.calls().len(), 1);
+}
+
+#[test]
+fn a_refused_token_is_named_by_where_it_came_from() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let (config, store) = (folder.path().join("config.json"), folder.path().join("tokens.json"));
+    let mut settings = fake.config();
+    settings["refresh_token"] = json!("used-long-ago");
+    let told = |settings: &Value| {
+        fs::write(&config, settings.to_string()).unwrap();
+        let ran = run(&config);
+        assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+        assert!(ran.stderr.contains("(tap-constant-contact login --config FILE)"), "{}", ran.stderr);
+        ran.stderr
+    };
+    let came_from = |path: &Path| format!("it came from {}: log in again", path.display());
+    assert!(told(&settings).contains(&came_from(&config)));
+    settings["token_file"] = json!(store);
+    assert!(told(&settings).contains("it came from the config: log in again"));
+    settings["refresh_token"] = Value::Null;
+    fs::write(&store, r#"{"refresh_token": "used-long-ago"}"#).unwrap();
+    assert!(told(&settings).contains(&came_from(&store)));
+}
+
+#[test]
+fn a_token_file_that_is_not_there_is_told_and_nothing_is_made() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["nosuch/tokens.json", "tokens.json"] {
+        let path = folder.path().join(name);
+        let ran = tap(&fake, &json!({"token_file": path, "refresh_token": null}), None);
+        assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+        let told = format!("CRITICAL {}: there is no such file", path.display());
+        assert!(ran.stderr.contains(&told), "{}", ran.stderr);
+        assert!(ran.stderr.contains("(tap-constant-contact login --config FILE)"), "{}", ran.stderr);
+        // An access token that has ended brings nothing to store either.
+        let more = json!({"token_file": path, "refresh_token": null, "access_token": "ended"});
+        let ran = tap(&fake, &more, None);
+        assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+    assert!(fake.calls().iter().all(|call| !call.is_token));
 }
 
 #[test]
@@ -180,10 +224,11 @@ fn the_file_behind_a_link_is_replaced_and_the_link_stays() {
 }
 
 /// Takes root's power to write anywhere from a command.
-fn as_nobody(command: &mut Command) {
+fn as_nobody(command: &mut Command) -> &mut Command {
     if rustix::process::geteuid().is_root() {
         command.uid(65534).gid(65534);
     }
+    command
 }
 
 fn to_nobody(path: &Path) {
@@ -192,16 +237,94 @@ fn to_nobody(path: &Path) {
     }
 }
 
+/// The tap where every user may run it.
+fn for_all(folder: &Path) -> PathBuf {
+    set_mode(folder, 0o755);
+    let binary = folder.join("tap");
+    // By another process: a file that this one has open for writing cannot be run while a fork of it lives.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_tap-constant-contact")).arg(&binary).status();
+    assert!(copied.unwrap().success());
+    binary
+}
+
+#[test]
+#[expect(clippy::print_stderr)]
+fn runs_by_root_and_by_the_owner_take_turns() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not tried: only root can run as two users");
+        return;
+    }
+    let owner = |path: &Path| fs::metadata(path).unwrap().uid();
+    for (token_file, old_lock) in [(true, false), (false, false), (true, true), (false, true)] {
+        let fake = fake();
+        let outer = tempfile::tempdir().unwrap();
+        let binary = for_all(outer.path());
+        let folder = outer.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        let (config_file, tokens_file) = (folder.join("config.json"), folder.join("tokens.json"));
+        let mut config = fake.config();
+        if token_file {
+            config["token_file"] = json!(tokens_file);
+        }
+        fs::write(&config_file, config.to_string()).unwrap();
+        set_mode(&config_file, 0o600);
+        for path in [&folder, &config_file] {
+            to_nobody(path);
+        }
+        let store = if token_file { &tokens_file } else { &config_file };
+        let beside = |suffix: &str| PathBuf::from(format!("{}{suffix}", store.display()));
+        let tap = |root: bool| {
+            let mut command = Command::new(&binary);
+            command.arg("--config").arg(&config_file).stdout(Stdio::piped()).stderr(Stdio::piped());
+            if !root {
+                as_nobody(&mut command);
+            }
+            command.spawn().unwrap()
+        };
+        let end = |tap: Child| {
+            let ran = Ran::of(&tap.wait_with_output().unwrap());
+            assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+            assert!(!ran.stderr.contains("could not be saved"), "{}", ran.stderr);
+        };
+        end(tap(true));
+        assert_eq!((owner(store), owner(&beside(".lock"))), (65534, 65534));
+        if old_lock {
+            chown(beside(".lock"), Some(0), Some(0)).unwrap();
+        }
+        fake.tokens().revoke_access_tokens();
+        fake.switches().latency = Duration::from_millis(100);
+        let taps: Vec<_> = (0..6).map(|n| tap(n % 3 == 0)).collect();
+        taps.into_iter().for_each(end);
+        assert_eq!(fake.tokens().reuses, 0);
+
+        // What root could not put into its place, the owner can.
+        if token_file && !old_lock {
+            fs::remove_file(store).unwrap();
+            let mut config = config.clone();
+            config["refresh_token"] = json!(fake.tokens().refresh_token);
+            fs::write(&config_file, config.to_string()).unwrap();
+            fs::create_dir_all(beside(".new").join("full")).unwrap();
+            end_unsaved(tap(true));
+            fs::remove_dir_all(beside(".new")).unwrap();
+            fake.tokens().revoke_access_tokens();
+            end(tap(false));
+            assert_eq!(fake.tokens().reuses, 0);
+        }
+    }
+}
+
+fn end_unsaved(tap: Child) {
+    let ran = Ran::of(&tap.wait_with_output().unwrap());
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the next run will take it from"), "{}", ran.stderr);
+}
+
 #[test]
 fn a_file_in_a_folder_that_cannot_be_written_is_rewritten_by_one_run_at_a_time() {
     for token_file in [true, false] {
         let fake = fake();
         let outer = tempfile::tempdir().unwrap();
-        set_mode(outer.path(), 0o755);
-        let binary = outer.path().join("tap");
-        // By another process: a file that this one has open for writing cannot be run while a fork of it lives.
-        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_tap-constant-contact")).arg(&binary).status();
-        assert!(copied.unwrap().success());
+        let binary = for_all(outer.path());
         let folder = outer.path().join("folder");
         fs::create_dir(&folder).unwrap();
         let (config_file, tokens_file) = (folder.join("config.json"), folder.join("tokens.json"));
@@ -217,7 +340,7 @@ fn a_file_in_a_folder_that_cannot_be_written_is_rewritten_by_one_run_at_a_time()
             set_mode(&file, 0o600);
         }
         set_mode(&folder, 0o555);
-        fake.switches().latency = std::time::Duration::from_millis(50);
+        fake.switches().latency = Duration::from_millis(50);
         let taps: Vec<_> = (0..3)
             .map(|_| {
                 let mut command = Command::new(&binary);
@@ -238,6 +361,19 @@ fn a_file_in_a_folder_that_cannot_be_written_is_rewritten_by_one_run_at_a_time()
         // Where the file cannot be written either, that is told before anything is spent.
         set_mode(store, 0o400);
         fake.tokens().revoke_access_tokens();
+        if token_file {
+            // Known to work once, it is not spent.
+            let kept = fs::read_to_string(store).unwrap();
+            let mut command = Command::new(&binary);
+            let ran = Ran::of(&as_nobody(command.arg("--config").arg(&config_file)).output().unwrap());
+            assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+            assert!(ran.stderr.contains("CRITICAL") && ran.stderr.contains("it was not spent"), "{}", ran.stderr);
+            assert!(kept.contains(&fake.tokens().refresh_token), "{kept}");
+            assert_eq!(fs::read_to_string(store).unwrap(), kept);
+            set_mode(store, 0o600);
+            fs::write(store, kept.replace("\"rotates\": true,", "")).unwrap();
+            set_mode(store, 0o400);
+        }
         fake.fault(Fault { path: "/token".into(), skip: 0, times: usize::MAX, what: What::Refuse });
         let before = fake.tokens().refreshes;
         let mut command = Command::new(&binary);
@@ -252,10 +388,11 @@ fn a_file_in_a_folder_that_cannot_be_written_is_rewritten_by_one_run_at_a_time()
         );
         assert_eq!(fake.tokens().refreshes, before);
 
-        // The run itself goes on, however often it must renew: what the store still holds is not spent again.
+        // Where that is not known, the run goes on, however often it must renew: what the store still holds is not
+        // spent again.
         fake.heal();
         fake.switches().expires_in = 1;
-        fake.switches().latency = std::time::Duration::ZERO;
+        fake.switches().latency = Duration::ZERO;
         let mut command = Command::new(&binary);
         as_nobody(command.arg("--config").arg(&config_file));
         let ran = Ran::of(&command.output().unwrap());
@@ -309,6 +446,32 @@ fn tokens_that_others_can_read_draw_a_warning() {
     assert!(warned(&tap(&fake, &more, None)));
     assert_eq!(mode(&path), 0o600);
     assert!(!warned(&tap(&fake, &more, None)));
+}
+
+#[test]
+fn each_config_with_a_secret_that_others_can_read_draws_a_warning() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let mut settings = fake.config();
+    let refresh_token = settings["refresh_token"].take();
+    let client_secret = settings["client_secret"].take();
+    settings["token_file"] = json!(at("tokens.json"));
+    fs::write(at("settings.json"), settings.to_string()).unwrap();
+    fs::write(at("secret.json"), json!({"client_secret": client_secret}).to_string()).unwrap();
+    fs::write(at("token.json"), json!({"refresh_token": refresh_token}).to_string()).unwrap();
+    for (mode, expected) in [(0o644, 2), (0o600, 0)] {
+        let mut command = command();
+        for name in ["settings.json", "secret.json", "token.json"] {
+            set_mode(&at(name), if name == "settings.json" { 0o644 } else { mode });
+            command.arg("--config").arg(at(name));
+        }
+        let ran = Ran::of(&command.output().unwrap());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let warned: Vec<&str> = ran.stderr.lines().filter(|line| line.contains("holds secrets")).collect();
+        assert_eq!(warned.len(), expected, "{}", ran.stderr);
+        assert!(warned.iter().all(|line| line.starts_with("WARNING") && !line.contains("settings.json")), "{warned:?}");
+    }
 }
 
 #[test]
@@ -369,5 +532,6 @@ fn a_long_lived_token_leaves_its_config_untouched() {
         let tokens: Value =
             serde_json::from_str(&fs::read_to_string(folder.path().join("tokens.json")).unwrap()).unwrap();
         assert_eq!(tokens["refresh_token"], "refresh-0");
+        assert_eq!(tokens["rotates"], false);
     }
 }

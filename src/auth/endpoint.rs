@@ -27,8 +27,11 @@ pub(super) type OAuth = BasicClient<EndpointSet, EndpointSet, EndpointNotSet, En
 
 /// What is being asked for; the same refusal means something else to each.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Step {
-    Refresh,
+pub(super) enum Step<'a> {
+    Refresh {
+        /// Where the refresh token came from.
+        from: &'a str,
+    },
     /// The consent page, or the code that it gave.
     Code,
     Device,
@@ -80,29 +83,38 @@ impl Endpoint {
     /// Has the protocol's client ask, through the HTTP that it is handed, and puts a failure into words.
     pub(super) fn ask<T, E: oauth2::ErrorResponse + 'static>(
         &self,
-        step: Step,
+        step: Step<'_>,
         turn: &dyn Fn() -> Result<Turn>,
         request: impl FnOnce(&Http) -> std::result::Result<T, RequestTokenError<Error, E>>,
     ) -> Result<T> {
-        let refusal = RefCell::new(None);
-        let http = |request: HttpRequest| {
-            let (answer, refused) = self.send(&turn()?, &request)?;
-            refusal.replace(refused);
-            Ok(answer)
+        let last = RefCell::new(Ok(None));
+        let http = |request: HttpRequest| match turn().and_then(|turn| self.send(&turn, &request)) {
+            Ok((answer, refusal)) => {
+                *last.borrow_mut() = Ok(refusal);
+                Ok(answer)
+            }
+            Err(e) => {
+                let told = Error::Failed(e.to_string());
+                *last.borrow_mut() = Err(e);
+                Err(told)
+            }
         };
         let error = match request(&http) {
             Ok(answer) => return Ok(answer),
             Err(e) => e,
         };
-        Err(match (error, refusal.into_inner()) {
-            (RequestTokenError::Request(e), _) => e,
+        // The device flow ends by itself when its time is over: while nobody confirmed, or nobody answered.
+        let waiting = |refusal: &Refusal| {
+            step == Step::Device && ["authorization_pending", "slow_down"].contains(&refusal.code.as_str())
+        };
+        Err(match (last.into_inner(), error) {
+            (Err(e), _) | (Ok(_), RequestTokenError::Request(e)) => e,
             // Whatever its status was.
-            (_, Some(refusal)) => self.refused(step, &refusal),
-            // Only the device flow ends by itself, when its time is over.
-            (RequestTokenError::ServerResponse(_), None) => {
-                self.refused(step, &Refusal { code: "expired_token".into(), text: String::new() })
+            (Ok(Some(refusal)), _) if !waiting(&refusal) => self.refused(step, &refusal),
+            (Ok(_), RequestTokenError::ServerResponse(_)) => {
+                self.refused(step, &Refusal::new("expired_token", "", &[]))
             }
-            (RequestTokenError::Parse(..) | RequestTokenError::Other(_), None) => {
+            (Ok(_), RequestTokenError::Parse(..) | RequestTokenError::Other(_)) => {
                 Error::Failed("the authorization server's answer lacks what the protocol says it holds".into())
             }
         })
@@ -173,17 +185,16 @@ impl Endpoint {
     }
 
     /// A refusal as what it means here and what to do.
-    pub(super) fn refused(&self, step: Step, refusal: &Refusal) -> Error {
+    pub(super) fn refused(&self, step: Step<'_>, refusal: &Refusal) -> Error {
         let text = refusal.text.to_ascii_lowercase();
         let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
         let secret = self.client_secret.is_some();
         let told = match (step, refusal.code.as_str()) {
-            (Step::Refresh, "invalid_grant") => {
-                "the refresh token is invalid, expired, revoked or used already (invalid_grant): log in again \
-                 (tap-constant-contact login). With rotating refresh tokens each works once; let the tap keep the newest \
-                 in token_file, and let nothing else use this application's grant"
-                    .into()
-            }
+            (Step::Refresh { from }, "invalid_grant") => format!(
+                "the refresh token is invalid, expired, revoked or used already (invalid_grant); it came from {from}: log \
+                 in again (tap-constant-contact login --config FILE). With rotating refresh tokens each works once; let \
+                 the tap keep the newest in token_file, and let nothing else use this application's grant"
+            ),
             (Step::Code, "invalid_grant" | "invalid_request") if says(&["redirect"]) => format!(
                 "the redirect URI was refused: register {} for the application, letter by letter the same, or set \
                  redirect_uri to one that is registered",
@@ -239,7 +250,7 @@ impl Endpoint {
                  them in its settings"
                     .into()
             }
-            (_, code) => format!("the authorization server refused: {code} {}", refusal.text),
+            _ => format!("the authorization server refused: {} {}", refusal.shown, refusal.text),
         };
         Error::Credentials(told)
     }
@@ -248,17 +259,22 @@ impl Endpoint {
 /// The HTTP that the protocol's client is handed.
 pub(super) type Http<'a> = dyn Fn(HttpRequest) -> Result<HttpResponse> + 'a;
 
-/// Why the server said no, in its own words, cut short.
+/// Why the server said no.
 #[derive(Debug, PartialEq)]
 pub(super) struct Refusal {
-    pub(super) code: String,
-    pub(super) text: String,
+    /// As it came: what the protocol goes by, and nobody is shown.
+    code: String,
+    /// The code and the server's own words, cut short and without the secrets of the request.
+    shown: String,
+    text: String,
 }
 
 impl Refusal {
-    pub(super) fn new(code: &str, text: &str) -> Refusal {
-        let cut = |text: &str| text.chars().filter(|c| !c.is_control()).take(200).collect();
-        Refusal { code: cut(code), text: cut(text) }
+    pub(super) fn new(code: &str, text: &str, secrets: &[String]) -> Refusal {
+        // Masked before it is cut: the half of a secret would no longer be found.
+        let masked = |text: &str| secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"));
+        let cut = |text: &str| masked(text).chars().filter(|c| !c.is_control()).take(200).collect();
+        Refusal { code: code.to_owned(), shown: cut(code), text: cut(text) }
     }
 }
 
@@ -273,17 +289,16 @@ enum Read {
 fn read(status: u16, body: &[u8], secrets: &[String]) -> Read {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |key: &str| value[key].as_str().unwrap_or_default();
-    let shown = |key: &str| secrets.iter().fold(text(key).to_owned(), |text, secret| text.replace(secret, "***"));
     // Okta's own shape, beside the standard's.
     let refusal = [("error", "error_description"), ("errorCode", "errorSummary")]
         .iter()
         .find(|(code, _)| !text(code).is_empty())
-        .map(|(code, why)| Refusal::new(&shown(code), &shown(why)));
+        .map(|(code, why)| Refusal::new(text(code), text(why), secrets));
     match (status, refusal) {
-        (408 | 425 | 429 | 500..=599, Some(refusal)) => Read::Passing(format!("{status} {}", refusal.code)),
+        (408 | 425 | 429 | 500..=599, Some(refusal)) => Read::Passing(format!("{status} {}", refusal.shown)),
         (_, Some(refusal)) => Read::Refused(refusal),
         (200, None) if ["access_token", "device_code"].iter().any(|held| !text(held).is_empty()) => Read::Tokens,
-        (401, None) => Read::Refused(Refusal::new("invalid_client", "")),
+        (401, None) => Read::Refused(Refusal::new("invalid_client", "", &[])),
         (_, None) if body.is_empty() => Read::Passing(format!("{status} with an empty body")),
         // A bot filter answers in HTML before the server has seen the request.
         (_, None) => Read::Passing(format!("{status} with a body that is not a token answer")),
@@ -292,13 +307,15 @@ fn read(status: u16, body: &[u8], secrets: &[String]) -> Read {
 
 /// What a grant's answer leaves to keep; `old` is the refresh token that it was got with.
 pub(super) fn tokens(answer: &BasicTokenResponse, old: Option<Secret>) -> Tokens {
+    let new = answer.refresh_token().map(|t| Secret::from(t.secret().clone()));
     let lifetime = answer.expires_in().and_then(|d| TimeDelta::from_std(d).ok());
     Tokens {
         access: Some(Secret::from(answer.access_token().secret().clone())),
         // Only `expires_in` is to be trusted: the documents name 8 and 24 hours.
         expires_at: lifetime.and_then(|d| Utc::now().checked_add_signed(d)),
+        rotates: old.as_ref().map(|old| new.as_ref().is_some_and(|new| new != old)),
         // Long-lived tokens may come back absent: the old one goes on.
-        refresh: answer.refresh_token().map(|t| Secret::from(t.secret().clone())).or(old),
+        refresh: new.or(old),
         outdated: None,
     }
 }
@@ -309,7 +326,7 @@ mod tests {
 
     #[test]
     fn only_what_may_pass_is_tried_again() {
-        let refused = |code: &str, text: &str| Read::Refused(Refusal::new(code, text));
+        let refused = |code: &str, text: &str| Read::Refused(Refusal::new(code, text, &[]));
         let read = |status, body: &[u8]| read(status, body, &[]);
         assert_eq!(read(200, br#"{"access_token":"a"}"#), Read::Tokens);
         assert_eq!(read(400, br#"{"error":"invalid_grant","error_description":"no"}"#), refused("invalid_grant", "no"));
@@ -337,9 +354,12 @@ mod tests {
     fn no_secret_is_in_what_an_answer_says() {
         // Cut first, the half of it that is left would no longer be found.
         let long = format!(r#"{{"error":"no-secret","error_description":"{}secret"}}"#, "x".repeat(196));
-        for status in [400, 503] {
-            let read = read(status, long.as_bytes(), &["secret".into()]);
-            assert!(!format!("{read:?}").contains("sec"), "{read:?}");
+        let secrets = ["secret".to_owned()];
+        let Read::Passing(why) = read(503, long.as_bytes(), &secrets) else { panic!() };
+        let Read::Refused(refusal) = read(400, long.as_bytes(), &secrets) else { panic!() };
+        for shown in [why, refusal.shown, refusal.text] {
+            assert!(!shown.contains("sec"), "{shown}");
         }
+        assert_eq!(refusal.code, "no-secret");
     }
 }

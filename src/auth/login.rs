@@ -16,7 +16,7 @@ use url::{Url, form_urlencoded};
 
 use super::callback::{Answer, listen, read_pasted};
 use super::endpoint::{self, Endpoint, OAuth, Refusal, Step};
-use super::token_file::Store;
+use super::token_file::{Store, Turn};
 use crate::cli::Login;
 use crate::client::Client;
 use crate::config::Config;
@@ -150,7 +150,7 @@ impl Grant<'_> {
                 (Some(code), None) => self.redeem(&client, code, verifier),
                 (_, error) => {
                     let (error, why) = (error.unwrap_or_default(), get("error_description").unwrap_or_default());
-                    Err(self.endpoint.refused(Step::Code, &Refusal::new(&error, &why)))
+                    Err(self.endpoint.refused(Step::Code, &Refusal::new(&error, &why, &[])))
                 }
             };
             match &outcome {
@@ -167,7 +167,7 @@ impl Grant<'_> {
         let code = client.exchange_code(AuthorizationCode::new(code)).set_pkce_verifier(verifier);
         let answer =
             self.endpoint.ask::<_, BasicErrorResponse>(Step::Code, &|| Ok(turn.clone()), |http| code.request(&http))?;
-        self.keep(&answer)
+        self.keep(&turn, &answer)
     }
 
     fn on_a_device(&self) -> Result<()> {
@@ -194,12 +194,11 @@ impl Grant<'_> {
         let answer = self.endpoint.ask::<_, DeviceCodeErrorResponse>(Step::Device, &turn, |http| {
             client.exchange_device_access_token(&device).request(&http, thread::sleep, Some(time))
         })?;
-        let _turn = self.store.turn()?;
-        self.keep(&answer)
+        self.keep(&self.store.turn()?, &answer)
     }
 
     /// Stores what the consent brought, and says what it lacks.
-    fn keep(&self, answer: &BasicTokenResponse) -> Result<()> {
+    fn keep(&self, turn: &Turn, answer: &BasicTokenResponse) -> Result<()> {
         if answer.refresh_token().is_none() {
             return Err(Error::Credentials(
                 "the grant came without a refresh token (scope offline_access), so it would end within a day; it was not \
@@ -207,7 +206,7 @@ impl Grant<'_> {
                     .into(),
             ));
         }
-        self.store.save(&endpoint::tokens(answer, None)).map_err(|why| {
+        self.store.save(turn, &endpoint::tokens(answer, None)).map_err(|why| {
             Error::Failed(format!("the tokens could not be stored, and are lost: {why}; log in again"))
         })?;
         // Not told, they are the ones asked for.

@@ -6,7 +6,7 @@ mod endpoint;
 mod login;
 mod token_file;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -17,6 +17,7 @@ use crate::config::{Config, Secret};
 use crate::error::{Error, Result};
 use endpoint::{Endpoint, Step};
 pub(crate) use login::login;
+pub(crate) use token_file::check_config;
 use token_file::{Store, Turn, Unsaved};
 
 /// A token is renewed this long before it ends, so that no call carries one that ends on its way.
@@ -29,6 +30,8 @@ struct Tokens {
     /// When the access token ends; unknown for one that came with the config.
     expires_at: Option<DateTime<Utc>>,
     refresh: Option<Secret>,
+    /// Whether the refresh token works once, as far as is known.
+    rotates: Option<bool>,
     /// What the store holds instead, where these could not be saved: it was spent for them.
     outdated: Option<Secret>,
 }
@@ -70,7 +73,19 @@ impl Auth {
         store.check_mode();
         let configured =
             Tokens { access: config.access_token.clone(), refresh: config.refresh_token.clone(), ..Tokens::default() };
-        let tokens = store.load()?.unwrap_or(configured);
+        let stored = store.load()?;
+        if let Some(path) = &config.token_file
+            && stored.is_none()
+            && configured.access.is_none()
+            && configured.refresh.is_none()
+        {
+            return Err(Error::Usage(format!(
+                "{}: there is no such file, hence no tokens: log in (tap-constant-contact login --config FILE), or \
+                 correct token_file",
+                path.display()
+            )));
+        }
+        let tokens = stored.unwrap_or(configured);
         Ok(Auth { endpoint: Endpoint::new(config), store, tokens: Mutex::new(tokens), refused: OnceLock::new() })
     }
 
@@ -123,6 +138,10 @@ impl Auth {
 
     /// Waits for the turn to renew, and takes what another run has stored meanwhile.
     fn turn(&self, tokens: &mut Tokens) -> Result<Turn> {
+        // Nothing is made where there is nothing to keep.
+        if tokens.refresh.is_none() && !self.store.path().is_some_and(Path::exists) {
+            return Ok(Turn::Free);
+        }
         let turn = self.store.turn()?;
         if let Some(stored) = self.store.load()?.filter(|s| s.refresh.is_none() || s.refresh != tokens.outdated) {
             // Long-lived refresh tokens stay the same over a new access token.
@@ -134,7 +153,7 @@ impl Auth {
         if let Some(left) = self.store.left()? {
             log::info!("a run that was cut off had renewed the login; going on with what it got");
             self.store
-                .save(&left)
+                .save(&turn, &left)
                 .map_err(|why| Error::Failed(format!("what a run that was cut off had got cannot be stored: {why}")))?;
             *tokens = left;
         }
@@ -165,6 +184,12 @@ impl Auth {
         // A single-use token must not be spent where its successor cannot be kept.
         let room = self.store.room();
         if let Err(why) = &room {
+            if tokens.rotates == Some(true) {
+                return Err(Error::Failed(format!(
+                    "the next refresh token could not be saved ({why}), and the one at hand works once: it was not \
+                     spent; make room, or set token_file to a path that can be written"
+                )));
+            }
             log::warn!(
                 "a rotated refresh token could not be saved ({why}): with rotating refresh tokens this run would be \
                  the last; set token_file to a path that can be written, or use long-lived refresh tokens"
@@ -172,14 +197,16 @@ impl Auth {
         }
         let client = self.endpoint.oauth()?;
         let spent = RefreshToken::new(refresh.expose().to_owned());
-        let answer = self.endpoint.ask::<_, BasicErrorResponse>(Step::Refresh, &|| Ok(turn.clone()), |http| {
+        let from = self.store.source(&refresh);
+        let step = Step::Refresh { from: &from };
+        let answer = self.endpoint.ask::<_, BasicErrorResponse>(step, &|| Ok(turn.clone()), |http| {
             client.exchange_refresh_token(&spent).request(&http)
         })?;
         *tokens = endpoint::tokens(&answer, Some(refresh));
         let saved = match room {
-            Ok(room) => self.store.save_from(room, tokens),
+            Ok(room) => self.store.save_from(&turn, room, tokens),
             // Where there was no room there may be by now.
-            Err(_) => self.store.save(tokens).map_err(|why| Unsaved { why, kept: None }),
+            Err(_) => self.store.save(&turn, tokens).map_err(|why| Unsaved { why, kept: None }),
         };
         match saved {
             Ok(()) => {}
@@ -189,6 +216,8 @@ impl Auth {
             ),
             Err(Unsaved { why, kept: None }) => {
                 tokens.outdated = self.store.load()?.and_then(|stored| stored.refresh);
+                // With what the store holds spent, nothing is left to lose.
+                tokens.rotates = None;
                 log::error!(
                     "the new refresh token could not be saved ({why}); if the application rotates them, log in again \
                      after this run"

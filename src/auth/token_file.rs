@@ -38,6 +38,9 @@ struct Content {
     access_token: Option<String>,
     refresh_token: Option<String>,
     expires_at: Option<DateTime<Utc>>,
+    /// Whether the last refresh brought a new refresh token; not known after a login.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rotates: Option<bool>,
     /// The config's refresh token when this was written.
     config_refresh_token: Option<String>,
 }
@@ -50,6 +53,7 @@ struct Left {
     access_token: Option<String>,
     refresh_token: Option<String>,
     expires_at: Option<DateTime<Utc>>,
+    rotates: Option<bool>,
 }
 
 /// A file for `Left`, made before the call: what the call brings must neither wait for one nor find the disk full.
@@ -74,7 +78,8 @@ pub(super) struct Unsaved {
 pub(super) enum Turn {
     /// By a lock file, which says when the last call was made.
     Lock(Rc<File>),
-    /// By the store itself, where no file can be made beside it.
+    /// By the store itself, where there is no lock file and none can be made. It is rewritten in place then: a rename
+    /// would put another file than the locked one there.
     Store { _lock: Rc<File> },
     /// Nothing can be locked, and nothing stored.
     Free,
@@ -116,6 +121,7 @@ impl Room {
             access_token: text(tokens.access.as_ref()),
             refresh_token: text(tokens.refresh.as_ref()),
             expires_at: tokens.expires_at,
+            rotates: tokens.rotates,
         };
         let content = serde_json::to_vec(&left)?;
         file.rewind()?;
@@ -142,22 +148,12 @@ impl Store {
         }
     }
 
-    /// Warns when other users of the machine can read the tokens.
-    #[cfg(unix)]
+    /// Warns when other users of the machine can read the token file.
     pub(super) fn check_mode(&self) {
-        use std::os::unix::fs::PermissionsExt;
-        let Some(path) = self.path() else { return };
-        let mode = fs::metadata(path).map_or(0, |m| m.permissions().mode() & 0o777);
-        if mode & 0o077 != 0 {
-            log::warn!(
-                "{} holds tokens and can be read by other users of this machine (mode {mode:o}): chmod 600 it",
-                path.display()
-            );
+        if let Place::TokenFile(path) = &self.place {
+            check_mode(path);
         }
     }
-
-    #[cfg(not(unix))]
-    pub(super) fn check_mode(&self) {}
 
     /// One refresher at a time: waits for another run and says so.
     pub(super) fn turn(&self) -> Result<Turn> {
@@ -165,28 +161,35 @@ impl Store {
         // The lock stands beside the file, hence in a folder that there may not be yet.
         let _ = self.make_folder();
         let target = real(path);
-        let beside = beside(&target, ".lock");
-        if let Ok(file) = File::options().create(true).read(true).append(true).open(&beside) {
-            lock(&file, &beside)?;
-            return Ok(Turn::Lock(Rc::new(file)));
+        loop {
+            if let Some(file) = lock_file(&target)? {
+                lock(&file, &beside(&target, ".lock"))?;
+                return Ok(Turn::Lock(Rc::new(file)));
+            }
+            let Ok(file) = File::options().read(true).write(true).open(&target) else { return Ok(Turn::Free) };
+            lock(&file, &target)?;
+            // While this one waited, a run that may write there can have made the lock file, and replaced the store.
+            if !beside(&target, ".lock").exists() {
+                return Ok(Turn::Store { _lock: Rc::new(file) });
+            }
         }
-        // It is rewritten in place then, so that the lock is on the same file for all.
-        let Ok(file) = File::options().read(true).write(true).open(&target) else { return Ok(Turn::Free) };
-        lock(&file, &target)?;
-        Ok(Turn::Store { _lock: Rc::new(file) })
     }
 
     /// The stored tokens, if they are newer than the config's.
     pub(super) fn load(&self) -> Result<Option<Tokens>> {
         let bad = |path: &Path, why: String| {
-            Error::Usage(format!("{}: {why}; remove it and log in again (tap-constant-contact login)", path.display()))
+            Error::Usage(format!(
+                "{}: {why}; remove it and log in again (tap-constant-contact login --config FILE)",
+                path.display()
+            ))
         };
         match &self.place {
             Place::TokenFile(path) => {
                 let text = match fs::read_to_string(path) {
                     Ok(text) => text,
                     Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-                    Err(e) => return Err(bad(path, e.to_string())),
+                    Err(e) if e.kind() == io::ErrorKind::InvalidData => return Err(bad(path, e.to_string())),
+                    Err(e) => return Err(Error::Usage(format!("{}: {e}", path.display()))),
                 };
                 let content: Content = serde_json::from_str(&text)
                     .map_err(|e| bad(path, format!("not a token file (line {}, column {})", e.line(), e.column())))?;
@@ -198,6 +201,7 @@ impl Store {
                     access: content.access_token.map(Secret::from),
                     expires_at: content.expires_at,
                     refresh: content.refresh_token.map(Secret::from),
+                    rotates: content.rotates,
                     outdated: None,
                 }))
             }
@@ -238,7 +242,7 @@ impl Store {
         let target = real(self.path().ok_or(NOWHERE)?);
         self.make_folder()?;
         let instead_of = self.starts_with().map_err(|e| e.to_string())?;
-        let made = fresh(&beside(&target, ".next")).and_then(|mut file| {
+        let made = fresh(&target, ".next").and_then(|mut file| {
             file.write_all(&[b' '; ROOM])?;
             file.as_file().sync_all()?;
             Ok(file)
@@ -255,8 +259,18 @@ impl Store {
     /// What a run that was killed had got and not put in its place. The turn must be at hand.
     pub(super) fn left(&self) -> Result<Option<Tokens>> {
         let Some(path) = self.path() else { return Ok(None) };
+        let path = beside(&real(path), ".next");
+        let left = match fs::read(&path) {
+            // The only token that works may be in it.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(Error::Failed(format!(
+                    "{}: {e}: a run of another user that was cut off left it; give it to this one",
+                    path.display()
+                )));
+            }
+            left => left.ok(),
+        };
         // Without an answer, there are but spaces.
-        let left = fs::read(beside(&real(path), ".next")).ok();
         let Some(left) = left.and_then(|left| serde_json::from_slice::<Left>(&left).ok()) else { return Ok(None) };
         if left.instead_of != self.starts_with()? {
             return Ok(None);
@@ -265,6 +279,7 @@ impl Store {
             access: left.access_token.map(Secret::from),
             expires_at: left.expires_at,
             refresh: left.refresh_token.map(Secret::from),
+            rotates: left.rotates,
             outdated: None,
         }))
     }
@@ -275,25 +290,42 @@ impl Store {
         Ok(text(refresh.as_ref()))
     }
 
+    /// Where a refresh token came from, for a person to read.
+    pub(super) fn source(&self, token: &Secret) -> String {
+        let holds = |path: &&Path| {
+            let stored: Option<Value> = read(path).ok().and_then(|text| serde_json::from_str(&text).ok());
+            stored.is_some_and(|stored| stored["refresh_token"] == token.expose())
+        };
+        match self.path().filter(holds) {
+            Some(path) => path.display().to_string(),
+            None if self.configured.as_ref() == Some(token) => "the config".into(),
+            None => "an earlier refresh of this run".into(),
+        }
+    }
+
     /// Stores what a call brought. From the first line on, a crash loses nothing; nor does a failure, when it names the
     /// file that the tokens are left in.
-    pub(super) fn save_from(&self, mut room: Room, tokens: &Tokens) -> std::result::Result<(), Unsaved> {
+    pub(super) fn save_from(&self, turn: &Turn, mut room: Room, tokens: &Tokens) -> std::result::Result<(), Unsaved> {
         let noted = room.take(tokens);
-        self.save(tokens).map_err(|why| {
+        self.save(turn, tokens).map_err(|why| {
             let file = room.file.filter(|_| matches!(noted, Ok(true)));
             Unsaved { why, kept: file.and_then(|file| file.into_temp_path().keep().ok()) }
         })
     }
 
     /// Writes the tokens so that a crash at any moment leaves either the old file or the new one.
-    pub(super) fn save(&self, tokens: &Tokens) -> std::result::Result<(), String> {
+    pub(super) fn save(&self, turn: &Turn, tokens: &Tokens) -> std::result::Result<(), String> {
         let path = self.path().ok_or(NOWHERE)?;
         let target = real(path);
         if let Some(content) = self.content(tokens)? {
             self.make_folder()?;
-            replace(&target, &content)
-                .or_else(|e| rewrite(&target, content).map_err(|_| e))
-                .map_err(|e| format!("{}: {e}", target.display()))?;
+            let written = match turn {
+                Turn::Store { .. } => rewrite(&target, content),
+                Turn::Lock(_) | Turn::Free => {
+                    replace(&target, &content).or_else(|e| rewrite(&target, content).map_err(|_| e))
+                }
+            };
+            written.map_err(|e| format!("{}: {e}", target.display()))?;
         }
         // What a killed run left has been taken, or another login has made it useless.
         let _ = fs::remove_file(beside(&target, ".next"));
@@ -308,6 +340,7 @@ impl Store {
                     access_token: text(tokens.access.as_ref()),
                     refresh_token: text(tokens.refresh.as_ref()),
                     expires_at: tokens.expires_at,
+                    rotates: tokens.rotates,
                     config_refresh_token: text(self.configured.as_ref()),
                 };
                 Ok(Some(serde_json::to_string_pretty(&content).map_err(|e| e.to_string())? + "\n"))
@@ -338,6 +371,32 @@ impl Store {
 /// Why nothing can be stored by a run whose settings all come from the environment.
 const NOWHERE: &str = "there is neither a token_file nor a config file";
 
+/// The settings that nobody else may read.
+const SECRETS: [&str; 3] = ["client_secret", "refresh_token", "access_token"];
+
+/// Warns when other users of the machine can read a config that holds a secret.
+pub(crate) fn check_config(path: &Path, text: &str) {
+    let settings: Map<String, Value> = serde_json::from_str(text).unwrap_or_default();
+    if SECRETS.iter().any(|key| settings.get(*key).and_then(Value::as_str).is_some_and(|secret| !secret.is_empty())) {
+        check_mode(path);
+    }
+}
+
+#[cfg(unix)]
+fn check_mode(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = fs::metadata(path).map_or(0, |m| m.permissions().mode() & 0o777);
+    if mode & 0o077 != 0 {
+        log::warn!(
+            "{} holds secrets and can be read by other users of this machine (mode {mode:o}): chmod 600 it",
+            path.display()
+        );
+    }
+}
+
+#[cfg(not(unix))]
+fn check_mode(_: &Path) {}
+
 fn text(secret: Option<&Secret>) -> Option<String> {
     secret.map(|secret| secret.expose().to_owned())
 }
@@ -348,7 +407,7 @@ fn lock(file: &File, path: &Path) -> Result<()> {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => {
             log::info!("another run is getting a token; waiting for it");
-            file.lock().map_err(|e| Error::Failed(format!("cannot lock {}: {e}", path.display())))
+            file.lock().map_err(|e| cannot_lock(path, &e))
         }
         // Some file systems of a network have no locks.
         Err(TryLockError::Error(e)) => {
@@ -358,22 +417,59 @@ fn lock(file: &File, path: &Path) -> Result<()> {
     }
 }
 
-/// A new file of this name and mode 0600, whatever a killed run left there. It goes when it is dropped.
-fn fresh(path: &Path) -> io::Result<NamedTempFile> {
-    let _ = fs::remove_file(path);
-    let name = path.file_name().unwrap_or_default();
-    tempfile::Builder::new().prefix(name).rand_bytes(0).tempfile_in(folder(path))
+/// The lock file, which is never removed; `None` where there is none and none can be made.
+fn lock_file(target: &Path) -> Result<Option<File>> {
+    let path = beside(target, ".lock");
+    let mut options = File::options();
+    options.read(true).append(true);
+    if let Ok(file) = options.clone().create_new(true).open(&path) {
+        #[cfg(unix)]
+        let _ = {
+            use std::os::unix::fs::PermissionsExt;
+            // For all who use the store, whatever the umask is.
+            file.set_permissions(fs::Permissions::from_mode(0o644))
+        };
+        give(&file, target);
+        return Ok(Some(file));
+    }
+    // One that cannot be written can be locked as well: only the note of the last call is lost.
+    match options.open(&path).or_else(|_| File::open(&path)) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(cannot_lock(&path, &e)),
+    }
 }
+
+fn cannot_lock(path: &Path, e: &io::Error) -> Error {
+    Error::Failed(format!("cannot lock {}: {e}", path.display()))
+}
+
+/// A new file of mode 0600 beside the target, whatever a killed run left there. It goes when it is dropped.
+fn fresh(target: &Path, suffix: &str) -> io::Result<NamedTempFile> {
+    let path = beside(target, suffix);
+    let _ = fs::remove_file(&path);
+    let name = path.file_name().unwrap_or_default();
+    let file = tempfile::Builder::new().prefix(name).rand_bytes(0).tempfile_in(folder(&path))?;
+    give(file.as_file(), target);
+    Ok(file)
+}
+
+/// What a run by root makes goes to the owner of the store, or of its folder where there is no store yet; nobody else
+/// can give files away, nor needs to.
+#[cfg(unix)]
+fn give(file: &File, target: &Path) {
+    use std::os::unix::fs::{MetadataExt, fchown};
+    if let Ok(owner) = fs::metadata(target).or_else(|_| fs::metadata(folder(target))) {
+        let _ = fchown(file, Some(owner.uid()), Some(owner.gid()));
+    }
+}
+
+#[cfg(not(unix))]
+fn give(_: &File, _: &Path) {}
 
 fn replace(target: &Path, content: &str) -> io::Result<()> {
     // Its mode is kept by the rename.
-    let mut file = fresh(&beside(target, ".new"))?;
-    #[cfg(unix)]
-    if let Ok(old) = fs::metadata(target) {
-        use std::os::unix::fs::{MetadataExt, fchown};
-        // A run by root leaves the file to its owner; nobody else can give files away, nor needs to.
-        let _ = fchown(file.as_file(), Some(old.uid()), Some(old.gid()));
-    }
+    let mut file = fresh(target, ".new")?;
     file.write_all(content.as_bytes())?;
     file.as_file().sync_all()?;
     file.persist(target).map_err(|e| e.error)?;
