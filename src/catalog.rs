@@ -142,7 +142,6 @@ impl Catalog {
 
     /// The selection in the text of a catalog file, and warnings about what does not fit this version.
     pub(crate) fn parse(text: &str, entries: &[Entry]) -> Result<(Catalog, Vec<String>)> {
-        let text = text.trim_start_matches('\u{feff}');
         let file: Value = serde_json::from_str(text).map_err(|e| Error::Usage(format!("catalog: not JSON: {e}")))?;
         let streams = file.as_object().ok_or_else(|| wrong("", "must be an object with `streams`"))?.get("streams");
         let streams = streams.and_then(Value::as_array).ok_or_else(|| wrong("/streams", "must be a list"))?;

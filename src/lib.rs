@@ -171,5 +171,7 @@ fn sources(paths: &[PathBuf]) -> Result<Vec<(String, String)>> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))
+    // Some editors write a byte order mark.
+    let text = fs::read_to_string(path).map(|text| text.trim_start_matches('\u{feff}').to_owned());
+    text.map_err(|e| Error::Usage(format!("{}: {e}", path.display())))
 }

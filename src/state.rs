@@ -140,6 +140,9 @@ impl State {
                 foreign.insert(stream, Bookmark { other, ..Bookmark::default() });
             }
         }
+        for (stream, bookmark) in value["bookmarks"].as_object().into_iter().flatten() {
+            understood(stream, bookmark).map_err(&bad)?;
+        }
         let mut state: State =
             serde_path_to_error::deserialize(value).map_err(|e| bad(format!("{}: {}", e.path(), e.inner())))?;
         state.bookmarks.extend(foreign);
@@ -151,9 +154,14 @@ impl State {
                 return Err(bad(format!("bookmarks.{stream}.replication_key is {other}; allowed: {key}")));
             }
             // Nothing would be read until that day comes, and what happens before it never.
-            if let Some(at) = bookmark.replication_key_value.filter(|at| at.signed_duration_since(now) > CLOCKS_DIFFER)
-            {
-                return Err(bad(format!("bookmarks.{stream}.replication_key_value is {at}, which is yet to come")));
+            for (key, at) in [
+                ("replication_key_value", bookmark.replication_key_value),
+                ("full_refresh_at", bookmark.full_refresh_at),
+                ("resume.until", bookmark.resume.as_ref().map(|resume| resume.until)),
+            ] {
+                if let Some(at) = at.filter(|at| at.signed_duration_since(now) > CLOCKS_DIFFER) {
+                    return Err(bad(format!("bookmarks.{stream}.{key} is {at}, which is yet to come")));
+                }
             }
             if bookmark.resume.as_ref().is_some_and(|r| r.since > r.until) {
                 return Err(bad(format!("bookmarks.{stream}.resume ends before it starts")));
@@ -179,6 +187,19 @@ impl State {
     pub(crate) fn to_value(&self) -> Value {
         serde_json::to_value(self).expect("a state has only string keys")
     }
+}
+
+/// Whether a bookmark of a stream of ours says anything: one that says nothing would be a silent full read.
+fn understood(stream: &str, bookmark: &Value) -> std::result::Result<(), String> {
+    const KEYS: [&str; 5] = ["replication_key", "replication_key_value", "full_refresh_at", "filter", "resume"];
+    let Some(bookmark) = bookmark.as_object() else {
+        return Err(format!("bookmarks.{stream} is not a JSON object"));
+    };
+    if bookmark.is_empty() || KEYS.iter().any(|key| bookmark.contains_key(*key)) {
+        return Ok(());
+    }
+    let found: Vec<&str> = bookmark.keys().map(String::as_str).take(5).collect();
+    Err(format!("bookmarks.{stream} has none of {}, only {}", KEYS.join(", "), found.join(", ")))
 }
 
 /// singer-io's plain form, `{"updated_at": "…"}`, put into the one used here.

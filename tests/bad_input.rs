@@ -170,6 +170,7 @@ fn with_file(fake: &Fake, flag: &str, bytes: &[u8]) -> (Ran, PathBuf) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn files_that_cannot_be_used_are_named_and_left_alone() {
     let fake = fake();
     let deep = |open: &str, close: &str| (open.repeat(5000) + &close.repeat(5000)).into_bytes();
@@ -247,6 +248,16 @@ fn files_that_cannot_be_used_are_named_and_left_alone() {
             "--state",
             text(json!({"bookmarks": {"contacts": {"replication_key_value": "2999-01-01"}}})),
             &["contacts.replication_key_value", "yet to come"],
+        ),
+        (
+            "--state",
+            text(json!({"bookmarks": {"contact_activity_details": {"replication_key_vlaue": "2026-01-01"}}})),
+            &["contact_activity_details", "replication_key_vlaue"],
+        ),
+        (
+            "--state",
+            text(json!({"bookmarks": {"contacts": {"full_refresh_at": "2999-01-01"}}})),
+            &["contacts.full_refresh_at", "yet to come"],
         ),
         // What Meltano and others keep around a tap's state.
         ("--state", text(json!({"singer_state": {"bookmarks": {}}})), &["singer_state"]),

@@ -431,6 +431,34 @@ fn settings_come_from_several_files_and_the_environment() {
 }
 
 #[test]
+fn files_of_editors_that_mark_the_byte_order_are_read() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, value: &Value| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, format!("\u{feff}{value}")).unwrap();
+        path
+    };
+    let mut command = tap::command();
+    command.arg("--config").arg(write("config.json", &fake.config()));
+    command.arg("--catalog").arg(write("catalog.json", &only(&["contact_lists"])));
+    command.arg("--state").arg(write("state.json", &json!({"bookmarks": {}})));
+    let ran = Ran::of(&command.output().unwrap());
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+}
+
+#[test]
+fn ids_of_contacts_may_be_written_in_capitals() {
+    let fake = fake();
+    let id = fake.account().contacts[0].id.to_uppercase();
+    for route in ["contacts", "campaigns"] {
+        let more = json!({"contact_ids": id, "activity_route": route});
+        let ran = read(&fake, &more, &["contact_activity_details"]);
+        assert!(!ran.records("contact_activity_details").is_empty(), "{}", ran.stderr);
+    }
+}
+
+#[test]
 fn the_log_level_and_the_metrics_are_those_that_were_asked_for() {
     let fake = fake();
     let config = tap::file(&fake.config());
