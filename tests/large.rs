@@ -11,8 +11,9 @@ use std::thread;
 use std::time::Duration;
 
 use fake::account::Size;
-use fake::{Account, Fake};
-use tap::{command, file, only};
+use fake::{Account, Fake, Kind};
+use serde_json::json;
+use tap::{command, file, only, tap_with};
 
 /// The largest resident size of a process so far, in KiB.
 fn peak(pid: u32) -> Option<u64> {
@@ -78,4 +79,44 @@ fn the_next_pages_are_under_way_while_one_is_written() {
     std::io::copy(&mut out, &mut std::io::sink()).unwrap();
     assert_eq!(tap.wait().unwrap().code(), Some(0));
     assert_eq!(listing(), 10);
+}
+
+#[test]
+fn a_long_report_says_how_far_it_is_every_ten_thousand_records() {
+    let (contacts, each) = (300, 90);
+    let mut account = Account::generate(42, Size { contacts, lists: 1, campaigns: 1 });
+    account.activities.clear();
+    let activity = account.sent_activities()[0].clone();
+    for n in 0..contacts {
+        let id = account.contacts[n].id.clone();
+        for _ in 0..each {
+            account.track(Kind::Opens, &id, &activity);
+        }
+    }
+    let fake = Fake::start(account);
+    let more = json!({"activity_route": "contacts", "requests_per_second": 10_000});
+    let ran = tap_with(&fake, &more, None, Some(&only(&["contact_activity_details"])));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let (mut since, mut on_the_way, mut last) = (0, 0, String::new());
+    for message in &ran.messages {
+        match message["type"].as_str().unwrap() {
+            "RECORD" => {
+                since += 1;
+                last = message["record"]["contact_id"].as_str().unwrap().to_owned();
+            }
+            "STATE" => {
+                // It is due within a contact's rows, and true only after them.
+                assert!(since <= 10_000 + each, "{since} records before a STATE");
+                since = 0;
+                let resume = &message["value"]["bookmarks"]["contact_activity_details"]["resume"];
+                if let Some(after) = resume["after"].as_str() {
+                    assert_eq!(after, last);
+                    on_the_way += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    let records = ran.records("contact_activity_details").len();
+    assert!(records >= 25_000 && on_the_way == records / 10_000, "{records} records, {on_the_way} on the way");
 }
