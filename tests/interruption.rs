@@ -17,7 +17,7 @@ use fake::account::Size;
 use fake::{Account, Fake, Fault, Switches, What};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use tap::{Ran, file, sorted, tap, without_nulls};
+use tap::{Ran, file, only, sorted, tap, tap_with, without_nulls};
 use tempfile::NamedTempFile;
 
 const STREAMS: [&str; 5] =
@@ -322,6 +322,22 @@ fn the_quotas_wait_ends_with_the_day_and_takes_a_fresh_token() {
     assert_eq!(ran.stderr.matches("waiting for it").count(), 1, "{}", ran.stderr);
     assert!(fake.tokens().refreshes >= 2);
     assert_union_is_truth(&fake, &[ran], "after the wait");
+}
+
+#[test]
+fn a_quota_that_comes_back_late_is_not_waited_for_another_day() {
+    let fake = Fake::start(account(4));
+    let midnight = (Utc::now().date_naive() + Days::new(1)).and_time(NaiveTime::MIN).and_utc();
+    fake.switches().clock_skew = midnight - Utc::now() - chrono::TimeDelta::seconds(4);
+    // Once before the day turns, and once after that.
+    fake.fault(Fault { path: "/emails".into(), skip: 0, times: 2, what: What::QuotaExceeded });
+    let begun = Instant::now();
+    let ran = tap_with(&fake, &json!({"on_quota": "wait"}), None, Some(&only(&["email_campaigns"])));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(begun.elapsed() >= Duration::from_secs(4 + 5 + 5), "{:?}", begun.elapsed());
+    assert_eq!(ran.stderr.matches("waiting for it").count(), 1, "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("is not back yet; next try in 5 s").count(), 1, "{}", ran.stderr);
+    assert_eq!(ran.records("email_campaigns").len(), fake.account().truth("email_campaigns").len());
 }
 
 #[test]

@@ -32,6 +32,9 @@ pub(crate) use pace::backoff;
 const LARGEST_BODY: u64 = 48 << 20;
 /// The longest wait that a `Retry-After` is granted.
 const LONGEST_HOLD: Duration = Duration::from_secs(300);
+/// How long after the day has turned the quota is taken to be late rather than used up again, and the waits of that
+/// time: the first, doubled each time up to the second.
+const LATE: (TimeDelta, Duration, Duration) = (TimeDelta::minutes(15), Duration::from_secs(5), Duration::from_secs(60));
 /// What a day allows an application, over all accounts.
 pub(crate) const DAILY_QUOTA: u64 = 10_000;
 
@@ -123,8 +126,8 @@ pub(crate) struct Client {
     max_retries: u32,
     max_requests: Option<u64>,
     on_quota: OnQuota,
-    /// The end of the day that was waited for last: one call waits, the others find that it has turned.
-    day: Mutex<Option<DateTime<Utc>>>,
+    /// The last wait for the quota: one call waits, the others find that it is over.
+    waited: Mutex<Option<Waited>>,
     /// The service's time of the first answer.
     first_date: OnceLock<DateTime<Utc>>,
 }
@@ -163,6 +166,15 @@ struct Answer {
     body: Vec<u8>,
 }
 
+/// A wait for the daily quota that is over.
+struct Waited {
+    /// The end of the day that was waited for.
+    midnight: DateTime<Utc>,
+    ended: Instant,
+    /// How often the quota was not back yet since then.
+    late: u32,
+}
+
 /// Why there is no answer, in words without a URL.
 struct Trouble {
     why: String,
@@ -182,7 +194,7 @@ impl Client {
             max_retries: config.max_retries,
             max_requests: config.max_requests,
             on_quota: config.on_quota,
-            day: Mutex::new(None),
+            waited: Mutex::new(None),
             first_date: OnceLock::new(),
         })
     }
@@ -398,6 +410,7 @@ impl Client {
 
     /// 429 `quota_exceeded`: sleeps until the day turns, or ends the run.
     fn day_is_used_up(&self, now: Option<DateTime<Utc>>) -> Result<()> {
+        let answered = Instant::now();
         let now = now.unwrap_or_else(Utc::now);
         let midnight = (now.date_naive() + Days::new(1)).and_time(NaiveTime::MIN).and_utc();
         let left = midnight - now;
@@ -410,17 +423,30 @@ impl Client {
         match self.on_quota {
             OnQuota::Stop => Err(Error::Quota(format!("{text}. Run again after that with the last STATE to go on"))),
             OnQuota::Wait => {
-                let mut day = self.day.lock().unwrap_or_else(PoisonError::into_inner);
-                if *day == Some(midnight) {
-                    return Ok(());
+                let mut waited = self.waited.lock().unwrap_or_else(PoisonError::into_inner);
+                match &mut *waited {
+                    // Another call has waited for the same meanwhile.
+                    Some(last) if answered < last.ended => {}
+                    Some(last) if (TimeDelta::zero()..LATE.0).contains(&(now - last.midnight)) => {
+                        let wait = LATE.1.saturating_mul(2u32.saturating_pow(last.late)).min(LATE.2);
+                        log::info!(
+                            "the day has turned, but the daily quota is not back yet; next try in {} s",
+                            wait.as_secs()
+                        );
+                        thread::sleep(wait);
+                        last.late += 1;
+                        last.ended = Instant::now();
+                    }
+                    _ => {
+                        log::info!("{text}; waiting for it (on_quota: wait)");
+                        let until = Utc::now() + left + TimeDelta::seconds(5);
+                        // In small steps by the wall clock, since a machine may sleep meanwhile.
+                        while let Ok(rest) = (until - Utc::now()).to_std() {
+                            thread::sleep(rest.min(Duration::from_secs(30)));
+                        }
+                        *waited = Some(Waited { midnight, ended: Instant::now(), late: 0 });
+                    }
                 }
-                log::info!("{text}; waiting for it (on_quota: wait)");
-                let until = Utc::now() + left + TimeDelta::seconds(5);
-                // In small steps by the wall clock, since a machine may sleep meanwhile.
-                while let Ok(rest) = (until - Utc::now()).to_std() {
-                    thread::sleep(rest.min(Duration::from_secs(30)));
-                }
-                *day = Some(midnight);
                 Ok(())
             }
         }
