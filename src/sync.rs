@@ -58,6 +58,7 @@ pub(crate) fn sync(
     }
     order.sort_by_key(|s| state.currently_syncing.as_deref() != Some(s.name));
     messages.now_true(state.to_value());
+    let began = state.bookmarks.clone();
     let mut run = Run {
         config,
         client,
@@ -70,7 +71,18 @@ pub(crate) fn sync(
         done: BTreeSet::new(),
         last_state: Instant::now(),
     };
-    let outcome = run.streams(&order);
+    let outcome = match (run.streams(&order), config.max_requests) {
+        // The next run would begin and end there as well.
+        (Err(Error::Quota(_)), Some(most))
+            if client.calls() >= most
+                && run.state.bookmarks == began
+                && run.state.currently_syncing.as_deref() == Some(order[0].name) =>
+        {
+            let first = order[0].name;
+            Err(Error::Quota(format!("{first}: max_requests ({most}) is too small to get anywhere: raise it")))
+        }
+        (outcome, _) => outcome,
+    };
     // Whatever happened, the last line says what is true; a reader that has gone needs no line.
     let last = if matches!(outcome, Err(Error::Closed)) { Ok(()) } else { run.messages.state() };
     client.tell_calls();

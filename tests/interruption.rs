@@ -341,6 +341,42 @@ fn a_quota_that_comes_back_late_is_not_waited_for_another_day() {
 }
 
 #[test]
+fn a_limit_that_gets_a_run_nowhere_is_told_and_one_that_does_not() {
+    let fake = Fake::start_with(account(6), Switches { rotating: false, ..Switches::default() });
+    let reports = &STREAMS[3..];
+    for (route, streams, limit, gets_somewhere) in [
+        ("auto", &STREAMS[..], 1, false),
+        ("contacts", &["contact_activity_details"], 2, false),
+        ("campaigns", reports, 3, false),
+        // The calls that are made ahead for later contacts are of no use to a run that ends before.
+        ("contacts", &STREAMS, 40, true),
+        ("campaigns", reports, 30, true),
+    ] {
+        let more = json!({"activity_route": route, "max_requests": limit});
+        let mut state: Option<Value> = None;
+        for run in 0.. {
+            let ran = tap_with(&fake, &more, state.as_ref(), Some(&only(streams)));
+            let told = format!("{route} {limit}, run {run}: {}", ran.stderr);
+            if ran.code == Some(0) {
+                assert!(gets_somewhere && run > 0, "{told}");
+                break;
+            }
+            assert_eq!(ran.code, Some(4), "{told}");
+            assert!(run < 30, "neither an end nor a word: {told}");
+            if ran.stderr.contains(&format!("max_requests ({limit}) is too small to get anywhere: raise it")) {
+                assert!(!gets_somewhere && !ran.stderr.contains("run again"), "{told}");
+                // And so it is: another run changes nothing.
+                let again = tap_with(&fake, &more, Some(&ran.last_state()), Some(&only(streams)));
+                assert_eq!(again.last_state(), ran.last_state(), "{told}");
+                break;
+            }
+            assert!(ran.stderr.contains("run again with the last STATE to go on"), "{told}");
+            state = Some(ran.last_state());
+        }
+    }
+}
+
+#[test]
 fn a_finished_report_is_left_alone_until_its_round_ends() {
     let fake = Fake::start(account(5));
     for report in [json!({}), json!({"report_start_date": "2020-01-01"})] {
