@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use url::{Host, Url};
+use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::window::{Edge, ReportWindow, local};
@@ -495,6 +496,11 @@ fn check(s: Settings, now: DateTime<Utc>) -> Result<Config> {
         )?,
         user_agent,
     })
+}
+
+/// The service knows its UUIDs in lower case only.
+fn as_the_service_writes(id: &str) -> String {
+    if Uuid::try_parse(id).is_ok() { id.to_ascii_lowercase() } else { id.to_owned() }
 }
 
 fn in_order(known: &[&str], wanted: impl Fn(&str) -> bool) -> Vec<String> {

@@ -82,7 +82,9 @@ fn contact_ids_choose_whose_reports_are_read() {
     };
     let unknown = "00000000-0000-11ef-8000-000000000000";
     let within = |row: &Value| chosen.iter().any(|id| *id == row["contact_id"]);
-    let given = [&chosen[0], unknown, &chosen[1], &chosen[0]];
+    // A UUID is one however it is written; the service knows the lower case only.
+    let upper = chosen[0].to_uppercase();
+    let given = [&upper, unknown, &chosen[1], &chosen[0]];
     for route in ["auto", "contacts", "campaigns"] {
         let ran = read(&fake, &json!({"contact_ids": given, "activity_route": route}), &REPORTS);
         for stream in REPORTS {
@@ -90,10 +92,18 @@ fn contact_ids_choose_whose_reports_are_read() {
             assert!(!rows.is_empty());
             assert_eq!(rows, truth(&fake, stream, within), "{route} {stream}");
         }
+        assert!(!fake.calls().iter().any(|call| call.path.contains(&upper)));
         if route == "contacts" {
-            assert!(ran.stderr.contains("no report for 1 of 3 contacts"), "{}", ran.stderr);
+            for stream in REPORTS {
+                let told = format!("WARNING {stream}: the service has no report for 1 of 3 contact_ids: {unknown};");
+                assert!(ran.stderr.contains(&told), "{}", ran.stderr);
+            }
         }
     }
+    let unknown: Vec<String> = (0..12).map(|n| format!("00000000-0000-11ef-8000-{n:012}")).collect();
+    let ran = read(&fake, &json!({"contact_ids": unknown, "activity_route": "contacts"}), &REPORTS[..1]);
+    let told = format!("12 of 12 contact_ids: {} and 2 more;", unknown[..10].join(", "));
+    assert!(ran.stderr.contains(&told), "{}", ran.stderr);
     // The contacts stream is not narrowed by them.
     let ran = read(&fake, &json!({"contact_ids": given}), &["contacts"]);
     assert_eq!(ran.records("contacts").len(), fake.account().contacts.len());

@@ -35,12 +35,17 @@ struct DetailRows<'a> {
     tracking_activities: Vec<ActivityDetail<'a>>,
 }
 
+/// How many of the contacts that were named, but have no report, are told.
+const SHOWN_IDS: usize = 10;
+
 /// Passes the pages of one contact on, until that answers false.
 type Fetch = Box<dyn Fn(&Arc<Client>, &Id, &mut dyn FnMut(Part) -> bool) -> Result<()> + Send + Sync>;
 
 /// Reads one report contact by contact, with a resume point after each.
 pub(super) fn read(run: &mut Run, reading: &mut Reading) -> Result<()> {
-    let parents = if let Some(ids) = named(run) {
+    let named = named(run);
+    let are_named = named.is_some();
+    let parents = if let Some(ids) = named {
         ids
     } else {
         let (ids, all) = ids(run)?;
@@ -56,6 +61,7 @@ pub(super) fn read(run: &mut Run, reading: &mut Reading) -> Result<()> {
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
     let mut contact = OneContact::default();
     let mut gone = 0;
+    let mut shown: Vec<String> = Vec::new();
     fanout::in_order(
         parents,
         workers,
@@ -77,6 +83,9 @@ pub(super) fn read(run: &mut Run, reading: &mut Reading) -> Result<()> {
                         Err(Error::NotFound(why)) if !contact.has_begun => {
                             log::debug!("{}: no report of contact {id}: {why}", reading.stream.name);
                             gone += 1;
+                            if are_named && shown.len() < SHOWN_IDS {
+                                shown.push(id.to_string());
+                            }
                         }
                         other => other?,
                     }
@@ -88,7 +97,15 @@ pub(super) fn read(run: &mut Run, reading: &mut Reading) -> Result<()> {
             Ok(())
         },
     )?;
-    if gone > 0 {
+    if are_named && gone > 0 {
+        let more = gone - shown.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        log::warn!(
+            "{}: the service has no report for {gone} of {all} contact_ids: {}{more}; correct them, or leave them out",
+            reading.stream.name,
+            shown.join(", ")
+        );
+    } else if gone > 0 {
         log::info!("{}: the service has no report for {gone} of {all} contacts", reading.stream.name);
     }
     Ok(())
