@@ -418,9 +418,8 @@ fn check(s: Settings, now: DateTime<Utc>) -> Result<Config> {
         }
     }
     let start_date = s.start_date.map(|text| date_time("start_date", &text, timezone, now)).transpose()?;
-    // The service writes its ids in lower case, and knows them in no other.
     let contact_ids: BTreeSet<String> =
-        s.contact_ids.unwrap_or_default().into_iter().map(|id| id.trim().to_ascii_lowercase()).collect();
+        s.contact_ids.unwrap_or_default().iter().map(|id| as_the_service_writes(id.trim())).collect();
     if let Some(id) =
         contact_ids.iter().find(|id| id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
     {

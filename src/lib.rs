@@ -170,8 +170,8 @@ fn sources(paths: &[PathBuf]) -> Result<Vec<(String, String)>> {
         .collect()
 }
 
+/// The text of a file, without the byte order mark that editors under Windows put before it.
 fn read(path: &Path) -> Result<String> {
-    // Some editors write a byte order mark.
-    let text = fs::read_to_string(path).map(|text| text.trim_start_matches('\u{feff}').to_owned());
-    text.map_err(|e| Error::Usage(format!("{}: {e}", path.display())))
+    let text = fs::read_to_string(path).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }

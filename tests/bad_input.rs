@@ -277,6 +277,28 @@ fn files_that_cannot_be_used_are_named_and_left_alone() {
 }
 
 #[test]
+fn a_byte_order_mark_is_no_part_of_a_file() {
+    let fake = fake();
+    let marked = |text: &Value| ["\u{feff}".as_bytes(), text.to_string().as_bytes()].concat();
+    // Its tokens rotate: the second run has what the first wrote back.
+    let config = tap::file(&json!(null));
+    fs::write(config.path(), marked(&fake.config())).unwrap();
+    for _ in 0..2 {
+        let ran = Ran::of(&command().arg("--config").arg(config.path()).output().unwrap());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(!ran.stderr.contains("WARNING"), "{}", ran.stderr);
+    }
+    assert!(fake.tokens().refreshes >= 2);
+    for (flag, text) in [("--catalog", tap::only(&["contact_lists"])), ("--state", json!({"bookmarks": {}}))] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("given.json");
+        fs::write(&path, marked(&text)).unwrap();
+        let ran = Ran::of(&command().arg("--config").arg(config.path()).arg(flag).arg(path).output().unwrap());
+        assert_eq!(ran.code, Some(0), "{flag}: {}", ran.stderr);
+    }
+}
+
+#[test]
 fn paths_that_lead_nowhere_are_named() {
     let fake = fake();
     let config = tap::file(&fake.config());

@@ -513,5 +513,5 @@ fn folder(path: &Path) -> &Path {
 }
 
 fn read(path: &Path) -> std::result::Result<String, String> {
-    fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))
+    crate::read(path).map_err(|e| e.to_string())
 }
