@@ -8,7 +8,7 @@ use std::thread;
 use crate::error::{Error, Result};
 
 /// What may wait to be handed over, in bytes, beside the one item of the parent whose turn it is.
-const BUDGET: usize = 8 << 20;
+const BUDGET: usize = 10 << 20;
 
 thread_local! {
     static TURN: Cell<usize> = const { Cell::new(0) };

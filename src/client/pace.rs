@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// Spaces calls evenly, so that no sliding second holds more than the pace.
 ///
 /// The window behind the service's "4 per second" is not documented; even spacing keeps every kind of window.
-/// The 2 % on top are for what a call's way to the service varies.
+/// The 3 % on top are for what a call's way to the service varies: 30 ms between the first and the fifth.
 pub(super) struct Pace {
     spacing: Duration,
     queue: Mutex<Queue>,
@@ -30,7 +30,7 @@ struct Queue {
 impl Pace {
     pub(super) fn new(per_second: f64, limit: Option<u64>) -> Pace {
         Pace {
-            spacing: Duration::from_secs_f64(1.02 / per_second),
+            spacing: Duration::from_secs_f64(1.03 / per_second),
             queue: Mutex::new(Queue { next: Instant::now(), waiting: BTreeSet::new(), came: 0 }),
             moved: Condvar::new(),
             calls: AtomicU64::new(0),
