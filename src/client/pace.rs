@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn the_lowest_turn_leaves_first() {
-        let pace = Pace::new(20.0, None);
+        let pace = Pace::new(5.0, None);
         pace.hold(Duration::from_millis(500));
         let left = Mutex::new(Vec::new());
         thread::scope(|scope| {
