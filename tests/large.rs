@@ -6,7 +6,7 @@ mod tap;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use fake::account::Size;
 use fake::{Account, Fake, Kind};
 use serde_json::json;
 use tap::{command, file, only, tap_with};
+use tempfile::NamedTempFile;
 
 /// The largest resident size of a process so far, in KiB.
 fn peak(pid: u32) -> Option<u64> {
@@ -22,19 +23,18 @@ fn peak(pid: u32) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// A tap that reads the contacts while the test looks at it, with the files that it needs meanwhile.
+fn reads_contacts(fake: &Fake) -> (Child, [NamedTempFile; 2]) {
+    let files = [file(&fake.config()), file(&only(&["contacts"]))];
+    let mut command = command();
+    command.arg("--config").arg(files[0].path()).arg("--catalog").arg(files[1].path());
+    (command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap(), files)
+}
+
 #[test]
 fn twenty_thousand_contacts_take_little_memory_and_few_calls() {
     let fake = Fake::start(Account::generate(41, Size { contacts: 20_000, lists: 5, campaigns: 1 }));
-    let (config, catalog) = (file(&fake.config()), file(&only(&["contacts"])));
-    let mut tap = command()
-        .arg("--config")
-        .arg(config.path())
-        .arg("--catalog")
-        .arg(catalog.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let (mut tap, _files) = reads_contacts(&fake);
     let (mut records, mut most) = (0, 0);
     for line in BufReader::new(tap.stdout.take().unwrap()).lines() {
         if line.unwrap().starts_with(r#"{"type":"RECORD""#) {
@@ -56,16 +56,7 @@ fn twenty_thousand_contacts_take_little_memory_and_few_calls() {
 #[test]
 fn the_next_pages_are_under_way_while_one_is_written() {
     let fake = Fake::start(Account::generate(42, Size { contacts: 5000, lists: 1, campaigns: 0 }));
-    let (config, catalog) = (file(&fake.config()), file(&only(&["contacts"])));
-    let mut tap = command()
-        .arg("--config")
-        .arg(config.path())
-        .arg("--catalog")
-        .arg(catalog.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let (mut tap, _files) = reads_contacts(&fake);
     let mut out = BufReader::with_capacity(1 << 10, tap.stdout.take().unwrap());
     let mut line = String::new();
     for _ in 0..10 {
