@@ -22,11 +22,14 @@ mod config;
 mod error;
 mod fanout;
 mod field;
-mod ids;
-mod log;
+mod http;
+mod id;
+mod logger;
+mod login;
 mod messages;
 mod preflight;
 mod progress;
+mod quota;
 mod schema;
 mod signals;
 mod state;
@@ -34,9 +37,7 @@ mod streams;
 mod sync;
 mod window;
 
-use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chrono::Utc;
@@ -44,7 +45,7 @@ use chrono::Utc;
 use crate::catalog::{Catalog, Entry};
 use crate::cli::Command;
 use crate::client::Client;
-use crate::config::Config;
+use crate::config::{Config, read, sources, written_back};
 use crate::error::Result;
 use crate::messages::Messages;
 use crate::state::State;
@@ -56,12 +57,12 @@ pub use error::Error;
 /// # Errors
 /// Why the run ended early; its `CRITICAL` line has been written by then.
 pub fn run(args: &Args, stdout: Box<dyn Write + Send>) -> std::result::Result<(), Error> {
-    log::start(args.log_format);
+    logger::start(args.log_format);
     let outcome = act(args, stdout);
     match &outcome {
         // The reader has what it wants: that is nobody's failure.
         Ok(()) | Err(Error::Closed) => {}
-        Err(e) => log::critical(&e.to_string()),
+        Err(e) => logger::critical(&e.to_string()),
     }
     outcome
 }
@@ -100,7 +101,7 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     let config = config?;
     let config_file = written_back(&args.config);
     if let Some(Command::Login(options)) = &args.command {
-        return auth::login(&config, config_file, options, &messages);
+        return login::login(&config, config_file, options, &messages);
     }
     let catalog = match &args.catalog {
         None => Catalog::all(&entries),
@@ -133,45 +134,4 @@ fn warn(warnings: &[String]) {
     for warning in warnings {
         ::log::warn!("{warning}");
     }
-}
-
-/// The last file, which tokens are written back to; the environment, where the refresh token comes from it, cannot be.
-fn written_back(config: &[PathBuf]) -> Option<PathBuf> {
-    let after = config.iter().rev().take_while(|path| is_env(path)).count();
-    let from_env = std::env::var_os("TAP_CONSTANT_CONTACT_REFRESH_TOKEN").is_some_and(|token| !token.is_empty());
-    config[..config.len() - after].last().filter(|_| after == 0 || !from_env).cloned()
-}
-
-fn is_env(path: &Path) -> bool {
-    path.as_os_str() == "ENV"
-}
-
-fn sources(paths: &[PathBuf]) -> Result<Vec<(String, String)>> {
-    if paths.is_empty() {
-        return Err(Error::Usage("the settings are missing: pass --config FILE (or --config ENV); see --help".into()));
-    }
-    paths
-        .iter()
-        .map(|path| {
-            if is_env(path) {
-                Ok(("ENV".to_owned(), config::from_env(std::env::vars())))
-            } else if path.exists() {
-                let text = read(path)?;
-                auth::check_config(path, &text);
-                Ok((path.display().to_string(), text))
-            } else {
-                let path = path.display();
-                Err(Error::Usage(format!(
-                    "{path}: there is no such file. Write one with at least {{\"client_id\": \"your API key\", \
-                     \"token_file\": \"tokens.json\"}}, then log in (tap-constant-contact login --config {path})"
-                )))
-            }
-        })
-        .collect()
-}
-
-/// The text of a file, without the byte order mark that editors under Windows put before it.
-fn read(path: &Path) -> Result<String> {
-    let text = fs::read_to_string(path).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
-    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }

@@ -7,7 +7,7 @@ use crate::catalog::Catalog;
 use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::log::say;
+use crate::logger::say;
 use crate::streams::{ALL, Found, Needs, Probe, full_read};
 
 /// What is known of the grant.

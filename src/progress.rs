@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use crate::client::{Client, share_of_quota};
+use crate::quota::{CallCount, share_of_quota};
 
 /// Not drawn unless [`show`] is called.
 static LINES: LazyLock<MultiProgress> = LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::hidden()));
@@ -56,27 +56,27 @@ impl Line {
 
 /// The lines of a run.
 pub(crate) struct Progress {
-    client: Arc<Client>,
+    calls: CallCount,
     calls_a_second: f64,
     /// How many calls the run will have made when the read that was planned is over.
     planned: Arc<AtomicU64>,
 }
 
 impl Progress {
-    pub(crate) fn new(client: &Arc<Client>, calls_a_second: f64) -> Progress {
-        Progress { client: Arc::clone(client), calls_a_second, planned: Arc::default() }
+    pub(crate) fn new(calls: CallCount, calls_a_second: f64) -> Progress {
+        Progress { calls, calls_a_second, planned: Arc::default() }
     }
 
     /// The line of a stream.
     pub(crate) fn line(&self, stream: &'static str) -> Line {
-        let client = Arc::clone(&self.client);
+        let count = self.calls.clone();
         let calls = move |_: &ProgressState, out: &mut dyn Write| {
-            let calls = client.calls();
+            let calls = count.get();
             let _ = write!(out, "{calls} calls, {} % of the quota", share_of_quota(calls));
         };
-        let (client, planned, pace) = (Arc::clone(&self.client), Arc::clone(&self.planned), self.calls_a_second);
+        let (count, planned, pace) = (self.calls.clone(), Arc::clone(&self.planned), self.calls_a_second);
         let left = move |state: &ProgressState, out: &mut dyn Write| {
-            let left = planned.load(Ordering::Relaxed).saturating_sub(client.calls());
+            let left = planned.load(Ordering::Relaxed).saturating_sub(count.get());
             if left > 0 && !state.is_finished() {
                 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
                 let time = Duration::from_secs_f64(left as f64 / pace);
@@ -98,6 +98,6 @@ impl Progress {
 
     /// Says how many more calls a read is going to make.
     pub(crate) fn planned(&self, calls: u64) {
-        self.planned.store(self.client.calls() + calls, Ordering::Relaxed);
+        self.planned.store(self.calls.get() + calls, Ordering::Relaxed);
     }
 }

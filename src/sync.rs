@@ -12,7 +12,7 @@ use crate::catalog::{Catalog, Mask};
 use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::log::{counter, measure, reading, timer};
+use crate::logger::{counter, measure, reading, timer};
 use crate::messages::Messages;
 use crate::progress::{Line, Progress};
 use crate::state::{Resume, State};
@@ -63,7 +63,7 @@ pub(crate) fn sync(
         config,
         client,
         survey: Survey::default(),
-        progress: Progress::new(client, config.requests_per_second),
+        progress: Progress::new(client.call_count(), config.requests_per_second),
         catalog,
         messages,
         state,
@@ -184,7 +184,7 @@ impl Run<'_> {
         let is = self.config.filter(stream.name);
         let holds = was.is_none() || was == is;
         if !holds {
-            crate::log::warn_once(format!(
+            crate::logger::warn_once(format!(
                 "{}: the settings that narrow it have changed since its bookmark; it is read from the start",
                 stream.name
             ));
@@ -267,7 +267,7 @@ impl Run<'_> {
         // One without a fingerprint counts as made under the present settings, but not under those for one run.
         let own = self.config.report.is_some() || self.full_table(stream);
         if other_route || ((resume.filter.is_some() || own) && resume.filter != present) {
-            crate::log::warn_once(format!(
+            crate::logger::warn_once(format!(
                 "{}: the settings have changed since it was interrupted; its window starts over",
                 stream.name
             ));

@@ -1,10 +1,8 @@
 //! The access token of a run: given, kept, refreshed, and made durable before it is used.
 
-mod callback;
-mod edit;
-mod endpoint;
-mod login;
-mod token_file;
+mod json_edit;
+pub(crate) mod server;
+pub(crate) mod store;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -15,17 +13,16 @@ use oauth2::{RefreshToken, TokenResponse};
 
 use crate::config::{Config, Secret};
 use crate::error::{Error, Result};
-use endpoint::{Endpoint, Step};
-pub(crate) use login::login;
-pub(crate) use token_file::check_config;
-use token_file::{Store, Turn, Unsaved};
+use server::{Endpoint, Step};
+pub(crate) use store::check_config;
+use store::{Store, Turn, Unsaved};
 
 /// A token is renewed this long before it ends, so that no call carries one that ends on its way.
 const MARGIN: TimeDelta = TimeDelta::seconds(60);
 
 /// What a run holds of a grant.
 #[derive(Debug, Clone, Default)]
-struct Tokens {
+pub(crate) struct Tokens {
     access: Option<Secret>,
     /// When the access token ends; unknown for one that came with the config.
     expires_at: Option<DateTime<Utc>>,
@@ -202,7 +199,7 @@ impl Auth {
         let answer = self.endpoint.ask::<_, BasicErrorResponse>(step, &|| Ok(turn.clone()), |http| {
             client.exchange_refresh_token(&spent).request(&http)
         })?;
-        *tokens = endpoint::tokens(&answer, Some(refresh));
+        *tokens = server::tokens(&answer, Some(refresh));
         let saved = match room {
             Ok(room) => self.store.save_from(&turn, room, tokens),
             // Where there was no room there may be by now.

@@ -1,11 +1,11 @@
 //! Calls to the API: one agent, one pace, one way to judge an answer. Knows no stream.
 
-mod body;
 mod judge;
 mod pace;
+mod text;
 
 use std::collections::HashSet;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -15,18 +15,18 @@ use chrono::{DateTime, Days, NaiveTime, TimeDelta, Utc};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::json;
-use url::Url;
 
 use crate::auth::{Auth, Scopes};
-use crate::config::{Config, OnQuota, Secret, is_loopback};
+use crate::config::{Config, OnQuota, Secret};
 use crate::error::{Error, Result};
 use crate::fanout;
-use crate::log::timer;
+use crate::http::{agent, backoff, is_untrusted, network_text, untrusted_text};
+use crate::logger::timer;
 use crate::messages::stamp;
-use body::Buffers;
+use crate::quota::{CallCount, share_of_quota};
 use judge::{Verdict, judge};
 use pace::Pace;
-pub(crate) use pace::backoff;
+use text::Buffers;
 
 /// The largest body read, in bytes. 500 contacts with all their sub-resources are some 2 MB.
 const LARGEST_BODY: u64 = 48 << 20;
@@ -35,15 +35,6 @@ const LONGEST_HOLD: Duration = Duration::from_secs(300);
 /// How long after the day has turned the quota is taken to be late rather than used up again, and the waits of that
 /// time: the first, doubled each time up to the second.
 const LATE: (TimeDelta, Duration, Duration) = (TimeDelta::minutes(15), Duration::from_secs(5), Duration::from_secs(60));
-/// What a day allows an application, over all accounts.
-pub(crate) const DAILY_QUOTA: u64 = 10_000;
-
-/// How much of that some calls are, in percent.
-pub(crate) fn share_of_quota(calls: u64) -> String {
-    let share = 10_000 * calls / DAILY_QUOTA;
-    format!("{}.{:02}", share / 100, share % 100)
-}
-
 /// What is asked for: a name for metrics, and what an answer must hold to be one.
 #[derive(Clone, Copy)]
 pub(crate) struct Resource {
@@ -103,7 +94,7 @@ impl Page {
     /// The page that a body is taken for.
     #[cfg(test)]
     pub(crate) fn of(body: Vec<u8>) -> Option<Page> {
-        let text = body::clean(body);
+        let text = text::clean(body);
         next_link(&text).ok().map(|next| Page {
             text,
             extracted: String::new(),
@@ -233,6 +224,11 @@ impl Client {
         self.pace.calls()
     }
 
+    /// The counter behind [`Client::calls`], for whoever shows it while the run goes on.
+    pub(crate) fn call_count(&self) -> CallCount {
+        self.pace.call_count()
+    }
+
     /// Logs the calls made and what they are of a day: the last line of every run but for how it ended.
     pub(crate) fn tell_calls(&self) {
         let calls = self.calls();
@@ -296,7 +292,7 @@ impl Client {
                     self.first_date.get_or_init(|| answer.date.unwrap_or_else(Utc::now));
                     match judge(answer.status, &answer.body) {
                         Verdict::Good => {
-                            let text = body::clean(answer.body);
+                            let text = text::clean(answer.body);
                             match next_link(&text) {
                                 Ok(_) if !(what.has_rows(&text) || lacked_rows && what.is_empty(&text)) => {
                                     lacked_rows = what.is_empty(&text);
@@ -517,53 +513,10 @@ impl Iterator for Pages {
     }
 }
 
-/// The HTTP of one server.
-pub(crate) fn agent(config: &Config, server: &Url) -> ureq::Agent {
-    let builder = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        // Bot filters before both hosts refuse a client without a name.
-        .user_agent(&config.user_agent)
-        .accept("application/json")
-        .timeout_global(Some(config.request_timeout))
-        .tls_config(ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build());
-    // A proxy of the environment's would take "this machine" to be itself, and be shown the token in the clear.
-    let builder = if is_loopback(server) { builder.proxy(None) } else { builder };
-    builder.build().into()
-}
-
 /// A body in which a secret does not stand.
 fn without(body: Vec<u8>, secret: &str) -> Vec<u8> {
     let text = String::from_utf8_lossy(&body);
     if !secret.is_empty() && text.contains(secret) { text.replace(secret, "***").into_bytes() } else { body }
-}
-
-/// Whether the other end could not prove who it is. Another try would not change that.
-pub(crate) fn is_untrusted(e: &ureq::Error) -> bool {
-    let of_tls = match e {
-        ureq::Error::Io(e) => e.kind() == io::ErrorKind::InvalidData,
-        other => matches!(other, ureq::Error::Rustls(_)),
-    };
-    of_tls && e.to_string().contains("certificate")
-}
-
-/// The same in words that say what to do.
-pub(crate) fn untrusted_text(server: &str, e: &ureq::Error) -> String {
-    format!(
-        "the certificate of {server} could not be verified ({e}). If a proxy or a private authority signs it, set \
-         SSL_CERT_FILE to a PEM file with that authority's certificate; if this machine has none at all, install its \
-         package of CA certificates"
-    )
-}
-
-/// A network error in words that hold no URL.
-pub(crate) fn network_text(e: &ureq::Error) -> String {
-    match e {
-        ureq::Error::Timeout(_) => "no whole answer within request_timeout".into(),
-        ureq::Error::BadUri(_) => "the address is not usable".into(),
-        other => format!("network: {other}"),
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! How fast and how much: the spacing of calls, their count, the waits.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::quota::CallCount;
 
 /// Spaces calls evenly, so that no sliding second holds more than the pace.
 ///
@@ -14,7 +15,7 @@ pub(super) struct Pace {
     queue: Mutex<Queue>,
     /// A place was taken: another is first.
     moved: Condvar,
-    calls: AtomicU64,
+    calls: CallCount,
     limit: Option<u64>,
 }
 
@@ -33,7 +34,7 @@ impl Pace {
             spacing: Duration::from_secs_f64(1.03 / per_second),
             queue: Mutex::new(Queue { next: Instant::now(), waiting: BTreeSet::new(), came: 0 }),
             moved: Condvar::new(),
-            calls: AtomicU64::new(0),
+            calls: CallCount::default(),
             limit,
         }
     }
@@ -69,7 +70,7 @@ impl Pace {
         if leaves {
             // Whoever wakes late pushes all behind back, so that no two leave together.
             queue.next = Instant::now() + self.spacing;
-            self.calls.fetch_add(1, Ordering::Relaxed);
+            self.calls.add();
         }
         self.moved.notify_all();
         leaves
@@ -88,14 +89,13 @@ impl Pace {
 
     /// API calls made so far, failed ones included.
     pub(super) fn calls(&self) -> u64 {
-        self.calls.load(Ordering::Relaxed)
+        self.calls.get()
     }
-}
 
-/// Full-jitter backoff before try `attempt` (1, 2, …): anything up to 1, 2, 4 … 60 seconds.
-pub(crate) fn backoff(attempt: u32) -> Duration {
-    let ceiling = 2f64.powi(attempt.min(7).cast_signed() - 1).min(60.0);
-    Duration::from_secs_f64(fastrand::f64() * ceiling)
+    /// The counter itself.
+    pub(super) fn call_count(&self) -> CallCount {
+        self.calls.clone()
+    }
 }
 
 #[cfg(test)]
@@ -138,15 +138,5 @@ mod tests {
         times.sort();
         assert_eq!(times.len(), 20);
         assert!(times[19] - times[0] >= Duration::from_millis(19 * 20 - 15));
-    }
-
-    #[test]
-    fn backoff_grows_to_a_minute_and_no_further() {
-        for attempt in 1..40u32 {
-            let ceiling = 2f64.powi(attempt.min(7).cast_signed() - 1).min(60.0);
-            for _ in 0..50 {
-                assert!(backoff(attempt).as_secs_f64() <= ceiling);
-            }
-        }
     }
 }

@@ -1,12 +1,8 @@
 //! The streams: each one's file says its endpoint, its passes and its quirks; the records are in `records`.
 
-mod campaign_reports;
 mod contact_lists;
-mod contact_reports;
 mod contacts;
 mod email_campaigns;
-mod growing;
-mod plan;
 pub(crate) mod records;
 mod reports;
 
@@ -23,9 +19,9 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::sync::Run;
-use crate::{field, log};
+use crate::{field, logger};
 pub(crate) use contacts::parse_and_write as parse_and_write_contacts;
-pub(crate) use plan::{Survey, full_read};
+pub(crate) use reports::route::{Survey, full_read};
 
 /// What the tap knows of a stream before it reads it.
 pub(crate) struct Stream {
@@ -115,11 +111,11 @@ fn parse<'p, T: Deserialize<'p>>(stream: &Stream, page: &'p Page) -> Result<T> {
         unknown.extend(field_of(&path));
     });
     for field in unknown {
-        log::warn_once(format!("{}: the field {field} is not known to this version and is left out", stream.name));
+        logger::warn_once(format!("{}: the field {field} is not known to this version and is left out", stream.name));
     }
     if field::take_unreadable() > 0 {
         for field in unreadable(&page.text, &(stream.schema)()) {
-            log::warn_once(format!(
+            logger::warn_once(format!(
                 "{}: {field} has values that are no timestamps; they are written as null",
                 stream.name
             ));

@@ -13,10 +13,10 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{parse_plain, rows};
 use crate::client::{Client, Page, Resource};
 use crate::error::Result;
 use crate::field::KeyTimestamp;
+use crate::streams::{parse_plain, rows};
 
 /// How often a page is read at most, while the listing does not hold still around it.
 const TRIES: u32 = 5;

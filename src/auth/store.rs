@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tempfile::NamedTempFile;
 
-use super::{Tokens, edit};
+use super::{Tokens, json_edit};
 use crate::config::{Config, Secret};
 use crate::error::{Error, Result};
 
@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 const SPACING: Duration = Duration::from_millis(1050);
 
 /// The place that outlives a run.
-pub(super) struct Store {
+pub(crate) struct Store {
     place: Place,
     /// The config's own refresh token: one put there by hand since the last save wins over the stored one.
     configured: Option<Secret>,
@@ -57,7 +57,7 @@ struct Left {
 }
 
 /// A file for `Left`, made before the call: what the call brings must neither wait for one nor find the disk full.
-pub(super) struct Room {
+pub(crate) struct Room {
     /// None where the folder cannot be written, but the file can.
     file: Option<NamedTempFile>,
     instead_of: Option<String>,
@@ -67,15 +67,15 @@ pub(super) struct Room {
 const ROOM: usize = 8192;
 
 /// Why tokens are not in their place, and where they are instead.
-pub(super) struct Unsaved {
-    pub(super) why: String,
-    pub(super) kept: Option<PathBuf>,
+pub(crate) struct Unsaved {
+    pub(crate) why: String,
+    pub(crate) kept: Option<PathBuf>,
 }
 
 /// The right to call the authorization server and to change the tokens, which one run has at a time; dropping it
 /// passes it on.
 #[derive(Clone)]
-pub(super) enum Turn {
+pub(crate) enum Turn {
     /// By a lock file, which says when the last call was made.
     Lock(Rc<File>),
     /// By the store itself, where there is no lock file and none can be made. It is rewritten in place then: a rename
@@ -87,7 +87,7 @@ pub(super) enum Turn {
 
 impl Turn {
     /// Waits until a second has passed since the last call, whichever run made it.
-    pub(super) fn space(&self) {
+    pub(crate) fn space(&self) {
         let Turn::Lock(file) = self else { return };
         let (mut file, mut text) = (&**file, String::new());
         let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
@@ -100,7 +100,7 @@ impl Turn {
     }
 
     /// Notes that a call is being made, or has been.
-    pub(super) fn called(&self) {
+    pub(crate) fn called(&self) {
         let Turn::Lock(file) = self else { return };
         let mut file = &**file;
         // Lost, it costs one 429 at most.
@@ -132,7 +132,7 @@ impl Room {
 }
 
 impl Store {
-    pub(super) fn new(config: &Config, config_file: Option<PathBuf>) -> Store {
+    pub(crate) fn new(config: &Config, config_file: Option<PathBuf>) -> Store {
         let place = match (config.token_file.clone(), config_file) {
             (Some(path), _) => Place::TokenFile(path),
             (None, Some(path)) => Place::Config(path),
@@ -141,7 +141,7 @@ impl Store {
         Store { place, configured: config.refresh_token.clone() }
     }
 
-    pub(super) fn path(&self) -> Option<&Path> {
+    pub(crate) fn path(&self) -> Option<&Path> {
         match &self.place {
             Place::TokenFile(path) | Place::Config(path) => Some(path),
             Place::Nowhere => None,
@@ -149,14 +149,14 @@ impl Store {
     }
 
     /// Warns when other users of the machine can read the token file.
-    pub(super) fn check_mode(&self) {
+    pub(crate) fn check_mode(&self) {
         if let Place::TokenFile(path) = &self.place {
             check_mode(path);
         }
     }
 
     /// One refresher at a time: waits for another run and says so.
-    pub(super) fn turn(&self) -> Result<Turn> {
+    pub(crate) fn turn(&self) -> Result<Turn> {
         let Some(path) = self.path() else { return Ok(Turn::Free) };
         // The lock stands beside the file, hence in a folder that there may not be yet.
         let _ = self.make_folder();
@@ -176,7 +176,7 @@ impl Store {
     }
 
     /// The stored tokens, if they are newer than the config's.
-    pub(super) fn load(&self) -> Result<Option<Tokens>> {
+    pub(crate) fn load(&self) -> Result<Option<Tokens>> {
         let bad = |path: &Path, why: String| {
             Error::Usage(format!(
                 "{}: {why}; remove it and log in again (tap-constant-contact login --config FILE)",
@@ -219,7 +219,7 @@ impl Store {
     }
 
     /// Whether a new token could be kept; no more is made than its folder.
-    pub(super) fn writable(&self) -> std::result::Result<(), String> {
+    pub(crate) fn writable(&self) -> std::result::Result<(), String> {
         let path = self.path().ok_or(NOWHERE)?;
         self.make_folder()?;
         let target = real(path);
@@ -238,7 +238,7 @@ impl Store {
     }
 
     /// Makes room for what a call will bring. Asked for with the turn at hand, and before the call.
-    pub(super) fn room(&self) -> std::result::Result<Room, String> {
+    pub(crate) fn room(&self) -> std::result::Result<Room, String> {
         let target = real(self.path().ok_or(NOWHERE)?);
         self.make_folder()?;
         let instead_of = self.starts_with().map_err(|e| e.to_string())?;
@@ -257,7 +257,7 @@ impl Store {
     }
 
     /// What a run that was killed had got and not put in its place. The turn must be at hand.
-    pub(super) fn left(&self) -> Result<Option<Tokens>> {
+    pub(crate) fn left(&self) -> Result<Option<Tokens>> {
         let Some(path) = self.path() else { return Ok(None) };
         let path = beside(&real(path), ".next");
         let left = match fs::read(&path) {
@@ -291,7 +291,7 @@ impl Store {
     }
 
     /// Where a refresh token came from, for a person to read.
-    pub(super) fn source(&self, token: &Secret) -> String {
+    pub(crate) fn source(&self, token: &Secret) -> String {
         let holds = |path: &&Path| {
             let stored: Option<Value> = read(path).ok().and_then(|text| serde_json::from_str(&text).ok());
             stored.is_some_and(|stored| stored["refresh_token"] == token.expose())
@@ -305,7 +305,7 @@ impl Store {
 
     /// Stores what a call brought. From the first line on, a crash loses nothing; nor does a failure, when it names the
     /// file that the tokens are left in.
-    pub(super) fn save_from(&self, turn: &Turn, mut room: Room, tokens: &Tokens) -> std::result::Result<(), Unsaved> {
+    pub(crate) fn save_from(&self, turn: &Turn, mut room: Room, tokens: &Tokens) -> std::result::Result<(), Unsaved> {
         let noted = room.take(tokens);
         self.save(turn, tokens).map_err(|why| {
             let file = room.file.filter(|_| matches!(noted, Ok(true)));
@@ -314,7 +314,7 @@ impl Store {
     }
 
     /// Writes the tokens so that a crash at any moment leaves either the old file or the new one.
-    pub(super) fn save(&self, turn: &Turn, tokens: &Tokens) -> std::result::Result<(), String> {
+    pub(crate) fn save(&self, turn: &Turn, tokens: &Tokens) -> std::result::Result<(), String> {
         let path = self.path().ok_or(NOWHERE)?;
         let target = real(path);
         if let Some(content) = self.content(tokens)? {
@@ -361,7 +361,7 @@ impl Store {
                 if members.is_empty() {
                     return Ok(None);
                 }
-                edit::set(&old, &members).ok_or_else(object).map(Some)
+                json_edit::set(&old, &members).ok_or_else(object).map(Some)
             }
             Place::Nowhere => Err(NOWHERE.into()),
         }
@@ -513,5 +513,5 @@ fn folder(path: &Path) -> &Path {
 }
 
 fn read(path: &Path) -> std::result::Result<String, String> {
-    crate::read(path).map_err(|e| e.to_string())
+    crate::config::read(path).map_err(|e| e.to_string())
 }

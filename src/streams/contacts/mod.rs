@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::fanout::Step;
 use crate::field::{Key, Timestamp};
-use crate::ids::Id;
+use crate::id::Id;
 use crate::schema;
 use crate::sync::{Run, asked_from, in_extra_second};
 

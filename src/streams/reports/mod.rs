@@ -1,14 +1,19 @@
 //! The two contact reports: their window, their round, and the choice between the two routes that lead to their rows.
 
-use chrono::{DateTime, Months, TimeDelta, Utc};
+mod by_campaign;
+mod by_contact;
+mod newest_first;
+pub(super) mod route;
 
-use super::plan::Scope;
+use chrono::{DateTime, Months, TimeDelta, Utc};
+use route::Scope;
+
 use super::records::{ActionSummary, ActivityDetail};
-use super::{Needs, Probe, Stream, campaign_reports, contact_reports, plan};
+use super::{Needs, Probe, Stream};
 use crate::client::Resource;
 use crate::config::{Config, Route};
 use crate::error::Result;
-use crate::ids::Id;
+use crate::id::Id;
 use crate::messages::stamp;
 use crate::schema;
 use crate::state::Resume;
@@ -94,7 +99,7 @@ impl Reading {
         } else {
             let start = match run.since_less(stream, now, back) {
                 Some(start) => start,
-                None => plan::beginning(run)?.unwrap_or(now - Months::new(120)),
+                None => route::beginning(run)?.unwrap_or(now - Months::new(120)),
             };
             Window { start: start.min(now), end: now, bounded }
         };
@@ -102,7 +107,7 @@ impl Reading {
     }
 
     /// What it needs of the campaigns.
-    pub(super) fn scope(&self, config: &Config) -> Scope {
+    fn scope(&self, config: &Config) -> Scope {
         let counts = self.stream.name == SUMMARY.name;
         let lookback = TimeDelta::days(i64::from(config.activity_lookback_days));
         let floor = match (counts, self.incremental) {
@@ -197,12 +202,12 @@ fn read(run: &mut Run, stream: &'static Stream) -> Result<()> {
             readings.push(Reading::begin(run, report)?);
         }
     }
-    match plan::route(run, stream, &readings)? {
+    match route::route(run, stream, &readings)? {
         Route::Contacts => {
             for reading in readings.into_iter().filter(|reading| reading.stream.name == stream.name) {
                 let mut reading = reading.on(run, Route::Contacts)?;
                 if !reading.complete() {
-                    contact_reports::read(run, &mut reading)?;
+                    by_contact::read(run, &mut reading)?;
                 }
                 reading.finish(run, Route::Contacts)?;
             }
@@ -215,7 +220,7 @@ fn read(run: &mut Run, stream: &'static Stream) -> Result<()> {
                 run.begin(reading.stream)?;
             }
             if readings.iter().any(|reading| !reading.complete()) {
-                campaign_reports::read(run, &mut readings)?;
+                by_campaign::read(run, &mut readings)?;
             }
             for reading in readings {
                 reading.finish(run, Route::Campaigns)?;

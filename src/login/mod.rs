@@ -14,16 +14,18 @@ use oauth2::{
 };
 use url::{Url, form_urlencoded};
 
-use super::callback::{Answer, listen, read_pasted};
-use super::endpoint::{self, Endpoint, OAuth, Refusal, Step};
-use super::token_file::{Store, Turn};
+mod callback;
+
+use crate::auth::server::{self, Endpoint, OAuth, Refusal, Step};
+use crate::auth::store::{Store, Turn};
 use crate::cli::Login;
 use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::log::say;
+use crate::logger::say;
 use crate::messages::Messages;
 use crate::signals::end_on_signals;
+use callback::{Answer, listen, read_pasted};
 
 const SCOPES: [&str; 3] = ["contact_data", "campaign_data", "offline_access"];
 
@@ -206,7 +208,7 @@ impl Grant<'_> {
                     .into(),
             ));
         }
-        self.store.save(turn, &endpoint::tokens(answer, None)).map_err(|why| {
+        self.store.save(turn, &server::tokens(answer, None)).map_err(|why| {
             Error::Failed(format!("the tokens could not be stored, and are lost: {why}; log in again"))
         })?;
         // Not told, they are the ones asked for.

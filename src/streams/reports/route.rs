@@ -8,16 +8,17 @@ use chrono::{DateTime, TimeDelta, Utc};
 use indicatif::HumanDuration;
 use serde::Deserialize;
 
-use super::campaign_reports::{Kind, kinds};
-use super::email_campaigns::CAMPAIGNS;
-use super::reports::{DETAILS, Reading, SUMMARY};
-use super::{Found, Stream, contacts, each_page, parse_plain, rows};
-use crate::client::{Client, DAILY_QUOTA, Resource, share_of_quota};
+use super::by_campaign::{Kind, kinds};
+use super::{DETAILS, Reading, SUMMARY};
+use crate::client::{Client, Resource};
 use crate::config::{Config, Route};
 use crate::error::{Error, Result};
 use crate::fanout::Step;
 use crate::field::{Integer, Key, Text, Timestamp};
-use crate::ids::Id;
+use crate::id::Id;
+use crate::quota::{DAILY_QUOTA, share_of_quota};
+use crate::streams::email_campaigns::CAMPAIGNS;
+use crate::streams::{Found, Stream, contacts, each_page, parse_plain, rows};
 use crate::sync::Run;
 
 const SUMMARIES: Resource = Resource::listing("email_campaign_summaries", "bulk_email_campaign_summaries");
@@ -31,7 +32,7 @@ pub(crate) struct Survey {
 }
 
 /// A campaign of the listing.
-pub(super) struct Campaign {
+pub(in crate::streams) struct Campaign {
     pub(super) id: Id,
     pub(super) name: Option<String>,
     created_at: Option<DateTime<Utc>>,
@@ -277,7 +278,7 @@ impl Survey {
     }
 
     /// All campaigns, the removed ones with them.
-    pub(super) fn campaigns(&mut self, client: &Arc<Client>) -> Result<Arc<Vec<Campaign>>> {
+    pub(in crate::streams) fn campaigns(&mut self, client: &Arc<Client>) -> Result<Arc<Vec<Campaign>>> {
         #[derive(Deserialize)]
         struct Rows<'a> {
             #[serde(default, borrow, deserialize_with = "rows")]

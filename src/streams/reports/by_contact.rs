@@ -8,18 +8,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use chrono::Months;
 use serde::Deserialize;
 
-use super::contacts::ids;
-use super::growing::{Part, newest_first};
-use super::records::{ActionSummary, ActivityDetail};
-use super::reports::{ACTIVITY_DETAILS, ACTIVITY_SUMMARY, DETAILS, Reading, SUMMARY};
-use super::{parse, plan, rows};
+use super::newest_first::{Part, newest_first};
+use super::route;
+use super::{ACTIVITY_DETAILS, ACTIVITY_SUMMARY, DETAILS, Reading, SUMMARY};
 use crate::client::{Client, Page};
 use crate::config::Route;
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::field::{Key, KeyInteger};
-use crate::ids::Id;
+use crate::id::Id;
 use crate::messages::stamp;
+use crate::streams::contacts::ids;
+use crate::streams::records::{ActionSummary, ActivityDetail};
+use crate::streams::{parse, rows};
 use crate::sync::{Run, asked_from, in_extra_second};
 use crate::window::{Window, five_year_windows};
 
@@ -55,7 +56,7 @@ pub(super) fn read(run: &mut Run, reading: &mut Reading) -> Result<()> {
     let all = parents.len();
     let parents: Vec<Id> = parents.into_iter().filter(|id| reading.wants(id)).collect();
     let left = parents.len() as u64;
-    plan::tell(run, &format!("{} of {left} contacts", reading.stream.name), Route::Contacts, left);
+    route::tell(run, &format!("{} of {left} contacts", reading.stream.name), Route::Contacts, left);
     let summary = reading.stream.name == SUMMARY.name;
     let fetch = if summary { fetch_summary(&reading.window) } else { fetch_details(run, &reading.window) };
     let (client, workers) = (Arc::clone(run.client), run.client.workers());

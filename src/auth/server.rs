@@ -14,20 +14,20 @@ use oauth2::{
 use serde_json::{Value, json};
 
 use super::Tokens;
-use super::token_file::Turn;
-use crate::client::{agent, backoff, is_untrusted, network_text, untrusted_text};
+use super::store::Turn;
 use crate::config::{Config, Secret};
 use crate::error::{Error, Result};
+use crate::http::{agent, backoff, is_untrusted, network_text, untrusted_text};
 
 /// The longest wait that a `Retry-After` is granted.
 const LONGEST_HOLD: Duration = Duration::from_secs(60);
 
 /// The oauth2 crate's client with all three addresses set.
-pub(super) type OAuth = BasicClient<EndpointSet, EndpointSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
+pub(crate) type OAuth = BasicClient<EndpointSet, EndpointSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
 
 /// What is being asked for; the same refusal means something else to each.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Step<'a> {
+pub(crate) enum Step<'a> {
     Refresh {
         /// Where the refresh token came from.
         from: &'a str,
@@ -38,7 +38,7 @@ pub(super) enum Step<'a> {
 }
 
 /// The authorization server as one application sees it.
-pub(super) struct Endpoint {
+pub(crate) struct Endpoint {
     agent: ureq::Agent,
     client_id: Option<String>,
     client_secret: Option<Secret>,
@@ -49,7 +49,7 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn new(config: &Config) -> Endpoint {
+    pub(crate) fn new(config: &Config) -> Endpoint {
         Endpoint {
             agent: agent(config, &config.auth_url),
             client_id: config.client_id.clone(),
@@ -62,7 +62,7 @@ impl Endpoint {
     }
 
     /// The protocol's client: it builds the requests and reads the answers, and calls nobody.
-    pub(super) fn oauth(&self) -> Result<OAuth> {
+    pub(crate) fn oauth(&self) -> Result<OAuth> {
         let Some(id) = &self.client_id else {
             return Err(Error::Usage("config: client_id is missing; set it to the application's API key".into()));
         };
@@ -81,7 +81,7 @@ impl Endpoint {
     }
 
     /// Has the protocol's client ask, through the HTTP that it is handed, and puts a failure into words.
-    pub(super) fn ask<T, E: oauth2::ErrorResponse + 'static>(
+    pub(crate) fn ask<T, E: oauth2::ErrorResponse + 'static>(
         &self,
         step: Step<'_>,
         turn: &dyn Fn() -> Result<Turn>,
@@ -159,12 +159,12 @@ impl Endpoint {
     }
 
     /// Whether an answer is waited for, or has come and is not [`settled`](Endpoint::settled) yet.
-    pub(super) fn is_asking(&self) -> bool {
+    pub(crate) fn is_asking(&self) -> bool {
         self.asking.load(Ordering::Relaxed)
     }
 
     /// Says that no answer is waited for, and that what came is where it belongs.
-    pub(super) fn settled(&self) {
+    pub(crate) fn settled(&self) {
         self.asking.store(false, Ordering::Relaxed);
     }
 
@@ -185,7 +185,7 @@ impl Endpoint {
     }
 
     /// A refusal as what it means here and what to do.
-    pub(super) fn refused(&self, step: Step<'_>, refusal: &Refusal) -> Error {
+    pub(crate) fn refused(&self, step: Step<'_>, refusal: &Refusal) -> Error {
         let text = refusal.text.to_ascii_lowercase();
         let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
         let secret = self.client_secret.is_some();
@@ -257,11 +257,11 @@ impl Endpoint {
 }
 
 /// The HTTP that the protocol's client is handed.
-pub(super) type Http<'a> = dyn Fn(HttpRequest) -> Result<HttpResponse> + 'a;
+pub(crate) type Http<'a> = dyn Fn(HttpRequest) -> Result<HttpResponse> + 'a;
 
 /// Why the server said no.
 #[derive(Debug, PartialEq)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     /// As it came: what the protocol goes by, and nobody is shown.
     code: String,
     /// The code and the server's own words, cut short and without the secrets of the request.
@@ -270,7 +270,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn new(code: &str, text: &str, secrets: &[String]) -> Refusal {
+    pub(crate) fn new(code: &str, text: &str, secrets: &[String]) -> Refusal {
         // Masked before it is cut: the half of a secret would no longer be found.
         let masked = |text: &str| secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"));
         let cut = |text: &str| masked(text).chars().filter(|c| !c.is_control()).take(200).collect();
@@ -306,7 +306,7 @@ fn read(status: u16, body: &[u8], secrets: &[String]) -> Read {
 }
 
 /// What a grant's answer leaves to keep; `old` is the refresh token that it was got with.
-pub(super) fn tokens(answer: &BasicTokenResponse, old: Option<Secret>) -> Tokens {
+pub(crate) fn tokens(answer: &BasicTokenResponse, old: Option<Secret>) -> Tokens {
     let new = answer.refresh_token().map(|t| Secret::from(t.secret().clone()));
     let lifetime = answer.expires_in().and_then(|d| TimeDelta::from_std(d).ok());
     Tokens {

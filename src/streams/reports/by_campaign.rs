@@ -8,19 +8,19 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
-use super::contact_reports::named;
-use super::contacts::ids;
-use super::growing::{Part, newest_first};
-use super::plan::{self, Candidate, Scope};
-use super::records::{ActionSummary, ActivityDetail};
-use super::reports::{DETAILS, Reading, SUMMARY};
-use super::{each_page, parse, parse_plain, rows};
+use super::by_contact::named;
+use super::newest_first::{Part, newest_first};
+use super::route::{self, Candidate, Scope};
+use super::{DETAILS, Reading, SUMMARY};
 use crate::client::{Client, Page, Resource};
 use crate::config::Route;
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::field::{Integer, Key, KeyInteger, KeyTimestamp, Text, Timestamp};
-use crate::ids::Id;
+use crate::id::Id;
+use crate::streams::contacts::ids;
+use crate::streams::records::{ActionSummary, ActivityDetail};
+use crate::streams::{each_page, parse, parse_plain, rows};
 use crate::sync::Run;
 
 /// A campaign with its activities; that it has an id is all that is sure of it.
@@ -233,7 +233,7 @@ fn activities(run: &mut Run, readings: &[Reading]) -> Result<Vec<Arc<Activity>>>
     let scopes: Vec<Scope> = readings.iter().map(|reading| reading.scope(run.config)).collect();
     let candidates = run.survey.candidates(run.client, run.config, now, &scopes)?;
     let what = format!("the contact reports of {} campaigns", candidates.len());
-    plan::tell(run, &what, Route::Campaigns, candidates.iter().map(|candidate| candidate.calls).sum());
+    route::tell(run, &what, Route::Campaigns, candidates.iter().map(|candidate| candidate.calls).sum());
     let candidates: Vec<Arc<Candidate>> = candidates.into_iter().map(Arc::new).collect();
     let mut found = BTreeMap::new();
     let mut gone = 0;

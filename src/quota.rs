@@ -1,0 +1,27 @@
+//! The daily quota in numbers, and the count of calls that is held against it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// API calls that a day allows an application, over all accounts that granted it. The day ends at 00:00 UTC.
+pub(crate) const DAILY_QUOTA: u64 = 10_000;
+
+/// What share of the daily quota a number of calls is, in percent with two digits.
+pub(crate) fn share_of_quota(calls: u64) -> String {
+    let share = 10_000 * calls / DAILY_QUOTA;
+    format!("{}.{:02}", share / 100, share % 100)
+}
+
+/// The API calls that a run has made so far, failed ones included: the service may count those as well.
+#[derive(Clone, Default)]
+pub(crate) struct CallCount(Arc<AtomicU64>);
+
+impl CallCount {
+    pub(crate) fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
