@@ -23,7 +23,6 @@ pub(crate) fn agent(config: &Config, server: &Url) -> ureq::Agent {
         .accept("application/json")
         .timeout_global(Some(config.request_timeout))
         .tls_config(ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build());
-    // A proxy of the environment's would take "this machine" to be itself, and be shown the token in the clear.
     // A proxy would take "localhost" for itself, and it would see the token, since http is not encrypted.
     let builder = if is_loopback(server) { builder.proxy(None) } else { builder };
     builder.build().into()

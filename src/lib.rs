@@ -31,6 +31,7 @@ mod preflight;
 mod progress;
 mod quota;
 mod schema;
+mod secret;
 mod signals;
 mod state;
 mod streams;
