@@ -101,7 +101,11 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
         return messages.catalog(&catalog::discover(&entries));
     }
     let mut warnings = Vec::new();
-    let config = Config::parse(&sources(&args.config)?, Utc::now(), &mut warnings);
+    let sources = sources(&args.config)?;
+    for (path, (_, text)) in args.config.iter().zip(&sources) {
+        auth::warn_if_config_is_readable(path, text);
+    }
+    let config = Config::parse(&sources, Utc::now(), &mut warnings);
     warn(&warnings);
     let config = config?;
     let config_file = written_back(&args.config);

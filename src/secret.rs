@@ -32,6 +32,7 @@ pub(crate) mod stored {
 
     use super::Secret;
 
+    #[expect(clippy::ref_option, reason = "serde passes the field like this")]
     pub(crate) fn serialize<S: Serializer>(secret: &Option<Secret>, to: S) -> Result<S::Ok, S::Error> {
         secret.as_ref().map(Secret::expose).serialize(to)
     }
@@ -40,6 +41,16 @@ pub(crate) mod stored {
         let text = Option::<String>::deserialize(from)?;
         Ok(text.filter(|text| !text.is_empty()).map(Secret))
     }
+}
+
+/// Text from outside as it may be shown: on one line, without control characters, cut at 200 characters.
+pub(crate) fn printable(text: &str) -> String {
+    let mut chars = text.chars().filter(|c| !c.is_control());
+    let mut shown: String = chars.by_ref().take(200).collect();
+    if chars.next().is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// The text with `***` in place of each secret, whether it stands there as it is, percent-encoded or with JSON escapes,
@@ -94,13 +105,13 @@ fn find(text: &[Char], secrets: &[Vec<char>], places: &mut Vec<Range<usize>>) {
     }
 }
 
-/// Decodes what `decoder` recognizes: given the text from one character on, it returns the character that is encoded
-/// there and how many characters encode it.
-fn decode(text: &[Char], decoder: fn(&[Char]) -> Option<(char, usize)>) -> Vec<Char> {
+/// Decodes what `encoding` recognizes: given the text from one character on, it returns the character that is encoded
+/// there and how many characters it takes.
+fn decode(text: &[Char], encoding: fn(&[Char]) -> Option<(char, usize)>) -> Vec<Char> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut at = 0;
     while at < text.len() {
-        let (c, length) = decoder(&text[at..]).unwrap_or((text[at].c, 1));
+        let (c, length) = encoding(&text[at..]).unwrap_or((text[at].c, 1));
         decoded.push(Char { c, source: text[at].source.start..text[at + length - 1].source.end });
         at += length;
     }
@@ -159,7 +170,7 @@ mod tests {
     }
 
     fn percent_all(text: &str) -> String {
-        text.bytes().map(|b| format!("%{b:02x}")).collect()
+        text.bytes().map(|b| format!("%{b:02x}")).collect::<Vec<_>>().concat()
     }
 
     fn json(text: &str) -> String {
@@ -168,7 +179,7 @@ mod tests {
     }
 
     fn json_all(text: &str) -> String {
-        text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect()
+        text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect::<Vec<_>>().concat()
     }
 
     #[test]
@@ -192,6 +203,13 @@ mod tests {
             assert_eq!(mask(text, ["token", ""]), text);
         }
         assert_eq!(mask("ab abc abcd", ["ab", "abcd"]), "*** ***c ***");
+    }
+
+    #[test]
+    fn text_from_outside_is_shown_short_and_plain() {
+        assert_eq!(printable("a\u{1b}[31mb\r\nc\u{7}\u{9b}é"), "a[31mbcé");
+        assert_eq!(printable(&"é".repeat(200)), "é".repeat(200));
+        assert_eq!(printable(&"é".repeat(201)), "é".repeat(200) + "…");
     }
 
     #[test]

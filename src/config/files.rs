@@ -42,9 +42,7 @@ pub(crate) fn sources(paths: &[PathBuf]) -> Result<Vec<(String, String)>> {
             if is_env(path) {
                 Ok(("ENV".to_owned(), from_env(std::env::vars())))
             } else if path.exists() {
-                let text = read(path)?;
-                crate::auth::check_config(path, &text);
-                Ok((path.display().to_string(), text))
+                Ok((path.display().to_string(), read(path)?))
             } else {
                 let path = path.display();
                 Err(Error::Usage(format!(

@@ -120,6 +120,9 @@ struct Settings {
     /// Seconds for one call.
     #[schemars(range(min = 0.1, max = 3600), extend("default" = 60))]
     request_timeout: Option<f64>,
+    /// Seconds to wait for another run that holds the lock on the tokens.
+    #[schemars(range(min = 0, max = 86400), extend("default" = 120))]
+    lock_timeout: Option<f64>,
     /// Tries after the first of a call, for what can pass: 429 throttled, 5xx, network.
     #[schemars(range(min = 0, max = 20), extend("default" = 5))]
     max_retries: Option<u32>,
@@ -166,6 +169,10 @@ pub(crate) struct Config {
     pub(crate) refresh_token: Option<Secret>,
     pub(crate) access_token: Option<Secret>,
     pub(crate) token_file: Option<PathBuf>,
+    /// The sources that the settings came from, in order: files, or `ENV`.
+    pub(crate) sources: Vec<String>,
+    /// The one of them that the refresh token came from.
+    pub(crate) refresh_token_from: Option<String>,
     pub(crate) redirect_uri: String,
     pub(crate) start_date: Option<DateTime<Utc>>,
     pub(crate) updated_days_back: Option<u32>,
@@ -184,6 +191,7 @@ pub(crate) struct Config {
     pub(crate) on_quota: OnQuota,
     pub(crate) page_size: u32,
     pub(crate) request_timeout: Duration,
+    pub(crate) lock_timeout: Duration,
     pub(crate) max_retries: u32,
     pub(crate) api_url: Url,
     pub(crate) auth_url: Url,
@@ -222,6 +230,7 @@ impl Config {
     ) -> Result<Config> {
         let schema = schema();
         let mut merged = Map::new();
+        let mut refresh_token_from = None;
         for (origin, text) in sources {
             let value: Value = serde_json::from_str(text).map_err(|e| {
                 Error::Usage(format!("{origin}: not valid JSON (line {}, column {})", e.line(), e.column()))
@@ -236,13 +245,27 @@ impl Config {
                     continue;
                 };
                 if let Some(value) = normalise(name, value, kind)? {
+                    if name == "refresh_token" {
+                        refresh_token_from = Some(origin.clone());
+                    }
                     merged.insert(name.to_owned(), value);
                 }
             }
         }
         let settings: Settings = serde_path_to_error::deserialize(Value::Object(merged))
             .map_err(|e| Error::Usage(format!("config: {}: {}", e.path(), e.inner())))?;
-        check(settings, now)
+        let sources = sources.iter().map(|(origin, _)| origin.clone()).collect();
+        Ok(Config { sources, refresh_token_from, ..check(settings, now)? })
+    }
+
+    /// The command that logs in with these settings, to be pasted into a shell.
+    pub(crate) fn login_command(&self) -> String {
+        let quote = |text: &str| {
+            let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:@%,".contains(c);
+            if text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+        };
+        let configs = self.sources.iter().map(|source| format!(" --config {}", quote(source)));
+        format!("tap-constant-contact login{}", configs.collect::<String>())
     }
 
     /// A short fingerprint of the settings that narrow a stream.
@@ -345,6 +368,8 @@ fn check(s: Settings, now: DateTime<Utc>) -> Result<Config> {
         refresh_token: s.refresh_token.map(Secret::from),
         access_token: s.access_token.map(Secret::from),
         token_file: s.token_file.map(PathBuf::from),
+        sources: Vec::new(),
+        refresh_token_from: None,
         redirect_uri: redirect,
         start_date,
         updated_days_back: s.updated_days_back,
@@ -362,6 +387,7 @@ fn check(s: Settings, now: DateTime<Utc>) -> Result<Config> {
         on_quota: if s.on_quota.as_deref() == Some("wait") { OnQuota::Wait } else { OnQuota::Stop },
         page_size: s.page_size.unwrap_or(500),
         request_timeout: Duration::from_secs_f64(s.request_timeout.unwrap_or(60.0)),
+        lock_timeout: Duration::from_secs_f64(s.lock_timeout.unwrap_or(120.0)),
         max_retries: s.max_retries.unwrap_or(5),
         api_url: address("api_url", s.api_url.as_deref().unwrap_or("https://api.cc.email/v3"))?,
         auth_url: address(

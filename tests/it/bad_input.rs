@@ -77,6 +77,7 @@ fn every_wrong_value_is_refused_with_what_is_allowed() {
         ("page_size", json!("1e2x"), "from 1 to 500"),
         ("request_timeout", json!(0), "0.1"),
         ("request_timeout", json!(false), "a number"),
+        ("lock_timeout", json!(-1), "0"),
         ("max_retries", json!(21), "from 0 to 20"),
         ("max_retries", json!(-1), "from 0 to 20"),
         ("api_url", json!("http://api.example.com/v3"), "loopback"),

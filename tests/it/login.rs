@@ -166,7 +166,7 @@ fn the_answer_can_be_pasted() {
         let (code, said) = login.end();
         assert_eq!(code, Some(0), "{said}");
         assert_eq!(said.contains("in use by another program"), taken, "{said}");
-        assert_eq!(said.matches("not this login's").count(), 2, "{said}");
+        assert_eq!(said.matches("belongs to another login").count(), 2, "{said}");
         assert_eq!(place.sync().code, Some(0));
     }
 }
