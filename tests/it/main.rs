@@ -19,6 +19,8 @@ mod options;
 mod prefix;
 mod preflight;
 #[cfg(unix)]
+mod renewals;
+#[cfg(unix)]
 mod rotation;
 mod routes;
 mod secrets;

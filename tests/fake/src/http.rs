@@ -79,12 +79,13 @@ pub(super) struct Response {
     pub status: u16,
     pub content_type: &'static str,
     pub location: Option<String>,
+    pub retry_after: Option<String>,
     pub body: Vec<u8>,
 }
 
 impl Response {
     pub fn new(status: u16, content_type: &'static str, body: impl Into<Vec<u8>>) -> Response {
-        Response { status, content_type, location: None, body: body.into() }
+        Response { status, content_type, location: None, retry_after: None, body: body.into() }
     }
 
     pub fn json(status: u16, body: &Value) -> Response {
@@ -113,6 +114,9 @@ impl Response {
         }
         if let Some(location) = &self.location {
             head += &format!("Location: {location}\r\n");
+        }
+        if let Some(wait) = &self.retry_after {
+            head += &format!("Retry-After: {wait}\r\n");
         }
         head + "\r\n"
     }

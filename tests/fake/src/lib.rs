@@ -145,6 +145,10 @@ pub struct Call {
 pub enum What {
     /// This status, body and content type, without serving the request.
     Status(u16, String, &'static str),
+    /// An error of this status with this `Retry-After`, without serving the request.
+    RetryAfter(u16, String),
+    /// Serve the request, then change its answer: from the body to status, content type and body.
+    Change(fn(&Value) -> (u16, &'static str, String)),
     /// An error of this status that shows all that the request brought.
     Echo(u16),
     Throttled,
@@ -158,6 +162,8 @@ pub enum What {
     LostAnswer,
     /// Serve the request, send half of the body and close.
     CutBody,
+    /// Serve the request, send all of the body but its last byte and close.
+    CutLastByte,
     /// Serve the request and answer half of the JSON, well framed.
     TruncatedJson,
     /// Serve the request and answer 200 with nothing.
@@ -525,6 +531,9 @@ impl Inner {
         let fault = self.fault_for(&target);
         let mut response = match &fault {
             Some(What::Status(status, body, content_type)) => Response::new(*status, content_type, body.clone()),
+            Some(What::RetryAfter(status, wait)) => {
+                Response { retry_after: Some(wait.clone()), ..Response::html(*status, "<html>Later</html>") }
+            }
             Some(What::Echo(status)) => echo(req, *status, is_auth),
             Some(What::Throttled) => throttled(),
             Some(What::QuotaExceeded) => quota_exceeded(),
@@ -539,6 +548,11 @@ impl Inner {
         match &fault {
             Some(What::LostAnswer) => return false,
             Some(What::TruncatedJson) => response.body.truncate(response.body.len() / 2),
+            Some(What::Change(change)) => {
+                let body = serde_json::from_slice(&response.body).unwrap_or_default();
+                let (status, content_type, body) = change(&body);
+                response = Response::new(status, content_type, body);
+            }
             Some(What::Empty200) => response = Response::new(200, "application/json", ""),
             Some(What::Html200) => {
                 response = Response::html(200, "<!DOCTYPE html><html><body>One moment</body></html>");
@@ -561,9 +575,9 @@ impl Inner {
         let body = std::mem::take(&mut response.body);
         let head = response.head(&date, body.len(), zipped, number);
         match fault {
-            Some(What::CutBody) => {
-                let half = &body[..body.len() / 2];
-                let _ = stream.write_all(&[head.as_bytes(), half].concat());
+            Some(What::CutBody | What::CutLastByte) => {
+                let length = if matches!(fault, Some(What::CutBody)) { body.len() / 2 } else { body.len() - 1 };
+                let _ = stream.write_all(&[head.as_bytes(), &body[..length]].concat());
                 false
             }
             Some(What::SlowDrip(pause)) => {
