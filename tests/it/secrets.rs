@@ -181,6 +181,44 @@ fn no_sync_shows_a_secret() {
 }
 
 #[test]
+fn no_form_of_a_refresh_token_is_shown() {
+    const TOKEN: &str = "Zx/9+Yw=\"Qé.k3";
+    let percent = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let json_text = |text: &str| json!(text).to_string().trim_matches('"').to_owned();
+    let escaped = |text: &str| text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect::<Vec<_>>().concat();
+    let forms = [
+        TOKEN.to_owned(),
+        percent(TOKEN),
+        percent(&percent(TOKEN)),
+        TOKEN.bytes().map(|byte| format!("%{byte:02x}")).collect::<Vec<_>>().concat(),
+        json_text(TOKEN),
+        json_text(&json_text(TOKEN)),
+        TOKEN.replace('/', "\\/"),
+        escaped(TOKEN),
+        percent(&escaped(TOKEN)),
+    ];
+    each(&[400, 503], |status, format| {
+        for form in &forms {
+            let mut place = Place::new();
+            place.fake.tokens().refresh_token = TOKEN.into();
+            place.config["refresh_token"] = json!(TOKEN);
+            place.config["max_retries"] = json!(0);
+            let body =
+                json!({"error": format!("odd {form}"), "error_description": format!("{form}{form}")}).to_string();
+            place.fake.fault(Fault::once("/token", What::Status(*status, body, "application/json")));
+            let output = place.tap(format, &[]).output().unwrap();
+            let shown = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_ne!(output.status.code(), Some(0), "{shown}");
+            assert!(shown.contains("odd ***"), "{form}: {shown}");
+            // In JSON lines, every backslash is doubled once more.
+            for hidden in forms.iter().map(|form| form.chars().take(6).collect::<String>()) {
+                assert!(!shown.contains(&hidden) && !shown.contains(&json_text(&hidden)), "{form}: {shown}");
+            }
+        }
+    });
+}
+
+#[test]
 fn no_other_command_shows_a_secret() {
     each(&[&["--test"][..], &["--about"], &["--about", "--format=json"], &["--discover"]], |arguments, format| {
         let mut place = Place::new();
