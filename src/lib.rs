@@ -32,6 +32,7 @@ mod progress;
 mod quota;
 mod schema;
 mod signals;
+mod spelling;
 mod state;
 mod streams;
 mod sync;
@@ -45,7 +46,7 @@ use chrono::Utc;
 use crate::catalog::{Catalog, Entry};
 use crate::cli::Command;
 use crate::client::Client;
-use crate::config::{Config, read, sources, written_back};
+use crate::config::{Config, Source, read, sources, written_back};
 use crate::error::Result;
 use crate::messages::Messages;
 use crate::state::State;
@@ -96,10 +97,14 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
         return messages.catalog(&catalog::discover(&entries));
     }
     let mut warnings = Vec::new();
-    let config = Config::parse(&sources(&args.config)?, Utc::now(), &mut warnings);
+    let sources = sources(&args.config)?;
+    for (path, text) in sources.iter().filter_map(Source::file) {
+        auth::check_config(path, text);
+    }
+    let config = Config::parse(&sources, Utc::now(), &mut warnings);
     warn(&warnings);
     let config = config?;
-    let config_file = written_back(&args.config);
+    let config_file = written_back(&sources);
     if let Some(Command::Login(options)) = &args.command {
         return login::login(&config, config_file, options, &messages);
     }

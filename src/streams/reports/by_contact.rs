@@ -12,7 +12,7 @@ use super::newest_first::{Part, newest_first};
 use super::route;
 use super::{ACTIVITY_DETAILS, ACTIVITY_SUMMARY, DETAILS, Reading, SUMMARY};
 use crate::client::{Client, Page};
-use crate::config::Route;
+use crate::config::{Route, words};
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::field::{Key, KeyInteger};
@@ -148,7 +148,7 @@ fn fetch_summary(window: &Window) -> Fetch {
 }
 
 fn fetch_details(run: &Run, window: &Window) -> Fetch {
-    let types = run.config.tracking_activity_types.join(",");
+    let types = words(&run.config.tracking_activity_types);
     let limit = run.config.page_size.min(100).to_string();
     // The service calls leaving the names out cheaper.
     let names = if run.wants(&DETAILS, &["campaign_activity_name"]) { "true" } else { "false" };

@@ -11,7 +11,7 @@ use route::Scope;
 use super::records::{ActionSummary, ActivityDetail};
 use super::{Needs, Probe, Stream};
 use crate::client::Resource;
-use crate::config::{Config, Route};
+use crate::config::{Config, Route, words};
 use crate::error::Result;
 use crate::id::Id;
 use crate::messages::stamp;
@@ -47,7 +47,7 @@ pub(super) static DETAILS: Stream = Stream {
     schema: schema::of::<ActivityDetail>,
     needs: NEEDS,
     probe: Probe::OfContact(|client, config, id| {
-        let types = config.tracking_activity_types.join(",");
+        let types = words(&config.tracking_activity_types);
         let path = format!("/reports/contact_reports/{id}/activity_details");
         let query = [("tracking_activities_list", types.as_str()), ("limit", "1")];
         client.first(ACTIVITY_DETAILS, &path, &query).map(|_| ())
@@ -110,7 +110,8 @@ impl Reading {
     fn scope(&self, config: &Config) -> Scope {
         let counts = self.stream.name == SUMMARY.name;
         let lookback = TimeDelta::days(i64::from(config.activity_lookback_days));
-        let floor = match (counts, self.incremental) {
+        let narrowed = self.incremental || (self.window.bounded && config.is_lookback_set);
+        let floor = match (counts, narrowed) {
             (true, _) => Some(self.window.start),
             (false, true) => self.window.start.checked_sub_signed(lookback),
             (false, false) => None,
