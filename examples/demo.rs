@@ -1,9 +1,6 @@
 //! A full sync of an invented account: no credentials, no network. Singer messages on stdout, the log on stderr; last it
 //! says what the account holds, which is what a target should have then.
 
-#[path = "../tests/fake/mod.rs"]
-mod fake;
-
 use std::io::{self, Write};
 use std::process::ExitCode;
 

@@ -6,9 +6,6 @@
 //! now on; `tokens` answers how many refreshes there were, and how many times a token that was spent came back; `quit`, or
 //! the end of stdin, ends it.
 
-#[path = "../tests/fake/mod.rs"]
-mod fake;
-
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

@@ -1,6 +1,5 @@
 //! An order-preserving parallel `flat_map`: several parents are fetched at once, and handed over in their order.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -9,15 +8,6 @@ use crate::error::{Error, Result};
 
 /// What may wait to be handed over, in bytes, beside the one item of the parent whose turn it is.
 const BUDGET: usize = 10 << 20;
-
-thread_local! {
-    static TURN: Cell<usize> = const { Cell::new(0) };
-}
-
-/// When the turn of the parent comes that this thread fetches from: what comes of those before it is wanted earlier.
-pub(crate) fn turn() -> usize {
-    TURN.get()
-}
 
 /// What comes of a parent: items, then how it ended.
 pub(crate) enum Step<T> {
@@ -74,7 +64,8 @@ impl<T> Drop for Fetching<'_, T> {
 
 /// Fetches from `parents`, up to `workers` at a time, and hands what comes to `each` in the order of the parents.
 ///
-/// `fetch` runs on the workers and passes its items on; it is to stop when that answers false. The parent whose turn
+/// `fetch` runs on the workers and is given the position of the parent, which its calls have as their priority: what
+/// comes of an earlier parent is wanted first. It passes its items on, and is to stop when that answers false. The parent whose turn
 /// it is runs one item ahead of `each`; what the later ones bring is held up to a budget, measured by `weigh` in bytes.
 ///
 /// # Errors
@@ -83,7 +74,7 @@ pub(crate) fn in_order<P, T>(
     parents: Vec<P>,
     workers: usize,
     weigh: fn(&T) -> usize,
-    fetch: impl Fn(&P, &mut dyn FnMut(T) -> bool) -> Result<()> + Send + Sync + 'static,
+    fetch: impl Fn(usize, &P, &mut dyn FnMut(T) -> bool) -> Result<()> + Send + Sync + 'static,
     mut each: impl FnMut(&P, Step<T>) -> Result<()>,
 ) -> Result<()>
 where
@@ -139,7 +130,7 @@ fn work<P, T>(
     parents: &[P],
     lookahead: usize,
     weigh: fn(&T) -> usize,
-    fetch: &impl Fn(&P, &mut dyn FnMut(T) -> bool) -> Result<()>,
+    fetch: &impl Fn(usize, &P, &mut dyn FnMut(T) -> bool) -> Result<()>,
 ) {
     loop {
         let mut state = shared.lock();
@@ -153,10 +144,9 @@ fn work<P, T>(
         state.next += 1;
         state.queues.push_back(VecDeque::new());
         drop(state);
-        TURN.set(parent);
         let died = Err(Error::Failed("a thread ended before its work; this is a defect of the tap".into()));
         let mut fetching = Fetching { shared, parent, outcome: died };
-        fetching.outcome = fetch(&parents[parent], &mut |item| {
+        fetching.outcome = fetch(parent, &parents[parent], &mut |item| {
             let weight = weigh(&item);
             let mut state = shared.lock();
             loop {
@@ -189,7 +179,7 @@ mod tests {
     fn run(parents: Vec<Vec<u32>>, workers: usize, weigh: fn(&u32) -> usize) -> Vec<Vec<u32>> {
         let mut out = Vec::new();
         let mut current = Vec::new();
-        let fetch = |items: &Vec<u32>, push: &mut dyn FnMut(u32) -> bool| {
+        let fetch = |_: usize, items: &Vec<u32>, push: &mut dyn FnMut(u32) -> bool| {
             for item in items {
                 if item % 3 == 0 {
                     thread::sleep(Duration::from_micros(u64::from(item % 50)));
@@ -226,7 +216,7 @@ mod tests {
     #[test]
     fn an_error_ends_it_without_waiting_for_the_workers() {
         let begun = std::time::Instant::now();
-        let fetch = |n: &u32, push: &mut dyn FnMut(u32) -> bool| {
+        let fetch = |_: usize, n: &u32, push: &mut dyn FnMut(u32) -> bool| {
             if *n > 0 {
                 thread::sleep(Duration::from_secs(30));
             }
@@ -249,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_dies_is_an_error_and_no_end_of_a_listing() {
-        let fetch = |n: &u32, _: &mut dyn FnMut(u32) -> bool| {
+        let fetch = |_: usize, n: &u32, _: &mut dyn FnMut(u32) -> bool| {
             assert_ne!(*n, 1, "on purpose");
             Ok(())
         };
@@ -275,7 +265,7 @@ mod tests {
     fn no_more_than_the_workers_are_in_flight() {
         static FLYING: AtomicUsize = AtomicUsize::new(0);
         static MOST: AtomicUsize = AtomicUsize::new(0);
-        let fetch = |_: &u32, _: &mut dyn FnMut(u32) -> bool| {
+        let fetch = |_: usize, _: &u32, _: &mut dyn FnMut(u32) -> bool| {
             MOST.fetch_max(FLYING.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
             thread::sleep(Duration::from_millis(5));
             FLYING.fetch_sub(1, Ordering::SeqCst);

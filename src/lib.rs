@@ -30,12 +30,15 @@ mod messages;
 mod preflight;
 mod progress;
 mod quota;
+mod run;
 mod schema;
 mod signals;
 mod spelling;
 mod state;
+mod stream;
 mod streams;
 mod sync;
+mod timestamp;
 mod window;
 
 use std::io::Write;
@@ -91,6 +94,7 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     }
     let entries: Vec<Entry> = streams::ALL
         .iter()
+        .map(|source| &source.stream)
         .map(|s| Entry { name: s.name, keys: s.keys, replication_key: s.replication_key, schema: (s.schema)() })
         .collect();
     if args.discover {
@@ -121,7 +125,7 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
         signals::end_on_signals(&messages, &client, "")?;
         return preflight::test(&config, &client, &catalog);
     }
-    let keys: Vec<_> = streams::ALL.iter().map(|s| (s.name, s.replication_key)).collect();
+    let keys: Vec<_> = streams::ALL.iter().map(|source| (source.stream.name, source.stream.replication_key)).collect();
     let state = match &args.state {
         None => State::default(),
         Some(path) => State::parse(&read(path)?, &keys, Utc::now()).map_err(|e| e.context(path.display()))?,

@@ -3,7 +3,6 @@
 use std::io::{BufWriter, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -129,9 +128,4 @@ impl Inner {
         self.since_state += 1;
         Ok(self.out.write_all(&self.line)?)
     }
-}
-
-/// A moment as messages and state write it: RFC 3339, UTC, `Z`.
-pub(crate) fn stamp(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }

@@ -8,7 +8,8 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::logger::say;
-use crate::streams::{ALL, Found, Needs, Probe, full_read};
+use crate::stream::Needs;
+use crate::streams::{ALL, Found, Probe, full_read};
 
 /// What is known of the grant.
 struct Grant {
@@ -44,9 +45,10 @@ pub(crate) fn test(config: &Config, client: &Arc<Client>, catalog: &Catalog) -> 
     let mut found = Found { contact: config.contact_ids.first().cloned(), ..Found::default() };
     let (mut readable, mut refused) = (Vec::new(), Vec::new());
     let mut lines = Vec::new();
-    for stream in ALL {
+    for source in ALL {
+        let stream = &source.stream;
         let selected = catalog.get(stream.name).is_some();
-        let tried = match (&stream.probe, &found.contact) {
+        let tried = match (&source.probe, &found.contact) {
             // The size of the account is told whatever is selected.
             (Probe::Listing(count), _) => count(client, config, &mut found).map(|()| "may be read"),
             (Probe::OfContact(_), _) if !selected => continue,

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::config::Route;
 use crate::error::{Error, Result};
-use crate::field::instant;
+use crate::timestamp::instant;
 
 /// What a `--state` file holds and a STATE message says.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

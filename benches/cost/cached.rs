@@ -7,8 +7,8 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::fake::Account;
-use crate::fake::account::Size;
+use fake::Account;
+use fake::account::Size;
 
 /// Contacts a page.
 const PAGE: usize = 500;

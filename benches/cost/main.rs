@@ -8,12 +8,12 @@
 #![allow(clippy::cast_precision_loss, clippy::print_stdout, missing_docs)]
 
 mod cached;
-#[path = "../../tests/fake/mod.rs"]
-mod fake;
 mod process;
-#[path = "../../tests/round/mod.rs"]
+#[path = "../../tests/it/round.rs"]
 mod round;
-#[path = "../../tests/tap/mod.rs"]
+// What only the tests need of it lies idle here.
+#[allow(dead_code)]
+#[path = "../../tests/it/tap.rs"]
 mod tap;
 
 use std::fs;

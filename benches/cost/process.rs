@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::fake::Fake;
 use crate::tap::{command, file, only};
+use fake::Fake;
 
 /// What a process cost, and what it said.
 pub struct Ran {

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::rows::Envelope;
+
 /// What to do with an answer.
 #[derive(Debug, PartialEq)]
 pub(super) enum Verdict {
@@ -30,7 +32,7 @@ pub(super) fn judge(status: u16, body: &[u8]) -> Verdict {
     match status {
         200 if looks_like_object(body) => Verdict::Good,
         // 202: the answer is still being computed. An empty or HTML 200 comes from what stands before the service.
-        200..=299 => Verdict::Retry(format!("answered {status} without the rows it owes")),
+        200..=299 => Verdict::Retry(format!("{status} response that is not the service's JSON")),
         // Only the body tells the second's limit from the day's.
         429 if error_key(body).as_deref() == Some("quota_exceeded") => Verdict::QuotaExceeded,
         429 => Verdict::Throttled,
@@ -44,6 +46,14 @@ pub(super) fn judge(status: u16, body: &[u8]) -> Verdict {
         400..=499 => Verdict::Refused(what()),
         _ => Verdict::Final(what()),
     }
+}
+
+/// Whether a 200 without its rows says that there are none, which the vendor's contract allows.
+///
+/// Only a first page may, only when asked `lacked` times before with the same answer, and only with nothing else in it:
+/// `{}` in the middle of a listing, or beside a count, must never end the listing as complete.
+pub(super) fn lack_means_none(envelope: &Envelope, is_first: bool, lacked: u32) -> bool {
+    is_first && lacked > 0 && !envelope.has_others && envelope.next.is_none() && envelope.count.unwrap_or(0) == 0
 }
 
 fn looks_like_object(body: &[u8]) -> bool {

@@ -2,9 +2,10 @@
 
 mod judge;
 mod pace;
+mod pages;
+mod rows;
 mod text;
 
-use std::collections::HashSet;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -13,19 +14,19 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Days, NaiveTime, TimeDelta, Utc};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::auth::{Auth, Scopes};
 use crate::config::{Config, OnQuota, Secret};
 use crate::error::{Error, Result};
-use crate::fanout;
 use crate::http::{agent, backoff, is_untrusted, network_text, untrusted_text};
 use crate::logger::timer;
-use crate::messages::stamp;
 use crate::quota::{CallCount, share_of_quota};
 use judge::{Verdict, judge};
 use pace::Pace;
+pub(crate) use pages::{Page, Pages};
+pub(crate) use rows::{Oddities, Row};
 use text::Buffers;
 
 /// The largest body read, in bytes. 500 contacts with all their sub-resources are some 2 MB.
@@ -35,76 +36,6 @@ const LONGEST_HOLD: Duration = Duration::from_secs(300);
 /// How long after the day has turned the quota is taken to be late rather than used up again, and the waits of that
 /// time: the first, doubled each time up to the second.
 const LATE: (TimeDelta, Duration, Duration) = (TimeDelta::minutes(15), Duration::from_secs(5), Duration::from_secs(60));
-/// What is asked for: a name for metrics, and what an answer must hold to be one.
-#[derive(Clone, Copy)]
-pub(crate) struct Resource {
-    pub(crate) name: &'static str,
-    /// The member with the rows. Without it a 200 is no answer, whatever else it is.
-    rows: &'static str,
-    /// Whether the rows may be left out where there are none. Of the reports of one contact nothing tells that they
-    /// are not, so what lacks them is asked for twice.
-    may_lack_rows: bool,
-}
-
-impl Resource {
-    pub(crate) const fn listing(name: &'static str, rows: &'static str) -> Resource {
-        Resource { name, rows, may_lack_rows: false }
-    }
-
-    /// The report of one contact.
-    pub(crate) const fn report(name: &'static str, rows: &'static str) -> Resource {
-        Resource { name, rows, may_lack_rows: true }
-    }
-
-    /// Whether a body holds the rows; a quote within a text is written with a backslash.
-    fn has_rows(&self, text: &str) -> bool {
-        self.rows.is_empty() || text.contains(&format!("\"{}\"", self.rows))
-    }
-
-    /// Whether a body without rows may say that there are none.
-    fn is_empty(&self, text: &str) -> bool {
-        let tells_trouble =
-            ["\"error_key\"", "\"error_message\"", "\"message\""].iter().any(|name| text.contains(name));
-        self.may_lack_rows && text.trim_start().starts_with('{') && !tells_trouble
-    }
-}
-
-/// One page of a listing: its text, checked to be JSON, and where the next one is.
-pub(crate) struct Page {
-    pub(crate) text: String,
-    /// When it was read, as `time_extracted` says it.
-    pub(crate) extracted: String,
-    /// The same by the service's clock.
-    pub(crate) at: DateTime<Utc>,
-    next: Option<String>,
-    buffers: Arc<Buffers>,
-}
-
-impl Drop for Page {
-    fn drop(&mut self) {
-        self.buffers.give(std::mem::take(&mut self.text).into_bytes());
-    }
-}
-
-impl Page {
-    pub(crate) fn is_last(&self) -> bool {
-        self.next.is_none()
-    }
-
-    /// The page that a body is taken for.
-    #[cfg(test)]
-    pub(crate) fn of(body: Vec<u8>) -> Option<Page> {
-        let text = text::clean(body);
-        next_link(&text).ok().map(|next| Page {
-            text,
-            extracted: String::new(),
-            at: Utc::now(),
-            next,
-            buffers: Arc::default(),
-        })
-    }
-}
-
 /// The client of a run.
 pub(crate) struct Client {
     agent: ureq::Agent,
@@ -123,29 +54,14 @@ pub(crate) struct Client {
     first_date: OnceLock<DateTime<Utc>>,
 }
 
-/// The four shapes of a last page: no `_links`, an empty or null one, a null `href`.
-#[derive(Deserialize)]
-struct Envelope {
-    #[serde(default, rename = "_links")]
-    links: Option<Links>,
-}
-
-#[derive(Deserialize)]
-struct Links {
-    #[serde(default)]
-    next: Option<Next>,
-}
-
-#[derive(Deserialize)]
-struct Next {
-    #[serde(default)]
-    href: Option<String>,
-}
-
-impl Envelope {
-    fn next(self) -> Option<String> {
-        self.links?.next?.href.filter(|href| !href.is_empty())
-    }
+/// A call that is to be made.
+#[derive(Clone)]
+struct Call {
+    /// Names the endpoint in metrics.
+    endpoint: &'static str,
+    url: String,
+    /// Of the calls that wait for their place, the lowest leaves first.
+    priority: usize,
 }
 
 /// An answer as it came.
@@ -212,10 +128,7 @@ impl Client {
         struct Privilege {
             privilege_name: String,
         }
-        let page = self.first(Resource::listing("privileges", ""), "/account/user/privileges", &[])?;
-        // Documented as a bare list, where nearly all else is an object.
-        let list: Vec<Privilege> = serde_json::from_str(&page.text)
-            .map_err(|e| Error::Failed(format!("the service sent privileges of an unexpected kind: {e}")))?;
+        let list: Vec<Privilege> = self.object("privileges", "/account/user/privileges", &[], 0)?;
         Ok(list.into_iter().map(|p| p.privilege_name).collect())
     }
 
@@ -238,8 +151,8 @@ impl Client {
     /// The run's start by the service's clock, which bookmarks are measured by.
     pub(crate) fn run_start(&self) -> Result<DateTime<Utc>> {
         if self.first_date.get().is_none() {
-            // Whatever the answer, it is dated; refusals of this call are not this run's matter.
-            match self.first(Resource::listing("contacts_counts", ""), "/contacts/counts", &[]) {
+            // Whatever it says, it is dated; a refusal of this call does not matter.
+            match self.object::<serde_json::Value>("contacts_counts", "/contacts/counts", &[], 0) {
                 Ok(_) | Err(Error::Forbidden(_) | Error::NotFound(_) | Error::Refused(_)) => {}
                 Err(e) => return Err(e),
             }
@@ -247,15 +160,43 @@ impl Client {
         Ok(*self.first_date.get_or_init(Utc::now))
     }
 
-    /// The pages of a listing, in order. `path` begins with `/`; `what` names the endpoint in metrics.
-    pub(crate) fn pages(self: &Arc<Self>, what: Resource, path: &str, query: &[(&str, &str)]) -> Pages {
-        let next = Some(self.url(path, query));
-        Pages { client: Arc::clone(self), what, url: String::new(), next, seen: HashSet::new() }
+    /// The pages of a listing, in order. `endpoint` names it in metrics, `path` begins with `/`; of the calls that wait
+    /// for the pace, those of the lowest `priority` leave first.
+    pub(crate) fn pages<T: Row>(
+        self: &Arc<Self>,
+        endpoint: &'static str,
+        path: &str,
+        query: &[(&str, &str)],
+        priority: usize,
+    ) -> Pages<T> {
+        Pages::new(self, Call { endpoint, url: self.url(path, query), priority })
     }
 
     /// The first page of a listing.
-    pub(crate) fn first(&self, what: Resource, path: &str, query: &[(&str, &str)]) -> Result<Page> {
-        self.get(what, &self.url(path, query))
+    pub(crate) fn first<T: Row>(
+        &self,
+        endpoint: &'static str,
+        path: &str,
+        query: &[(&str, &str)],
+        priority: usize,
+    ) -> Result<Page<T>> {
+        pages::read_page(self, &Call { endpoint, url: self.url(path, query), priority }, true)
+    }
+
+    /// An answer that is not a listing.
+    pub(crate) fn object<T: DeserializeOwned>(
+        &self,
+        endpoint: &'static str,
+        path: &str,
+        query: &[(&str, &str)],
+        priority: usize,
+    ) -> Result<T> {
+        let call = Call { endpoint, url: self.url(path, query), priority };
+        let read = |text: &str| {
+            serde_json::from_str(text)
+                .map_err(|e| format!("200 response of an unexpected form: line {}, column {}", e.line(), e.column()))
+        };
+        Ok(self.get(&call, read)?.0)
     }
 
     fn url(&self, path: &str, query: &[(&str, &str)]) -> String {
@@ -272,74 +213,67 @@ impl Client {
         self.auth.prove()
     }
 
-    /// One page, tried again for what passes by itself.
-    fn get(&self, what: Resource, url: &str) -> Result<Page> {
+    /// What `read` makes of an answer's body, with the body's size in bytes and the service's time; tried again for what
+    /// passes by itself. `read` answers with a text where a body is a failed call in spite of its status.
+    fn get<B>(
+        &self,
+        call: &Call,
+        mut read: impl FnMut(&str) -> std::result::Result<B, String>,
+    ) -> Result<(B, usize, DateTime<Utc>)> {
         let mut failures = 0;
-        let mut lacked_rows = false;
         let mut token = self.auth.bearer()?;
         let mut renewed = false;
         loop {
-            if !self.pace.take_place(fanout::turn()) {
+            if !self.pace.take_place(call.priority) {
                 let limit = self.max_requests.unwrap_or_default();
                 return Err(Error::Quota(format!(
                     "max_requests ({limit}) are used up; run again with the last STATE to go on"
                 )));
             }
-            let (why, hold) = match self.call(what.name, url, &token) {
+            let (why, hold) = match self.call(call.endpoint, &call.url, &token) {
                 Err(Trouble { why, passes: false }) => return Err(Error::Failed(why)),
                 Err(Trouble { why, passes: true }) => (why, None),
-                Ok(answer) => {
-                    self.first_date.get_or_init(|| answer.date.unwrap_or_else(Utc::now));
-                    match judge(answer.status, &answer.body) {
-                        Verdict::Good => {
-                            let text = text::clean(answer.body);
-                            match next_link(&text) {
-                                Ok(_) if !(what.has_rows(&text) || lacked_rows && what.is_empty(&text)) => {
-                                    lacked_rows = what.is_empty(&text);
-                                    (format!("answered 200 without the rows it owes{}", answer.request_id), None)
-                                }
-                                Ok(next) => {
-                                    return Ok(Page {
-                                        text,
-                                        extracted: stamp(Utc::now()),
-                                        at: answer.date.unwrap_or_else(Utc::now),
-                                        next: next.map(|href| self.resolve(&href)).transpose()?,
-                                        buffers: Arc::clone(&self.buffers),
-                                    });
-                                }
-                                Err(e) => (format!("answered 200 with JSON cut short or malformed ({e})"), None),
-                            }
+                Ok(answer) => match judge(answer.status, &answer.body) {
+                    Verdict::Good => {
+                        let at = self.date_of(&answer);
+                        let text = text::clean(answer.body);
+                        let outcome = read(&text);
+                        let size = text.len();
+                        self.buffers.give(text.into_bytes());
+                        match outcome {
+                            Ok(body) => return Ok((body, size, at)),
+                            Err(why) => (why + &answer.request_id, None),
                         }
-                        Verdict::Retry(why) => (why + &answer.request_id, answer.retry_after),
-                        Verdict::Throttled => {
-                            // "throttled" means all of this application's calls together.
-                            let pause = Duration::from_millis(1000 + fastrand::u64(..1000));
-                            self.pace.hold(answer.retry_after.unwrap_or(pause));
-                            ("429 throttled".into(), answer.retry_after)
-                        }
-                        Verdict::QuotaExceeded => {
-                            self.day_is_used_up(answer.date)?;
-                            token = self.auth.bearer()?;
-                            continue;
-                        }
-                        Verdict::Unauthorized(_) if !renewed => {
-                            renewed = true;
-                            log::debug!("{}: the access token was refused; getting another", what.name);
-                            token = self.auth.other_than(&token)?;
-                            continue;
-                        }
-                        Verdict::Unauthorized(why) => {
-                            return Err(Error::Credentials(format!(
-                                "a fresh access token is refused as well ({why}): the application or its grant may have \
-                                 been revoked, or api_url and auth_url do not belong together"
-                            )));
-                        }
-                        Verdict::Forbidden(why) => return Err(Error::Forbidden(why + &answer.request_id)),
-                        Verdict::NotFound(why) => return Err(Error::NotFound(why + &answer.request_id)),
-                        Verdict::Refused(why) => return Err(Error::Refused(why + &answer.request_id)),
-                        Verdict::Final(why) => return Err(Error::Failed(why + &answer.request_id)),
                     }
-                }
+                    Verdict::Retry(why) => (why + &answer.request_id, answer.retry_after),
+                    Verdict::Throttled => {
+                        // "throttled" means all of this application's calls together.
+                        let pause = Duration::from_millis(1000 + fastrand::u64(..1000));
+                        self.pace.hold(answer.retry_after.unwrap_or(pause));
+                        ("429 throttled".into(), answer.retry_after)
+                    }
+                    Verdict::QuotaExceeded => {
+                        self.day_is_used_up(answer.date)?;
+                        token = self.auth.bearer()?;
+                        continue;
+                    }
+                    Verdict::Unauthorized(_) if !renewed => {
+                        renewed = true;
+                        log::debug!("{}: the access token was refused; getting another", call.endpoint);
+                        token = self.auth.other_than(&token)?;
+                        continue;
+                    }
+                    Verdict::Unauthorized(why) => {
+                        return Err(Error::Credentials(format!(
+                            "a fresh access token is refused as well ({why}): the application or its grant may have \
+                             been revoked, or api_url and auth_url do not belong together"
+                        )));
+                    }
+                    Verdict::Forbidden(why) => return Err(Error::Forbidden(why + &answer.request_id)),
+                    Verdict::NotFound(why) => return Err(Error::NotFound(why + &answer.request_id)),
+                    Verdict::Refused(why) => return Err(Error::Refused(why + &answer.request_id)),
+                    Verdict::Final(why) => return Err(Error::Failed(why + &answer.request_id)),
+                },
             };
             failures += 1;
             if failures > self.max_retries {
@@ -348,9 +282,17 @@ impl Client {
                 )));
             }
             let wait = hold.unwrap_or_else(|| backoff(failures)).min(LONGEST_HOLD);
-            log::debug!("{}: {why}; next try in {:.1} s", what.name, wait.as_secs_f64());
+            log::debug!("{}: {why}; next try in {:.1} s", call.endpoint, wait.as_secs_f64());
             thread::sleep(wait);
         }
+    }
+
+    /// The service's time of an answer; that of the run's first good one is the run's start.
+    fn date_of(&self, answer: &Answer) -> DateTime<Utc> {
+        let now = Utc::now();
+        // A gateway whose clock is ahead must not move a bookmark into the future.
+        self.first_date.get_or_init(|| answer.date.unwrap_or(now).min(now));
+        answer.date.unwrap_or(now)
     }
 
     /// One call over the wire, its body read to the end.
@@ -463,95 +405,14 @@ impl Client {
     }
 }
 
-/// Where the next page is, if there is one; an error when the text is cut short.
-fn next_link(text: &str) -> serde_json::Result<Option<String>> {
-    // The links come last. What parses to the end is not cut short, and the rows before need no parsing but their own.
-    const LINKS: &[u8] = b"\"_links\"";
-    let tail = text.len().saturating_sub(4096);
-    if let Some(at) = text.as_bytes()[tail..].windows(LINKS.len()).rposition(|name| name == LINKS)
-        && let Ok(envelope) = serde_json::from_str::<Envelope>(&format!("{{{}", &text[tail + at..]))
-    {
-        return Ok(envelope.next());
-    }
-    // A bare list has no room for links.
-    if text.trim_start().starts_with('[') {
-        return serde_json::from_str::<IgnoredAny>(text).map(|_| None);
-    }
-    serde_json::from_str(text).map(Envelope::next)
-}
-
-/// An iterator over the pages of a listing; ends after the first error.
-pub(crate) struct Pages {
-    client: Arc<Client>,
-    what: Resource,
-    /// Of the page handed out last.
-    url: String,
-    next: Option<String>,
-    seen: HashSet<String>,
-}
-
-impl Pages {
-    /// The page handed out last, as it is now.
-    pub(crate) fn again(&mut self) -> Result<Page> {
-        // A later page was announced: it has rows.
-        let may_lack_rows = self.what.may_lack_rows && self.seen.len() == 1;
-        let page = self.client.get(Resource { may_lack_rows, ..self.what }, &self.url)?;
-        self.next.clone_from(&page.next);
-        Ok(page)
-    }
-}
-
-impl Iterator for Pages {
-    type Item = Result<Page>;
-
-    fn next(&mut self) -> Option<Result<Page>> {
-        self.url = self.next.take()?;
-        if !self.seen.insert(self.url.clone()) {
-            return Some(Err(Error::Failed("a next link leads back to a page already read".into())));
-        }
-        Some(self.again())
-    }
-}
-
 /// A body in which a secret does not stand.
 fn without(body: Vec<u8>, secret: &str) -> Vec<u8> {
     let text = String::from_utf8_lossy(&body);
     if !secret.is_empty() && text.contains(secret) { text.replace(secret, "***").into_bytes() } else { body }
 }
 
+/// The rows of a page that can be used.
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_next_link_is_found_wherever_it_stands() {
-        let long = "x".repeat(5000);
-        for (text, link) in [
-            (r#"{"contacts":[],"_links":{"next":{"href":"/a"}}}"#.to_owned(), Some("/a")),
-            (r#"{"_links":{"next":{"href":"/a"}},"contacts":[]}"#.to_owned(), Some("/a")),
-            (format!(r#"{{"_links":{{"next":{{"href":"/a"}}}},"contacts":["{long}"]}}"#), Some("/a")),
-            (format!(r#"{{"contacts":["{long}é"],"_links":{{"next":{{"href":"/a"}}}} }} "#), Some("/a")),
-            // A row's own, and a text that speaks of them.
-            (r#"{"contacts":[{"_links":{"next":{"href":"/b"}}}]}"#.to_owned(), None),
-            (r#"{"_links":{"next":{"href":"/a"}},"c":[{"_links":{"next":{"href":"/b"}}}]}"#.to_owned(), Some("/a")),
-            (r#"{"c":["\"_links\":{\"next\":{\"href\":\"/b\"}}"],"_links":{}}"#.to_owned(), None),
-            (r#"{"c":[1],"_links":null}"#.to_owned(), None),
-            (r#"{"c":[1],"_links":{"next":{"href":null}}}"#.to_owned(), None),
-            (r#"{"c":[1]}"#.to_owned(), None),
-            ("[1]".to_owned(), None),
-        ] {
-            assert_eq!(next_link(&text).unwrap().as_deref(), link, "{text}");
-        }
-    }
-
-    proptest::proptest! {
-        /// Wherever a page is cut short, it is noticed.
-        #[test]
-        fn a_page_cut_short_is_no_page(rows in 0usize..40, at: proptest::sample::Index) {
-            let rows = vec![json!({"id": "é", "of": [1, {"a": null}]}); rows];
-            let text = json!({"rows": rows, "rows_count": 7, "_links": {"next": {"href": "/v3/rows?cursor=x"}}}).to_string();
-            let cut: String = text.chars().take(at.index(text.chars().count())).collect();
-            proptest::prop_assert!(next_link(&cut).is_err());
-        }
-    }
+pub(crate) fn read_rows<T: Row>(page: &str) -> Vec<T> {
+    rows::read(page).ok().and_then(|body| body.rows).unwrap_or_default()
 }

@@ -1,55 +1,32 @@
-//! The streams: each one's file says its endpoint, its passes and its quirks; the records are in `records`.
+//! The streams: each one's file says its endpoint, its record and its quirks.
 
 mod contact_lists;
 mod contacts;
 mod email_campaigns;
-pub(crate) mod records;
+mod page;
 mod reports;
 
-use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer};
-use serde_ignored::Path;
-use serde_json::Value;
-
-use crate::client::{Client, Page, Pages};
+use crate::client::Client;
 use crate::config::Config;
-use crate::error::{Error, Result};
-use crate::fanout::{self, Step};
-use crate::sync::Run;
-use crate::{field, logger};
+use crate::error::Result;
+use crate::run::Run;
+use crate::stream::Stream;
 pub(crate) use contacts::parse_and_write as parse_and_write_contacts;
 pub(crate) use reports::route::{Survey, full_read};
 
-/// What the tap knows of a stream before it reads it.
-pub(crate) struct Stream {
-    pub(crate) name: &'static str,
-    pub(crate) keys: &'static [&'static str],
-    /// `None` for a stream that is read whole every time.
-    pub(crate) replication_key: Option<&'static str>,
-    pub(crate) schema: fn() -> Value,
-    pub(crate) needs: Needs,
+/// A stream and how it is read.
+pub(crate) struct Source {
+    pub(crate) stream: Stream,
     pub(crate) probe: Probe,
-    pub(crate) read: fn(&mut Run) -> Result<()>,
+    pub(crate) read: fn(&mut Run, &mut Shared) -> Result<()>,
 }
 
-/// The scopes and the user privileges without which the service answers 403.
-pub(crate) struct Needs {
-    pub(crate) scopes: &'static [&'static str],
-    pub(crate) privileges: &'static [&'static str],
-}
-
-impl fmt::Display for Needs {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let list = |f: &mut fmt::Formatter, what, names: &[&str]| {
-            write!(f, "the {what}{} {}", if names.len() > 1 { "s" } else { "" }, names.join(" and "))
-        };
-        list(f, "scope", self.scopes)?;
-        f.write_str(" and ")?;
-        list(f, "user privilege", self.privileges)
-    }
+/// What streams of one run learn from each other, so that nothing is asked for twice.
+#[derive(Default)]
+pub(crate) struct Shared {
+    pub(crate) survey: Survey,
 }
 
 /// The cheap way to find out whether a stream may be read.
@@ -71,179 +48,150 @@ pub(crate) struct Found {
     pub(crate) survey: Survey,
 }
 
-/// All streams in the order they are read: those of few calls first.
-pub(crate) static ALL: [&Stream; 5] =
-    [&contact_lists::STREAM, &email_campaigns::STREAM, &contacts::STREAM, &reports::SUMMARY, &reports::DETAILS];
-
-/// The pages of several listings, read at once and handed over listing by listing.
-///
-/// While one page is parsed and written, the next is under way.
-fn each_page<P: Send + Sync + 'static>(
-    client: &Arc<Client>,
-    listings: Vec<P>,
-    pages: impl Fn(&Arc<Client>, &P) -> Pages + Send + Sync + 'static,
-    each: impl FnMut(&P, Step<Page>) -> Result<()>,
-) -> Result<()> {
-    let (client, workers) = (Arc::clone(client), client.workers());
-    let fetch = move |listing: &P, push: &mut dyn FnMut(Page) -> bool| {
-        for page in pages(&client, listing) {
-            if !push(page?) {
-                break;
-            }
-        }
-        Ok(())
-    };
-    fanout::in_order(listings, workers, |page| page.text.len(), fetch, each)
-}
-
-/// Rows, of which null says that there are none.
-fn rows<'de, D: Deserializer<'de>, T: Deserialize<'de>>(d: D) -> std::result::Result<Vec<T>, D::Error> {
-    Ok(Option::deserialize(d)?.unwrap_or_default())
-}
-
-/// Parses a page into typed rows that borrow from its text.
-///
-/// Fields that the records do not know draw one warning each, and so do timestamps that cannot be read.
-fn parse<'p, T: Deserialize<'p>>(stream: &Stream, page: &'p Page) -> Result<T> {
-    let mut unknown = BTreeSet::new();
-    let mut json = serde_json::Deserializer::from_str(&page.text);
-    let parsed = serde_ignored::deserialize(&mut json, |path| {
-        unknown.extend(field_of(&path));
-    });
-    for field in unknown {
-        logger::warn_once(format!("{}: the field {field} is not known to this version and is left out", stream.name));
-    }
-    if field::take_unreadable() > 0 {
-        for field in unreadable(&page.text, &(stream.schema)()) {
-            logger::warn_once(format!(
-                "{}: {field} has values that are no timestamps; they are written as null",
-                stream.name
-            ));
-        }
-    }
-    parsed.map_err(|_| {
-        // The way to the place is only worth its cost when there is one to name.
-        let mut json = serde_json::Deserializer::from_str(&page.text);
-        let place = serde_path_to_error::deserialize::<_, T>(&mut json).err();
-        let text = place.map_or_else(String::new, |e| format!("{}: {}", e.path(), e.inner()));
-        Error::Failed(format!("the service sent a value of an unexpected kind at {text}"))
-    })
-}
-
-/// Rows read for one value of theirs only, whose other fields are nobody's matter.
-fn parse_plain<'p, T: Deserialize<'p>>(text: &'p str) -> Result<T> {
-    serde_json::from_str(text).map_err(|e| Error::Failed(format!("the service sent rows of an unexpected kind: {e}")))
-}
-
-/// `contacts.17.email_address.foo` as `email_address.foo`; nothing for what stands beside the rows.
-fn field_of(path: &Path) -> Option<String> {
-    let mut names = Vec::new();
-    let mut at = path;
-    loop {
-        at = match at {
-            Path::Root => break,
-            Path::Map { parent, key } => {
-                names.push(key.as_str());
-                parent
-            }
-            Path::Seq { parent, .. }
-            | Path::Some { parent }
-            | Path::NewtypeStruct { parent }
-            | Path::NewtypeVariant { parent } => parent,
-        };
-    }
-    names.pop();
-    names.reverse();
-    (!names.is_empty()).then(|| names.join("."))
-}
-
-/// The date-time fields of a page that hold a value which is none.
-fn unreadable(text: &str, schema: &Value) -> BTreeSet<String> {
-    fn walk(value: &Value, schema: &Value, path: &str, found: &mut BTreeSet<String>) {
-        match value {
-            Value::Array(items) => {
-                let schema = if schema["items"].is_null() { schema } else { &schema["items"] };
-                for item in items {
-                    walk(item, schema, path, found);
-                }
-            }
-            Value::Object(map) => {
-                for (name, value) in map {
-                    let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                    walk(value, &schema["properties"][name], &path, found);
-                }
-            }
-            Value::Null => {}
-            scalar if schema["format"] == "date-time" => {
-                let instant = serde_json::to_string(scalar)
-                    .ok()
-                    .and_then(|text| serde_json::from_str::<field::Timestamp>(&text).ok().and_then(|t| t.instant()));
-                if instant.is_none() {
-                    found.insert(path.to_owned());
-                }
-            }
-            _ => {}
-        }
-    }
-    let mut found = BTreeSet::new();
-    if let Ok(Value::Object(page)) = serde_json::from_str(text) {
-        page.values().filter(|v| v.is_array()).for_each(|rows| walk(rows, schema, "", &mut found));
-    }
-    field::take_unreadable();
-    found
-}
+/// All streams in the order they are read.
+pub(crate) static ALL: [&Source; 5] =
+    [&contact_lists::SOURCE, &contacts::SOURCE, &email_campaigns::SOURCE, &reports::SUMMARY, &reports::DETAILS];
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use proptest::prelude::*;
+    use proptest::test_runner::TestRunner;
+    use serde::Serialize;
+    use serde_json::{Value, json};
 
-    use super::records::{ActionSummary, ActivityDetail, Contact, ContactList, EmailCampaign};
     use super::*;
-
-    /// What any of the listings may hold.
-    #[derive(Deserialize)]
-    #[expect(dead_code, reason = "what is read is not looked at")]
-    struct Rows<'a> {
-        #[serde(default, borrow)]
-        contacts: Vec<Contact<'a>>,
-        #[serde(default, borrow)]
-        lists: Vec<ContactList<'a>>,
-        #[serde(default, borrow)]
-        campaigns: Vec<EmailCampaign<'a>>,
-        #[serde(default, borrow)]
-        campaign_activities: Vec<ActionSummary<'a>>,
-        #[serde(default, borrow)]
-        tracking_activities: Vec<ActivityDetail<'a>>,
-    }
-
-    const PAGES: [&str; 4] = [
-        r#"{"contacts":[{"contact_id":"a","email_address":{"address":"a@example.com","opt_out_date":"2026-01-02"},
-            "notes":[{}],"birthday_day":3}],"contacts_count":1,"_links":{"next":{"href":"/v3/a"}}}"#,
-        r#"{"lists":[{"list_id":"a","favorite":true,"membership_count":3,"created_at":"2026-01-02T03:04:05Z"}]}"#,
-        r#"{"campaigns":[{"campaign_id":"a","type_code":10}],
-            "campaign_activities":[{"campaign_activity_id":"b","em_opens":2}],"_links":{"next":{"href":null}}}"#,
-        r#"{"tracking_activities":[{"contact_id":"a","created_time":"2026-01-02T03:04:05.000Z",
-            "campaign_activity_id":"b","tracking_activity_type":"em_opens"}],"_links":{}}"#,
-    ];
+    use crate::client::{self, Row};
+    use crate::field::{Key, KeyInteger};
+    use crate::schema;
+    use contacts::Contact;
+    use reports::{ActionSummary, ActivityDetail};
 
     #[test]
-    fn the_pages_that_are_tampered_with_are_read_as_they_are() {
-        for page in PAGES {
-            assert!(parse::<Rows>(ALL[0], &Page::of(page.into()).unwrap()).is_ok(), "{page}");
+    fn absent_scalars_are_null_and_absent_objects_and_arrays_left_out() {
+        let contact: Contact = serde_json::from_str(
+            r#"{"contact_id":"c1","notes":null,"email_address":{},"taggings":["t1",null,7],"phone_numbers":[null,{"kind":"home"}]}"#,
+        )
+        .unwrap();
+        let out = serde_json::to_value(&contact).unwrap();
+        assert_eq!(out["first_name"], Value::Null);
+        assert_eq!(out["taggings"], json!(["t1", "7"]));
+        assert_eq!(out["phone_numbers"].as_array().unwrap().len(), 1);
+        assert_eq!(out["email_address"]["opt_out_date"], Value::Null);
+        assert!(out["email_address"].as_object().unwrap().contains_key("opt_out_date"));
+        for absent in ["notes", "sms_channel", "custom_fields", "list_memberships"] {
+            assert!(out.get(absent).is_none(), "{absent}");
         }
     }
 
-    proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-        /// A page with anything put anywhere in it is read or refused, by whatever reads it.
-        #[test]
-        fn any_bytes_are_survived(page in 0usize..5, at in 0usize..250, cut in 0usize..40, put: Vec<u8>) {
-            let mut bytes = PAGES.get(page).map_or(Vec::new(), |page| page.as_bytes().to_vec());
-            let at = at.min(bytes.len());
-            bytes.splice(at..(at + cut).min(bytes.len()), put);
-            if let Some(page) = Page::of(bytes) {
-                let _ = parse::<Rows>(ALL[0], &page);
-            }
+    #[test]
+    fn a_row_without_its_key_is_an_error() {
+        for row in ["{}", r#"{"contact_id":null}"#, r#"{"contact_id":""}"#] {
+            assert!(serde_json::from_str::<Contact>(row).is_err());
         }
+    }
+
+    #[test]
+    fn the_keys_of_the_reports_can_be_filled_in_after_parsing() {
+        let mut row: ActionSummary =
+            serde_json::from_str(r#"{"campaign_activity_id":"a","em_opens":"2","start_on":"2026-01-02"}"#).unwrap();
+        row.contact_id = Key::from("c");
+        let out = serde_json::to_string(&row).unwrap();
+        assert!(out.starts_with(r#"{"contact_id":"c","campaign_activity_id":"a","start_on":"2026-01-02T00:00:00Z""#));
+        assert!(out.contains(r#""em_opens":2"#));
+
+        let mut row: ActivityDetail = serde_json::from_str(
+            r#"{"contact_id":"c","campaign_activity_id":"a","created_time":"2026-01-02T03:04:05.000Z",
+                "tracking_activity_type":"em_opens"}"#,
+        )
+        .unwrap();
+        row.occurrence = KeyInteger(1);
+        let out = serde_json::to_value(&row).unwrap();
+        assert_eq!((&out["created_time"], &out["occurrence"]), (&json!("2026-01-02T03:04:05Z"), &json!(1)));
+        assert_eq!(out["url_id"], Value::Null);
+    }
+
+    fn any_json() -> BoxedStrategy<Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".*".prop_map(Value::from),
+            Just("2026-02-30T25:00:00+14:00".into()),
+        ];
+        let nested = leaf.prop_recursive(2, 8, 3, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+                prop::collection::btree_map("[a-z_]{1,8}", inner, 0..3)
+                    .prop_map(|m| Value::Object(m.into_iter().collect())),
+            ]
+        });
+        nested.boxed()
+    }
+
+    /// Something like what a schema describes: now and then a field is missing, null or of another kind.
+    fn like(schema: &Value) -> BoxedStrategy<Value> {
+        let kind = schema["type"].as_array().and_then(|types| types.last()).unwrap_or(&schema["type"]);
+        let good = match kind.as_str() {
+            Some("object") => {
+                let fields = schema["properties"].as_object().unwrap();
+                // A row without one of its keys is refused, and shows nothing of what is written.
+                let there = |field: &Value| if field["type"][0] == "null" { 0.9 } else { 0.99 };
+                let (names, fields): (Vec<String>, Vec<_>) = fields
+                    .iter()
+                    .map(|(name, field)| (name.clone(), prop::option::weighted(there(field), like(field))))
+                    .unzip();
+                let object = move |values: Vec<Option<Value>>| {
+                    names.iter().cloned().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
+                };
+                fields.prop_map(object).prop_map(Value::Object).boxed()
+            }
+            Some("array") => prop::collection::vec(like(&schema["items"]), 0..3).prop_map(Value::from).boxed(),
+            Some("integer") => prop_oneof![any::<i64>().prop_map(Value::from), "[0-9]{1,4}".prop_map(Value::from)].boxed(),
+            Some("boolean") => any::<bool>().prop_map(Value::from).boxed(),
+            _ if schema["format"] == "date-time" => {
+                "20[0-9]{2}-(0[1-9]|1[0-2])-[012][1-8]T[01][0-9]:[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-][01][0-9]:[0-5][0-9])"
+                    .prop_map(Value::from)
+                    .boxed()
+            }
+            _ => prop_oneof![20 => ".{1,12}", 1 => Just(String::new())].prop_map(Value::from).boxed(),
+        };
+        prop_oneof![150 => good, 1 => Just(Value::Null), 1 => any_json()].boxed()
+    }
+
+    /// Whatever comes is refused, or written as its schema says.
+    fn any_row_fits_its_schema<T: Row + Serialize>() {
+        let schema = &schema::of::<T>();
+        let validator = jsonschema::options().should_validate_formats(true).build(schema).unwrap();
+        let config = ProptestConfig { failure_persistence: None, cases: 200, ..ProptestConfig::default() };
+        let written = Cell::new(0);
+        TestRunner::new(config)
+            .run(&like(schema), |row| {
+                if let Some(record) = record_of::<T>(&row) {
+                    written.set(written.get() + 1);
+                    prop_assert!(validator.is_valid(&record), "{record}");
+                }
+                Ok(())
+            })
+            .unwrap();
+        assert!(written.get() > 50, "{} of 200 rows were written", written.get());
+    }
+
+    /// The record of a row, as a page with it is read.
+    fn record_of<T: Row + Serialize>(row: &Value) -> Option<Value> {
+        let page = json!({T::ROWS: [row]}).to_string();
+        let rows = client::read_rows::<T>(&page);
+        rows.into_iter().next().map(|row| serde_json::to_value(row).unwrap())
+    }
+
+    #[test]
+    fn every_stream_writes_what_its_schema_says() {
+        any_row_fits_its_schema::<contacts::Contact>();
+        any_row_fits_its_schema::<contact_lists::ContactList>();
+        any_row_fits_its_schema::<email_campaigns::EmailCampaign>();
+        any_row_fits_its_schema::<reports::ActionSummary>();
+        any_row_fits_its_schema::<reports::ActivityDetail>();
     }
 }

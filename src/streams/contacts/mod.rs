@@ -1,36 +1,43 @@
 //! `contacts`: `GET /contacts`. Unsubscribing does not move a contact's `updated_at`, hence two passes.
 
+mod record;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::records::Contact;
-use super::{Needs, Probe, Stream, each_page, parse, parse_plain, rows};
-use crate::client::{Client, Page, Pages, Resource};
+use super::page::{each_page, rows};
+use super::{Probe, Shared, Source};
+use crate::client::{Client, Page, Pages, Row};
 use crate::config::{Config, ContactStatus, Subresource, words};
 use crate::error::Result;
 use crate::fanout::Step;
 use crate::field::{Key, Timestamp};
 use crate::id::Id;
+use crate::run::{Run, asked_from, in_extra_second};
 use crate::schema;
-use crate::sync::{Run, asked_from, in_extra_second};
+use crate::stream::{Needs, Stream};
+pub(super) use record::Contact;
 
-/// Changes may show up this much after the moment that dates them.
+/// Changes can become visible up to this long after their `updated_at`.
 const OVERLAP: TimeDelta = TimeDelta::minutes(5);
 
 /// How often a listing whose rows slip between pages is read at most.
 const PASSES: u32 = 3;
 
-const CONTACTS: Resource = Resource::listing("contacts", "contacts");
+const ENDPOINT: &str = "contacts";
 
-pub(super) static STREAM: Stream = Stream {
-    name: "contacts",
-    keys: &["contact_id"],
-    replication_key: Some("updated_at"),
-    schema: schema::of::<Contact>,
-    needs: Needs { scopes: &["contact_data"], privileges: &["contacts:read"] },
+pub(super) static SOURCE: Source = Source {
+    stream: Stream {
+        name: "contacts",
+        keys: &["contact_id"],
+        replication_key: Some("updated_at"),
+        schema: schema::of::<Contact>,
+        needs: Needs { scopes: &["contact_data"], privileges: &["contacts:read"] },
+    },
     probe: Probe::Listing(|client, config, found| {
         let (count, some) = count(client, config)?;
         found.contacts = Some(count);
@@ -40,48 +47,43 @@ pub(super) static STREAM: Stream = Stream {
     read,
 };
 
-#[derive(Deserialize)]
-struct Rows<'a> {
-    #[serde(default, borrow, deserialize_with = "rows")]
-    contacts: Vec<Contact<'a>>,
-    #[serde(default)]
-    contacts_count: Option<u64>,
-}
-
-fn read(run: &mut Run) -> Result<()> {
+fn read(run: &mut Run, _: &mut Shared) -> Result<()> {
+    let stream = &SOURCE.stream;
     let start = run.client.run_start()?;
-    let full = run.contacts_are_due(&STREAM, start);
-    let since = if full { run.beginning(&STREAM, start) } else { run.since(&STREAM, start) };
+    let full = run.contacts_are_due(stream, start);
+    let since = if full { run.beginning(stream, start) } else { run.since(stream, start) };
     let passes = match since {
         None => vec![None],
         Some(bound) => vec![Some(("updated_after", bound)), Some(("optout_after", bound))],
     };
     let (client, listing) = (run.client, listing(run.config, &run.config.subresources));
     let mut met = Met::new(run.config, &passes);
-    if read_whole(client, passes, listing, &mut met, |pass, page, met| write(run, *pass, page, met))? {
-        run.complete(&STREAM, start, OVERLAP);
+    let whole = read_whole(client, passes, listing, &mut met, |pass, page, met| write(run, *pass, page, met))?;
+    run.check_oddities(stream)?;
+    if whole {
+        run.complete(stream, start, OVERLAP);
         if full {
-            run.contacts_were_complete(&STREAM);
+            run.contacts_were_complete(stream);
         }
     }
     Ok(())
 }
 
 /// The calls of a pass, with these sub-resources of each contact.
-fn listing(
+fn listing<T: Row>(
     config: &Config,
     include: &[Subresource],
-) -> impl Fn(&Arc<Client>, &Pass) -> Pages + Clone + Send + Sync + 'static {
+) -> impl Fn(&Arc<Client>, &Pass, usize) -> Pages<T> + Clone + Send + Sync + use<T> + 'static {
     let (status, include) = (words(&config.contact_status), words(include));
     let limit = config.page_size.to_string();
-    move |client, pass| {
+    move |client, pass, priority| {
         let mut query = vec![("status", status.as_str()), ("limit", &limit), ("include_count", "true")];
         if !include.is_empty() {
             query.push(("include", &include));
         }
         let from = pass.map(|(filter, bound)| (filter, asked_from(bound)));
         query.extend(from.as_ref().map(|(filter, from)| (*filter, from.as_str())));
-        client.pages(CONTACTS, "/contacts", &query)
+        client.pages(ENDPOINT, "/contacts", &query, priority)
     }
 }
 
@@ -89,12 +91,12 @@ fn listing(
 ///
 /// The cursor is a page number over a moving set: a row that leaves it moves all later ones up by a place, so that one
 /// slips between two pages. A pass in which that may have happened is read again.
-fn read_whole(
+fn read_whole<T: Row>(
     client: &Arc<Client>,
     mut passes: Vec<Pass>,
-    listing: impl Fn(&Arc<Client>, &Pass) -> Pages + Clone + Send + Sync + 'static,
+    listing: impl Fn(&Arc<Client>, &Pass, usize) -> Pages<T> + Clone + Send + Sync + 'static,
     met: &mut Met,
-    mut each: impl FnMut(&Pass, &Page, &mut Met) -> Result<()>,
+    mut each: impl FnMut(&Pass, Page<T>, &mut Met) -> Result<()>,
 ) -> Result<bool> {
     let mut reads = 0;
     loop {
@@ -102,7 +104,7 @@ fn read_whole(
         met.new = 0;
         let mut short = Vec::new();
         each_page(client, passes, listing.clone(), |pass, step| match step {
-            Step::Item(page) => each(pass, &page, met),
+            Step::Item(page) => each(pass, page, met),
             Step::End(outcome) => {
                 outcome?;
                 short.extend(met.end_of_pass().map(|missing| (*pass, missing)));
@@ -132,7 +134,11 @@ fn read_whole(
 
 /// The baseline of the benchmark: see the function of this name in the crate's root.
 pub(crate) fn parse_and_write(page: &str, out: &mut impl std::io::Write) -> std::io::Result<()> {
-    for contact in serde_json::from_str::<Rows>(page)?.contacts {
+    #[derive(Deserialize)]
+    struct Body {
+        contacts: Vec<Contact>,
+    }
+    for contact in serde_json::from_str::<Body>(page)?.contacts {
         serde_json::to_writer(&mut *out, &contact)?;
         out.write_all(b"\n")?;
     }
@@ -165,9 +171,9 @@ impl Met {
     }
 
     /// Takes note of a page before its contacts are met.
-    fn turns_to(&mut self, page: &Page, count: Option<u64>) {
+    fn turns_to<T>(&mut self, page: &Page<T>) {
         // The service keeps whole seconds.
-        self.first = self.first.or(count.map(|count| (count, page.at + TimeDelta::seconds(1))));
+        self.first = self.first.or(page.count.map(|count| (count, page.at + TimeDelta::seconds(1))));
     }
 
     /// Whether a contact that is met is to be written: once a run, and only where it is `wanted`.
@@ -193,10 +199,10 @@ impl Met {
     }
 }
 
-fn write(run: &mut Run, pass: Pass, page: &Page, met: &mut Met) -> Result<()> {
-    let rows: Rows = parse(&STREAM, page)?;
-    met.turns_to(page, rows.contacts_count);
-    for contact in rows.contacts {
+fn write(run: &mut Run, pass: Pass, mut page: Page<Contact>, met: &mut Met) -> Result<()> {
+    let stream = &SOURCE.stream;
+    met.turns_to(&page);
+    for contact in rows(run, stream, &mut page) {
         let dated = match pass {
             Some(("optout_after", _)) => contact.email_address.as_ref().and_then(|e| e.opt_out_date.instant()),
             _ => contact.updated_at.instant(),
@@ -204,36 +210,32 @@ fn write(run: &mut Run, pass: Pass, page: &Page, met: &mut Met) -> Result<()> {
         let id = Id::from(contact.contact_id.as_str());
         let wanted = !in_extra_second(dated, pass.map(|(_, bound)| bound));
         if met.meets(id, contact.created_at.instant(), wanted) {
-            run.emit(&STREAM, &contact, &page.extracted)?;
+            run.emit(stream, &contact, &page.extracted)?;
         }
     }
     Ok(())
 }
 
-/// A page of contacts of which only the ids matter.
-#[derive(Deserialize)]
-struct Ids<'a> {
-    #[serde(default, borrow, deserialize_with = "rows")]
-    contacts: Vec<OneId<'a>>,
+/// A contact of which only the id matters.
+#[derive(Deserialize, JsonSchema)]
+struct ContactId {
+    contact_id: Key,
     #[serde(default)]
-    contacts_count: Option<u64>,
+    created_at: Timestamp,
 }
 
-#[derive(Deserialize)]
-struct OneId<'a> {
-    #[serde(borrow)]
-    contact_id: Key<'a>,
-    #[serde(default, borrow)]
-    created_at: Timestamp<'a>,
+impl Row for ContactId {
+    const ROWS: &'static str = "contacts";
+    const IS_WHOLE: bool = false;
 }
 
 /// The ids of the contacts that the reports are read for, in order, and whether they are all.
 pub(super) fn ids(run: &Run) -> Result<(Vec<Id>, bool)> {
     let mut met = Met::new(run.config, &[None]);
-    let all = read_whole(run.client, vec![None], listing(run.config, &[]), &mut met, |_, page, met| {
-        let rows: Ids = parse_plain(&page.text)?;
-        met.turns_to(page, rows.contacts_count);
-        for row in rows.contacts {
+    let listing = listing::<ContactId>(run.config, &[]);
+    let all = read_whole(run.client, vec![None], listing, &mut met, |_, page, met| {
+        met.turns_to(&page);
+        for row in page.rows {
             met.meets(Id::from(row.contact_id.as_str()), row.created_at.instant(), true);
         }
         Ok(())
@@ -247,8 +249,7 @@ pub(super) fn ids(run: &Run) -> Result<(Vec<Id>, bool)> {
 pub(super) fn count(client: &Client, config: &Config) -> Result<(u64, Option<String>)> {
     let status = words(&config.contact_status);
     let query = [("status", status.as_str()), ("limit", "1"), ("include_count", "true")];
-    let page = client.first(CONTACTS, "/contacts", &query)?;
-    let Ids { contacts, contacts_count } = parse_plain(&page.text)?;
-    let some = contacts.first().map(|row| row.contact_id.as_str().to_owned());
-    Ok((contacts_count.unwrap_or(contacts.len() as u64), some))
+    let page = client.first::<ContactId>(ENDPOINT, "/contacts", &query, 0)?;
+    let some = page.rows.first().map(|row| row.contact_id.as_str().to_owned());
+    Ok((page.count.unwrap_or(page.rows.len() as u64), some))
 }

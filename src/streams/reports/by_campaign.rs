@@ -6,26 +6,27 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::by_contact::named;
-use super::newest_first::{Part, newest_first};
+use super::newest_first::{self, Part, newest_first};
+use super::records::{ActionSummary, ActivityDetail};
 use super::route::{self, Candidate, Scope};
 use super::{DETAILS, Reading, SUMMARY};
-use crate::client::{Client, Page, Resource};
+use crate::client::Row;
 use crate::config::{ContactStatus, Route, Word};
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::field::{Integer, Key, KeyInteger, KeyTimestamp, Text, Timestamp};
 use crate::id::Id;
+use crate::run::Run;
+use crate::streams::Shared;
 use crate::streams::contacts::ids;
-use crate::streams::records::{ActionSummary, ActivityDetail};
-use crate::streams::{each_page, parse, parse_plain, rows};
-use crate::sync::Run;
+use crate::streams::page::rows;
 
-/// A campaign with its activities; that it has an id is all that is sure of it.
-const CAMPAIGN: Resource = Resource::listing("email_campaign", "campaign_id");
-const TRACKING: Resource = Resource::listing("email_reports", "tracking_activities");
+const CAMPAIGN: &str = "email_campaign";
+const TRACKING: &str = "email_reports";
 
 /// A tracking report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,44 +64,53 @@ impl Kind {
 }
 
 /// A row of any of the six reports.
-#[derive(Deserialize)]
-struct Row<'a> {
-    #[serde(borrow)]
-    contact_id: Key<'a>,
-    #[serde(borrow)]
-    created_time: KeyTimestamp<'a>,
-    #[serde(default, borrow)]
-    email_address: Text<'a>,
-    #[serde(default, borrow)]
-    device_type: Text<'a>,
-    #[serde(default, borrow)]
-    url_id: Text<'a>,
-    #[serde(default, borrow)]
-    link_url: Text<'a>,
-    #[serde(default, borrow)]
-    bounce_code: Text<'a>,
-    #[serde(default, borrow)]
-    opt_out_reason: Text<'a>,
+#[derive(Deserialize, JsonSchema)]
+struct Tracked {
+    contact_id: Key,
+    created_time: KeyTimestamp,
+    #[serde(default)]
+    email_address: Text,
+    #[serde(default)]
+    device_type: Text,
+    #[serde(default)]
+    url_id: Text,
+    #[serde(default)]
+    link_url: Text,
+    #[serde(default)]
+    bounce_code: Text,
+    #[serde(default)]
+    opt_out_reason: Text,
     // Known from the request.
-    #[serde(default, borrow, rename = "campaign_activity_id")]
-    _activity: Text<'a>,
-    #[serde(default, borrow, rename = "tracking_activity_type")]
-    _kind: Text<'a>,
+    #[serde(default, rename = "campaign_activity_id")]
+    _activity: Text,
+    #[serde(default, rename = "tracking_activity_type")]
+    _kind: Text,
     // Facts of the contact, which the contacts stream has.
-    #[serde(default, borrow, rename = "first_name")]
-    _first_name: Text<'a>,
-    #[serde(default, borrow, rename = "last_name")]
-    _last_name: Text<'a>,
-    #[serde(default, borrow, rename = "deleted_at")]
-    _deleted_at: Text<'a>,
-    #[serde(default, borrow, rename = "current_email_address")]
-    _current_email_address: Text<'a>,
+    #[serde(default, rename = "first_name")]
+    _first_name: Text,
+    #[serde(default, rename = "last_name")]
+    _last_name: Text,
+    #[serde(default, rename = "deleted_at")]
+    _deleted_at: Text,
+    #[serde(default, rename = "current_email_address")]
+    _current_email_address: Text,
 }
 
-#[derive(Deserialize)]
-struct Rows<'a> {
-    #[serde(default, borrow, deserialize_with = "rows")]
-    tracking_activities: Vec<Row<'a>>,
+impl Row for Tracked {
+    const ROWS: &'static str = "tracking_activities";
+    const IS_WHOLE: bool = true;
+}
+
+impl newest_first::Activity for Tracked {
+    type Identity<'a> = (&'a str, &'a str, Option<&'a str>);
+
+    fn identity(&self) -> Self::Identity<'_> {
+        (self.contact_id.as_str(), self.created_time.as_str(), self.url_id.as_str())
+    }
+
+    fn at(&self) -> Option<DateTime<Utc>> {
+        self.created_time.instant()
+    }
 }
 
 /// One sending of a campaign, and who wants its rows.
@@ -121,7 +131,7 @@ struct Listing {
 }
 
 /// Reads the reports of all activities in the order of their ids, with a resume point after each.
-pub(super) fn read(run: &mut Run, readings: &mut [Reading]) -> Result<()> {
+pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading]) -> Result<()> {
     let contacts = match named(run) {
         Some(ids) => Some(ids.into_iter().collect::<HashSet<_>>()),
         None if run.config.contact_status == [ContactStatus::All] => None,
@@ -133,14 +143,14 @@ pub(super) fn read(run: &mut Run, readings: &mut [Reading]) -> Result<()> {
             Some(ids.into_iter().collect())
         }
     };
-    let activities = activities(run, readings)?;
+    let activities = activities(run, shared, readings)?;
     let limit = run.config.page_size.to_string();
     let listings: Vec<Listing> = activities
         .iter()
         .flat_map(|activity| {
             let kinds = &activity.candidate.kinds;
             // The summary counts every row, the details stop at the lower bound.
-            let details = readings.iter().find(|reading| reading.stream.name == DETAILS.name);
+            let details = readings.iter().find(|reading| reading.stream.name == DETAILS.stream.name);
             let until = details.filter(|_| !activity.summary).map(|reading| reading.window.start);
             kinds.iter().enumerate().map(move |(i, kind)| Listing {
                 activity: Arc::clone(activity),
@@ -151,9 +161,11 @@ pub(super) fn read(run: &mut Run, readings: &mut [Reading]) -> Result<()> {
         })
         .collect();
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
-    let fetch = move |listing: &Listing, push: &mut dyn FnMut(Part) -> bool| {
+    let fetch = move |priority: usize, listing: &Listing, push: &mut dyn FnMut(Part<Tracked>) -> bool| {
         let path = format!("/reports/email_reports/{}/tracking/{}", listing.activity.id, listing.kind.path());
-        newest_first(&client, TRACKING, &path, &[("limit", &limit)], listing.until, push)
+        let query = [("limit", limit.as_str())];
+        let pages = newest_first::Listing { endpoint: TRACKING, path: &path, query: &query, priority };
+        newest_first(&client, &pages, listing.until, push)
     };
     let (mut gone, mut has_begun) = (0, false);
     let mut counted = Counted::default();
@@ -162,15 +174,16 @@ pub(super) fn read(run: &mut Run, readings: &mut [Reading]) -> Result<()> {
     fanout::in_order(
         listings,
         workers,
-        |part: &Part| part.page.text.len(),
+        |part: &Part<Tracked>| part.page.weight,
         fetch,
         |listing, step| {
             match step {
-                Step::Item(part) => {
+                Step::Item(mut part) => {
                     has_begun = true;
-                    let details = readings.iter().find(|reading| reading.stream.name == DETAILS.name);
+                    let details = readings.iter().find(|reading| reading.stream.name == DETAILS.stream.name);
                     let details = details.filter(|_| listing.activity.details);
-                    for row in part.fresh(parse::<Rows>(&DETAILS, &part.page)?.tracking_activities) {
+                    let tracked = rows(run, &DETAILS.stream, &mut part.page);
+                    for row in part.fresh(tracked) {
                         let id = Id::from(row.contact_id.as_str());
                         if contacts.as_ref().is_some_and(|contacts| !contacts.contains(&id)) {
                             continue;
@@ -179,15 +192,11 @@ pub(super) fn read(run: &mut Run, readings: &mut [Reading]) -> Result<()> {
                             counted.row(&id, listing.kind, &row);
                         }
                         if details.is_some_and(|reading| row.created_time.instant().is_some_and(|at| reading.holds(at)))
-                            && run
-                                .config
-                                .tracking_activity_types
-                                .iter()
-                                .any(|kind| kind.as_str() == listing.kind.name())
+                            && run.config.tracking_activity_types.iter().any(|kind| kind.as_str() == listing.kind.name())
                         {
                             let key = hasher.hash_one((&id, row.created_time.instant()));
                             let occurrence = occurrences.entry(key).or_insert(0);
-                            emit(run, listing, row, u64::from(*occurrence), &part.page)?;
+                            emit(run, listing, row, u64::from(*occurrence), &part.page.extracted)?;
                             *occurrence += 1;
                         }
                     }
@@ -220,59 +229,66 @@ pub(super) fn read(run: &mut Run, readings: &mut [Reading]) -> Result<()> {
 }
 
 /// The activities to read, in the order of their ids.
-fn activities(run: &mut Run, readings: &[Reading]) -> Result<Vec<Arc<Activity>>> {
+fn activities(run: &mut Run, shared: &mut Shared, readings: &[Reading]) -> Result<Vec<Arc<Activity>>> {
     #[derive(Deserialize)]
-    struct Detail<'a> {
-        #[serde(default, borrow, deserialize_with = "rows")]
-        campaign_activities: Vec<Part<'a>>,
+    struct Detail {
+        #[serde(default)]
+        campaign_activities: Option<Vec<Part>>,
     }
     #[derive(Deserialize)]
-    struct Part<'a> {
-        #[serde(borrow)]
-        campaign_activity_id: Key<'a>,
-        #[serde(default, borrow)]
-        role: Text<'a>,
+    struct Part {
+        campaign_activity_id: Key,
+        #[serde(default)]
+        role: Text,
     }
     let now = run.client.run_start()?;
     let scopes: Vec<Scope> = readings.iter().map(|reading| reading.scope(run.config)).collect();
-    let candidates = run.survey.candidates(run.client, run.config, now, &scopes)?;
+    let candidates = shared.survey.candidates(run.client, run.config, now, &scopes)?;
     let what = format!("the contact reports of {} campaigns", candidates.len());
-    route::tell(run, &what, Route::Campaigns, candidates.iter().map(|candidate| candidate.calls).sum());
+    route::tell(run, shared, &what, Route::Campaigns, candidates.iter().map(|candidate| candidate.calls).sum());
     let candidates: Vec<Arc<Candidate>> = candidates.into_iter().map(Arc::new).collect();
     let mut found = BTreeMap::new();
     let mut gone = 0;
-    let campaign = |client: &Arc<Client>, candidate: &Arc<Candidate>| {
-        client.pages(CAMPAIGN, &format!("/emails/{}", candidate.id), &[])
+    let (client, workers) = (Arc::clone(run.client), run.client.workers());
+    let fetch = move |priority: usize, candidate: &Arc<Candidate>, push: &mut dyn FnMut(Detail) -> bool| {
+        push(client.object(CAMPAIGN, &format!("/emails/{}", candidate.id), &[], priority)?);
+        Ok(())
     };
-    each_page(run.client, candidates, campaign, |candidate, step| {
-        match step {
-            Step::Item(page) => {
-                for part in parse_plain::<Detail>(&page.text)?.campaign_activities {
-                    // The web version of a campaign has no tracking.
-                    if part.role.0.as_deref().is_some_and(|role| role.eq_ignore_ascii_case("permalink")) {
-                        continue;
-                    }
-                    let id = Id::from(part.campaign_activity_id.as_str());
-                    let wants = |stream: &str| {
-                        let wanted = readings.iter().zip(&candidate.wanted);
-                        wanted.into_iter().any(|(r, wanted)| *wanted && r.stream.name == stream && r.wants(&id))
-                    };
-                    let (summary, details) = (wants(SUMMARY.name), wants(DETAILS.name));
-                    if summary || details {
-                        let candidate = Arc::clone(candidate);
-                        found.insert(id.clone(), Arc::new(Activity { id, candidate, summary, details }));
+    fanout::in_order(
+        candidates,
+        workers,
+        |_| 1,
+        fetch,
+        |candidate, step| {
+            match step {
+                Step::Item(detail) => {
+                    for part in detail.campaign_activities.unwrap_or_default() {
+                        // The web version of a campaign has no tracking.
+                        if part.role.as_str().is_some_and(|role| role.eq_ignore_ascii_case("permalink")) {
+                            continue;
+                        }
+                        let id = Id::from(part.campaign_activity_id.as_str());
+                        let wants = |stream: &str| {
+                            let wanted = readings.iter().zip(&candidate.wanted);
+                            wanted.into_iter().any(|(r, wanted)| *wanted && r.stream.name == stream && r.wants(&id))
+                        };
+                        let (summary, details) = (wants(SUMMARY.stream.name), wants(DETAILS.stream.name));
+                        if summary || details {
+                            let candidate = Arc::clone(candidate);
+                            found.insert(id.clone(), Arc::new(Activity { id, candidate, summary, details }));
+                        }
                     }
                 }
+                // The listing names campaigns that the service does not know one by one.
+                Step::End(Err(Error::NotFound(why))) => {
+                    log::debug!("campaign {}: {why}", candidate.id);
+                    gone += u64::from(candidate.sent);
+                }
+                Step::End(outcome) => outcome?,
             }
-            // The listing names campaigns that the service does not know one by one.
-            Step::End(Err(Error::NotFound(why))) => {
-                log::debug!("campaign {}: {why}", candidate.id);
-                gone += u64::from(candidate.sent);
-            }
-            Step::End(outcome) => outcome?,
-        }
-        Ok(())
-    })?;
+            Ok(())
+        },
+    )?;
     if gone > 0 {
         log::warn!(
             "{gone} sent campaigns are listed but unknown one by one: their reports can only be read with \
@@ -282,14 +298,14 @@ fn activities(run: &mut Run, readings: &[Reading]) -> Result<Vec<Arc<Activity>>>
     Ok(found.into_values().collect())
 }
 
-fn emit(run: &mut Run, listing: &Listing, row: Row, occurrence: u64, page: &Page) -> Result<()> {
+fn emit(run: &mut Run, listing: &Listing, row: Tracked, occurrence: u64, extracted: &str) -> Result<()> {
     let activity = listing.activity.id.to_string();
     let detail = ActivityDetail {
         contact_id: row.contact_id,
-        campaign_activity_id: Key(activity.as_str().into()),
+        campaign_activity_id: Key::from(activity.as_str()),
         created_time: row.created_time,
-        tracking_activity_type: Key(listing.kind.name().into()),
-        campaign_activity_name: Text(listing.activity.candidate.name.as_deref().map(Into::into)),
+        tracking_activity_type: Key::from(listing.kind.name()),
+        campaign_activity_name: Text(listing.activity.candidate.name.clone()),
         occurrence: KeyInteger(occurrence),
         email_address: row.email_address,
         device_type: row.device_type,
@@ -298,7 +314,7 @@ fn emit(run: &mut Run, listing: &Listing, row: Row, occurrence: u64, page: &Page
         bounce_code: row.bounce_code,
         opt_out_reason: row.opt_out_reason,
     };
-    run.emit(&DETAILS, &detail, &page.extracted)
+    run.emit(&DETAILS.stream, &detail, extracted)
 }
 
 /// The counts of one activity, contact by contact in the order of their ids.
@@ -319,7 +335,7 @@ struct Counts {
 }
 
 impl Counted {
-    fn row(&mut self, contact: &Id, kind: Kind, row: &Row) {
+    fn row(&mut self, contact: &Id, kind: Kind, row: &Tracked) {
         let at = row.created_time.instant();
         let counts = self.contacts.entry(contact.clone()).or_default();
         let is_sent = counts.rows[Kind::Sends as usize] > 0;
@@ -334,7 +350,7 @@ impl Counted {
 
     /// All reports of the activity have come, or are unknown.
     fn end(self, run: &mut Run, readings: &mut [Reading], activity: &Id) -> Result<()> {
-        let summary = readings.iter().find(|reading| reading.stream.name == SUMMARY.name);
+        let summary = readings.iter().find(|reading| reading.stream.name == SUMMARY.stream.name);
         if self.unknown > 0 {
             // Counts of some of the reports would be taken for those of all.
             if !self.extracted.is_empty() {
@@ -361,8 +377,8 @@ impl Counted {
             let [sends, opens, clicks, bounces, optouts, forwards] =
                 counts.rows.map(|rows| Integer(Some(i64::from(rows))));
             let summary = ActionSummary {
-                contact_id: Key(contact.as_str().into()),
-                campaign_activity_id: Key(activity.as_str().into()),
+                contact_id: Key::from(contact.as_str()),
+                campaign_activity_id: Key::from(activity.as_str()),
                 start_on: Timestamp::from(start_on),
                 em_bounces: bounces,
                 em_clicks: clicks,
@@ -371,7 +387,7 @@ impl Counted {
                 em_sends: sends,
                 em_unsubscribes: optouts,
             };
-            run.emit(&SUMMARY, &summary, &self.extracted)?;
+            run.emit(&SUMMARY.stream, &summary, &self.extracted)?;
         }
         Ok(())
     }

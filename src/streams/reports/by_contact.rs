@@ -6,44 +6,47 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::Months;
-use serde::Deserialize;
 
-use super::newest_first::{Part, newest_first};
-use super::route;
-use super::{ACTIVITY_DETAILS, ACTIVITY_SUMMARY, DETAILS, Reading, SUMMARY};
-use crate::client::{Client, Page};
+use super::newest_first::{Listing, Part, newest_first};
+use super::records::{ActionSummary, ActivityDetail};
+use super::{ACTIVITY_DETAILS, ACTIVITY_SUMMARY, DETAILS, Reading, SUMMARY, route};
+use crate::client::Client;
 use crate::config::{Route, words};
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::field::{Key, KeyInteger};
 use crate::id::Id;
-use crate::messages::stamp;
+use crate::run::{Run, asked_from, in_extra_second};
+use crate::streams::Shared;
 use crate::streams::contacts::ids;
-use crate::streams::records::{ActionSummary, ActivityDetail};
-use crate::streams::{parse, rows};
-use crate::sync::{Run, asked_from, in_extra_second};
+use crate::streams::page::rows;
+use crate::timestamp::stamp;
 use crate::window::{Window, five_year_windows};
-
-#[derive(Deserialize)]
-struct SummaryRows<'a> {
-    #[serde(default, borrow, deserialize_with = "rows")]
-    campaign_activities: Vec<ActionSummary<'a>>,
-}
-
-#[derive(Deserialize)]
-struct DetailRows<'a> {
-    #[serde(default, borrow, deserialize_with = "rows")]
-    tracking_activities: Vec<ActivityDetail<'a>>,
-}
 
 /// How many of the contacts that were named, but have no report, are told.
 const SHOWN_IDS: usize = 10;
 
 /// Passes the pages of one contact on, until that answers false.
-type Fetch = Box<dyn Fn(&Arc<Client>, &Id, &mut dyn FnMut(Part) -> bool) -> Result<()> + Send + Sync>;
+type Fetch<T> = Box<dyn Fn(&Arc<Client>, usize, &Id, &mut dyn FnMut(Part<T>) -> bool) -> Result<()> + Send + Sync>;
 
 /// Reads one report contact by contact, with a resume point after each.
-pub(super) fn read(run: &mut Run, reading: &mut Reading) -> Result<()> {
+pub(super) fn read(run: &mut Run, shared: &mut Shared, reading: &mut Reading) -> Result<()> {
+    if reading.stream.name == SUMMARY.stream.name {
+        let fetch = fetch_summary(&reading.window);
+        each_contact(run, shared, reading, fetch, write_summary)
+    } else {
+        let fetch = fetch_details(run, &reading.window);
+        each_contact(run, shared, reading, fetch, write_details)
+    }
+}
+
+fn each_contact<T: Send + 'static>(
+    run: &mut Run,
+    shared: &mut Shared,
+    reading: &mut Reading,
+    fetch: Fetch<T>,
+    write: fn(&mut Run, &Reading, &mut OneContact, &Id, Part<T>) -> Result<()>,
+) -> Result<()> {
     let named = named(run);
     let are_named = named.is_some();
     let parents = if let Some(ids) = named {
@@ -56,9 +59,7 @@ pub(super) fn read(run: &mut Run, reading: &mut Reading) -> Result<()> {
     let all = parents.len();
     let parents: Vec<Id> = parents.into_iter().filter(|id| reading.wants(id)).collect();
     let left = parents.len() as u64;
-    route::tell(run, &format!("{} of {left} contacts", reading.stream.name), Route::Contacts, left);
-    let summary = reading.stream.name == SUMMARY.name;
-    let fetch = if summary { fetch_summary(&reading.window) } else { fetch_details(run, &reading.window) };
+    route::tell(run, shared, &format!("{} of {left} contacts", reading.stream.name), Route::Contacts, left);
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
     let mut contact = OneContact::default();
     let mut gone = 0;
@@ -66,17 +67,13 @@ pub(super) fn read(run: &mut Run, reading: &mut Reading) -> Result<()> {
     fanout::in_order(
         parents,
         workers,
-        |part: &Part| part.page.text.len(),
-        move |id, push| fetch(&client, id, push),
+        |part: &Part<T>| part.page.weight,
+        move |priority, id, push| fetch(&client, priority, id, push),
         |id, step| {
             match step {
                 Step::Item(part) => {
                     contact.has_begun = true;
-                    if summary {
-                        contact.summary(run, reading, id, &part.page)?;
-                    } else {
-                        contact.details(run, reading, &part)?;
-                    }
+                    write(run, reading, &mut contact, id, part)?;
                 }
                 Step::End(outcome) => {
                     match outcome {
@@ -120,15 +117,15 @@ pub(super) fn named(run: &Run) -> Option<Vec<Id>> {
     (!ids.is_empty()).then_some(ids)
 }
 
-fn fetch_summary(window: &Window) -> Fetch {
+fn fetch_summary(window: &Window) -> Fetch<ActionSummary> {
     let window = window.clone();
     // How long a range may be is not documented for this endpoint; five years are, for its neighbour.
     let split = AtomicBool::new(false);
-    Box::new(move |client, id, push| {
+    Box::new(move |client, priority, id, push| {
         let path = format!("/reports/contact_reports/{id}/activity_summary");
         let mut range = |(start, end)| {
             let (start, end) = (asked_from(start), stamp(end));
-            for page in client.pages(ACTIVITY_SUMMARY, &path, &[("start", &start), ("end", &end)]) {
+            for page in client.pages(ACTIVITY_SUMMARY, &path, &[("start", &start), ("end", &end)], priority) {
                 if !push(Part::whole(page?)) {
                     break;
                 }
@@ -147,20 +144,21 @@ fn fetch_summary(window: &Window) -> Fetch {
     })
 }
 
-fn fetch_details(run: &Run, window: &Window) -> Fetch {
+fn fetch_details(run: &Run, window: &Window) -> Fetch<ActivityDetail> {
     let types = words(&run.config.tracking_activity_types);
     let limit = run.config.page_size.min(100).to_string();
     // The service calls leaving the names out cheaper.
-    let names = if run.wants(&DETAILS, &["campaign_activity_name"]) { "true" } else { "false" };
+    let names = if run.wants(&DETAILS.stream, &["campaign_activity_name"]) { "true" } else { "false" };
     let start = window.start;
-    Box::new(move |client, id, push| {
+    Box::new(move |client, priority, id, push| {
         let query = [
             ("tracking_activities_list", types.as_str()),
             ("include_campaign_activity_names", names),
             ("limit", &limit),
         ];
         let path = format!("/reports/contact_reports/{id}/activity_details");
-        newest_first(client, ACTIVITY_DETAILS, &path, &query, Some(start), push)
+        let listing = Listing { endpoint: ACTIVITY_DETAILS, path: &path, query: &query, priority };
+        newest_first(client, &listing, Some(start), push)
     })
 }
 
@@ -173,38 +171,50 @@ struct OneContact {
     occurrences: HashMap<(String, String, String), u64>,
 }
 
-impl OneContact {
-    fn summary(&mut self, run: &mut Run, reading: &Reading, id: &Id, page: &Page) -> Result<()> {
-        let contact = id.to_string();
-        let window = &reading.window;
-        for mut row in parse::<SummaryRows>(&SUMMARY, page)?.campaign_activities {
-            let at = row.start_on.instant();
-            let outside = in_extra_second(at, Some(window.start)) || (window.bounded && at == Some(window.end));
-            if !outside && self.summaries.insert(Id::from(row.campaign_activity_id.as_str())) {
-                row.contact_id = Key(contact.as_str().into());
-                run.emit(&SUMMARY, &row, &page.extracted)?;
-            }
+fn write_summary(
+    run: &mut Run,
+    reading: &Reading,
+    contact: &mut OneContact,
+    id: &Id,
+    part: Part<ActionSummary>,
+) -> Result<()> {
+    let (stream, window, mut page) = (reading.stream, &reading.window, part.page);
+    let contact_id = Key::from(id.to_string().as_str());
+    for mut row in rows(run, stream, &mut page) {
+        let at = row.start_on.instant();
+        let outside = in_extra_second(at, Some(window.start)) || (window.bounded && at == Some(window.end));
+        if !outside && contact.summaries.insert(Id::from(row.campaign_activity_id.as_str())) {
+            row.contact_id = contact_id.clone();
+            run.emit(stream, &row, &page.extracted)?;
         }
-        Ok(())
     }
+    Ok(())
+}
 
-    fn details(&mut self, run: &mut Run, reading: &Reading, part: &Part) -> Result<()> {
-        for mut row in part.fresh(parse::<DetailRows>(&DETAILS, &part.page)?.tracking_activities) {
-            if !row.created_time.instant().is_some_and(|at| reading.holds(at)) {
-                continue;
-            }
-            let next = self
-                .occurrences
-                .entry((
-                    row.campaign_activity_id.as_str().to_owned(),
-                    row.tracking_activity_type.as_str().to_owned(),
-                    row.created_time.as_str().to_owned(),
-                ))
-                .or_default();
-            row.occurrence = KeyInteger(*next);
-            *next += 1;
-            run.emit(&DETAILS, &row, &part.page.extracted)?;
+fn write_details(
+    run: &mut Run,
+    reading: &Reading,
+    contact: &mut OneContact,
+    _: &Id,
+    mut part: Part<ActivityDetail>,
+) -> Result<()> {
+    let stream = reading.stream;
+    let rows = rows(run, stream, &mut part.page);
+    for mut row in part.fresh(rows) {
+        if !row.created_time.instant().is_some_and(|at| reading.holds(at)) {
+            continue;
         }
-        Ok(())
+        let next = contact
+            .occurrences
+            .entry((
+                row.campaign_activity_id.as_str().to_owned(),
+                row.tracking_activity_type.as_str().to_owned(),
+                row.created_time.as_str().to_owned(),
+            ))
+            .or_default();
+        row.occurrence = KeyInteger(*next);
+        *next += 1;
+        run.emit(stream, &row, &part.page.extracted)?;
     }
+    Ok(())
 }

@@ -3,61 +3,66 @@
 mod by_campaign;
 mod by_contact;
 mod newest_first;
+mod records;
 pub(super) mod route;
 
 use chrono::{DateTime, Months, TimeDelta, Utc};
+pub(super) use records::{ActionSummary, ActivityDetail};
 use route::Scope;
 
-use super::records::{ActionSummary, ActivityDetail};
-use super::{Needs, Probe, Stream};
-use crate::client::Resource;
+use super::{Probe, Shared, Source};
 use crate::config::{Config, Route, words};
 use crate::error::Result;
 use crate::id::Id;
-use crate::messages::stamp;
+use crate::run::Run;
 use crate::schema;
 use crate::state::Resume;
-use crate::sync::Run;
+use crate::stream::{Needs, Stream};
+use crate::timestamp::stamp;
 use crate::window::Window;
 
 const NEEDS: Needs =
     Needs { scopes: &["contact_data", "campaign_data"], privileges: &["ui:campaign:metrics", "contacts:read"] };
 
-pub(super) const ACTIVITY_SUMMARY: Resource = Resource::report("activity_summary", "campaign_activities");
-pub(super) const ACTIVITY_DETAILS: Resource = Resource::report("activity_details", "tracking_activities");
+const ACTIVITY_SUMMARY: &str = "activity_summary";
+const ACTIVITY_DETAILS: &str = "activity_details";
 
-pub(super) static SUMMARY: Stream = Stream {
-    name: "contact_action_summary",
-    keys: &["contact_id", "campaign_activity_id"],
-    replication_key: Some("start_on"),
-    schema: schema::of::<ActionSummary>,
-    needs: NEEDS,
+pub(super) static SUMMARY: Source = Source {
+    stream: Stream {
+        name: "contact_action_summary",
+        keys: &["contact_id", "campaign_activity_id"],
+        replication_key: Some("start_on"),
+        schema: schema::of::<ActionSummary>,
+        needs: NEEDS,
+    },
     probe: Probe::OfContact(|client, _, id| {
         let (day, now) = (stamp(Utc::now() - TimeDelta::days(1)), stamp(Utc::now()));
         let path = format!("/reports/contact_reports/{id}/activity_summary");
-        client.first(ACTIVITY_SUMMARY, &path, &[("start", &day), ("end", &now)]).map(|_| ())
+        client.first::<ActionSummary>(ACTIVITY_SUMMARY, &path, &[("start", &day), ("end", &now)], 0).map(|_| ())
     }),
-    read: |run| read(run, &SUMMARY),
+    read: |run, shared| read(run, shared, &SUMMARY.stream),
 };
 
-pub(super) static DETAILS: Stream = Stream {
-    name: "contact_activity_details",
-    keys: &["contact_id", "campaign_activity_id", "tracking_activity_type", "created_time", "occurrence"],
-    replication_key: Some("created_time"),
-    schema: schema::of::<ActivityDetail>,
-    needs: NEEDS,
+pub(super) static DETAILS: Source = Source {
+    stream: Stream {
+        name: "contact_activity_details",
+        keys: &["contact_id", "campaign_activity_id", "tracking_activity_type", "created_time", "occurrence"],
+        replication_key: Some("created_time"),
+        schema: schema::of::<ActivityDetail>,
+        needs: NEEDS,
+    },
     probe: Probe::OfContact(|client, config, id| {
         let types = words(&config.tracking_activity_types);
         let path = format!("/reports/contact_reports/{id}/activity_details");
         let query = [("tracking_activities_list", types.as_str()), ("limit", "1")];
-        client.first(ACTIVITY_DETAILS, &path, &query).map(|_| ())
+        client.first::<ActivityDetail>(ACTIVITY_DETAILS, &path, &query, 0).map(|_| ())
     }),
-    read: |run| read(run, &DETAILS),
+    read: |run, shared| read(run, shared, &DETAILS.stream),
 };
 
 /// How late a row may appear after the moment that dates it: opens and clicks may be attributed late.
 fn overlap(stream: &Stream) -> TimeDelta {
-    if stream.name == DETAILS.name { TimeDelta::hours(1) } else { TimeDelta::minutes(5) }
+    if stream.name == DETAILS.stream.name { TimeDelta::hours(1) } else { TimeDelta::minutes(5) }
 }
 
 /// One report under way.
@@ -76,12 +81,12 @@ pub(super) struct Reading {
 
 impl Reading {
     /// Where the present round stands, or where a new one begins.
-    fn begin(run: &mut Run, stream: &'static Stream) -> Result<Reading> {
+    fn begin(run: &mut Run, shared: &mut Shared, stream: &'static Stream) -> Result<Reading> {
         let resume = run.resume(stream);
-        Reading::from(run, stream, resume)
+        Reading::from(run, shared, stream, resume)
     }
 
-    fn from(run: &mut Run, stream: &'static Stream, resume: Option<Resume>) -> Result<Reading> {
+    fn from(run: &mut Run, shared: &mut Shared, stream: &'static Stream, resume: Option<Resume>) -> Result<Reading> {
         let now = run.client.run_start()?;
         let bounded = run.config.report.is_some();
         let incremental = !bounded && run.has_bookmark(stream);
@@ -93,13 +98,13 @@ impl Reading {
         }
         // Counts of a sent campaign go on growing: what was sent in the days before the bookmark is read again.
         let growing = TimeDelta::days(i64::from(run.config.activity_lookback_days));
-        let back = if stream.name == SUMMARY.name { growing } else { TimeDelta::zero() };
+        let back = if stream.name == SUMMARY.stream.name { growing } else { TimeDelta::zero() };
         let window = if let Some(report) = &run.config.report {
             report.resolve(now, run.config.timezone)
         } else {
             let start = match run.since_less(stream, now, back) {
                 Some(start) => start,
-                None => route::beginning(run)?.unwrap_or(now - Months::new(120)),
+                None => route::beginning(run, shared)?.unwrap_or(now - Months::new(120)),
             };
             Window { start: start.min(now), end: now, bounded }
         };
@@ -108,7 +113,7 @@ impl Reading {
 
     /// What it needs of the campaigns.
     fn scope(&self, config: &Config) -> Scope {
-        let counts = self.stream.name == SUMMARY.name;
+        let counts = self.stream.name == SUMMARY.stream.name;
         let lookback = TimeDelta::days(i64::from(config.activity_lookback_days));
         let narrowed = self.incremental || (self.window.bounded && config.is_lookback_set);
         let floor = match (counts, narrowed) {
@@ -122,12 +127,12 @@ impl Reading {
     }
 
     /// The same report on a route: how far another route got says nothing there.
-    fn on(self, run: &mut Run, route: Route) -> Result<Reading> {
+    fn on(self, run: &mut Run, shared: &mut Shared, route: Route) -> Result<Reading> {
         if self.complete() || self.resume.as_ref().is_none_or(|resume| resume.route == route) {
             return Ok(self);
         }
         log::warn!("{}: it was interrupted on the other route; its window starts over", self.stream.name);
-        Reading::from(run, self.stream, None)
+        Reading::from(run, shared, self.stream, None)
     }
 
     /// Read to its end earlier in this round.
@@ -166,6 +171,7 @@ impl Reading {
 
     /// Notes that all is written.
     fn finish(self, run: &mut Run, route: Route) -> Result<()> {
+        run.check_oddities(self.stream)?;
         if self.complete() {
             log::info!("{}: complete in this round; read again in the next", self.stream.name);
         }
@@ -177,7 +183,7 @@ impl Reading {
             self.tell_what_is_newer(run)?;
         }
         run.note(self.stream, Resume { complete: true, ..self.place(route) });
-        run.is_done(self.stream);
+        run.skip_rest_of_round(self.stream);
         Ok(())
     }
 
@@ -196,32 +202,34 @@ impl Reading {
     }
 }
 
-fn read(run: &mut Run, stream: &'static Stream) -> Result<()> {
+fn read(run: &mut Run, shared: &mut Shared, stream: &'static Stream) -> Result<()> {
     let mut readings = Vec::new();
-    for report in [&SUMMARY, &DETAILS] {
+    for report in [&SUMMARY.stream, &DETAILS.stream] {
         if run.selects(report) {
-            readings.push(Reading::begin(run, report)?);
+            readings.push(Reading::begin(run, shared, report)?);
         }
     }
-    match route::route(run, stream, &readings)? {
+    match route::route(run, shared, stream, &readings)? {
         Route::Contacts => {
             for reading in readings.into_iter().filter(|reading| reading.stream.name == stream.name) {
-                let mut reading = reading.on(run, Route::Contacts)?;
+                let mut reading = reading.on(run, shared, Route::Contacts)?;
                 if !reading.complete() {
-                    by_contact::read(run, &mut reading)?;
+                    by_contact::read(run, shared, &mut reading)?;
                 }
                 reading.finish(run, Route::Contacts)?;
             }
         }
         // The same pages hold the rows of both reports.
         Route::Campaigns => {
-            let mut readings =
-                readings.into_iter().map(|reading| reading.on(run, Route::Campaigns)).collect::<Result<Vec<_>>>()?;
+            let mut readings = readings
+                .into_iter()
+                .map(|reading| reading.on(run, shared, Route::Campaigns))
+                .collect::<Result<Vec<_>>>()?;
             for reading in &readings {
                 run.begin(reading.stream)?;
             }
             if readings.iter().any(|reading| !reading.complete()) {
-                by_campaign::read(run, &mut readings)?;
+                by_campaign::read(run, shared, &mut readings)?;
             }
             for reading in readings {
                 reading.finish(run, Route::Campaigns)?;

@@ -10,48 +10,64 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
-use crate::client::{Client, Page, Resource};
+use crate::client::{Client, Page, Row};
 use crate::error::Result;
-use crate::field::KeyTimestamp;
-use crate::streams::{parse_plain, rows};
 
 /// How often a page is read at most, while the listing does not hold still around it.
 const TRIES: u32 = 5;
 
+/// A row of a listing that is sorted newest first.
+pub(super) trait Activity: Row {
+    /// What makes it the activity that it is. What the service says of the contact beside that, such as a name, may
+    /// change between two pages.
+    type Identity<'a>: std::hash::Hash
+    where
+        Self: 'a;
+    fn identity(&self) -> Self::Identity<'_>;
+    /// When it happened.
+    fn at(&self) -> Option<DateTime<Utc>>;
+}
+
 /// A page of tracked activities, some of which may have come on an earlier page.
-pub(super) struct Part {
-    pub(super) page: Page,
+pub(super) struct Part<T> {
+    pub(super) page: Page<T>,
     /// The rows that came before.
     repeated: Range<usize>,
 }
 
-impl Part {
+impl<T> Part<T> {
     /// A page of a listing that does not grow.
-    pub(super) fn whole(page: Page) -> Part {
+    pub(super) fn whole(page: Page<T>) -> Part<T> {
         Part { page, repeated: 0..0 }
     }
 
     /// Those of the page's rows that did not come before.
-    pub(super) fn fresh<T>(&self, rows: Vec<T>) -> impl Iterator<Item = T> {
+    pub(super) fn fresh(&self, rows: Vec<T>) -> impl Iterator<Item = T> + use<T> {
         let repeated = self.repeated.clone();
         rows.into_iter().enumerate().filter(move |(at, _)| !repeated.contains(at)).map(|(_, row)| row)
     }
 }
 
+/// A listing that is sorted newest first.
+pub(super) struct Listing<'a> {
+    pub(super) endpoint: &'static str,
+    pub(super) path: &'a str,
+    pub(super) query: &'a [(&'a str, &'a str)],
+    pub(super) priority: usize,
+}
+
 /// Passes the pages of a listing on until one reaches back before `until`, or `push` answers false.
-pub(super) fn newest_first(
+pub(super) fn newest_first<T: Activity>(
     client: &Arc<Client>,
-    what: Resource,
-    path: &str,
-    query: &[(&str, &str)],
+    listing: &Listing,
     until: Option<DateTime<Utc>>,
-    push: &mut dyn FnMut(Part) -> bool,
+    push: &mut dyn FnMut(Part<T>) -> bool,
 ) -> Result<()> {
     let (mut seen, hasher) = (Seen::new(), RandomState::new());
-    let mut pages = client.pages(what, path, query);
+    let hashes = |page: &Page<T>| page.rows.iter().map(|row| hasher.hash_one(row.identity())).collect::<Vec<u64>>();
+    let Listing { endpoint, path, query, priority } = *listing;
+    let mut pages = client.pages::<T>(endpoint, path, query, priority);
     while let Some(page) = pages.next() {
         let mut page = page?;
         let last = page.is_last();
@@ -59,10 +75,11 @@ pub(super) fn newest_first(
         // Most listings are one page.
         if !last || seen.is_begun() {
             for tries in 1.. {
-                let rows = hashes(&hasher, &page)?;
+                let rows = hashes(&page);
                 let alike = seen.alike(&rows);
                 // A page that has moved has rows that are known.
-                let settled = alike.is_empty() || seen.holds_still(hashes(&hasher, &client.first(what, path, query)?)?);
+                let settled =
+                    alike.is_empty() || seen.holds_still(hashes(&client.first(endpoint, path, query, priority)?));
                 if settled || tries == TRIES {
                     repeated = seen.take(&rows, alike);
                     break;
@@ -71,10 +88,8 @@ pub(super) fn newest_first(
             }
         }
         // There is no date filter, but the newest come first.
-        let enough = match until {
-            Some(until) => !last && reaches_back_before(&page, until)?,
-            None => false,
-        };
+        let reaches_back = |until| page.rows.iter().any(|row| row.at().is_some_and(|at| at < until));
+        let enough = !last && until.is_some_and(reaches_back);
         if !push(Part { page, repeated }) || enough {
             break;
         }
@@ -123,33 +138,6 @@ impl Seen {
         let owed = self.owed.replace(0).unwrap_or(usize::MAX);
         alike.start..alike.end.min(alike.start.saturating_add(owed))
     }
-}
-
-/// The rows of a page, each as the hash of its text.
-fn hashes(hasher: &RandomState, page: &Page) -> Result<Vec<u64>> {
-    #[derive(Deserialize)]
-    struct Rows<'a> {
-        #[serde(default, borrow, deserialize_with = "rows")]
-        tracking_activities: Vec<&'a RawValue>,
-    }
-    let rows = parse_plain::<Rows>(&page.text)?.tracking_activities;
-    Ok(rows.into_iter().map(|row| hasher.hash_one(row.get())).collect())
-}
-
-/// Whether a page has a row older than a moment.
-fn reaches_back_before(page: &Page, start: DateTime<Utc>) -> Result<bool> {
-    #[derive(Deserialize)]
-    struct Rows<'a> {
-        #[serde(default, borrow, deserialize_with = "rows")]
-        tracking_activities: Vec<Row<'a>>,
-    }
-    #[derive(Deserialize)]
-    struct Row<'a> {
-        #[serde(borrow)]
-        created_time: KeyTimestamp<'a>,
-    }
-    let rows = parse_plain::<Rows>(&page.text)?.tracking_activities;
-    Ok(rows.iter().any(|row| row.created_time.instant().is_some_and(|at| at < start)))
 }
 
 #[cfg(test)]

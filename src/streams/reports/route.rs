@@ -6,22 +6,24 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use indicatif::HumanDuration;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::by_campaign::{Kind, kinds};
 use super::{DETAILS, Reading, SUMMARY};
-use crate::client::{Client, Resource};
+use crate::client::{Client, Row};
 use crate::config::{Config, Route, Word};
 use crate::error::{Error, Result};
 use crate::fanout::Step;
 use crate::field::{Integer, Key, Text, Timestamp};
 use crate::id::Id;
 use crate::quota::{DAILY_QUOTA, share_of_quota};
-use crate::streams::email_campaigns::CAMPAIGNS;
-use crate::streams::{Found, Stream, contacts, each_page, parse_plain, rows};
-use crate::sync::Run;
+use crate::run::Run;
+use crate::stream::Stream;
+use crate::streams::page::each_page;
+use crate::streams::{Found, Shared, contacts, email_campaigns};
 
-const SUMMARIES: Resource = Resource::listing("email_campaign_summaries", "bulk_email_campaign_summaries");
+const SUMMARIES: &str = "email_campaign_summaries";
 
 /// What a run has learnt of the account's campaigns.
 #[derive(Default)]
@@ -34,7 +36,7 @@ pub(crate) struct Survey {
 /// A campaign of the listing.
 pub(in crate::streams) struct Campaign {
     pub(super) id: Id,
-    pub(super) name: Option<String>,
+    pub(super) name: Option<Box<str>>,
     created_at: Option<DateTime<Utc>>,
     /// A draft or one that is scheduled has not been sent.
     unsent: bool,
@@ -58,7 +60,7 @@ impl Sent {
 /// A campaign whose reports are to be looked at, with the kinds of them.
 pub(super) struct Candidate {
     pub(super) id: Id,
-    pub(super) name: Option<String>,
+    pub(super) name: Option<Box<str>>,
     /// Whether each reading, in their order, is to look at it.
     pub(super) wanted: Vec<bool>,
     pub(super) kinds: Vec<Kind>,
@@ -83,8 +85,8 @@ pub(super) struct Scope {
 
 /// When the account's oldest campaign was made: nothing that the reports tell is older. `None` where there is none, or
 /// campaigns may not be read.
-pub(super) fn beginning(run: &mut Run) -> Result<Option<DateTime<Utc>>> {
-    match run.survey.campaigns(run.client) {
+pub(super) fn beginning(run: &mut Run, shared: &mut Shared) -> Result<Option<DateTime<Utc>>> {
+    match shared.survey.campaigns(run.client) {
         Ok(campaigns) => Ok(campaigns.iter().filter_map(|c| c.created_at).min()),
         Err(Error::Forbidden(_)) => Ok(None),
         Err(e) => Err(e),
@@ -92,7 +94,7 @@ pub(super) fn beginning(run: &mut Run) -> Result<Option<DateTime<Utc>>> {
 }
 
 /// The route of a report: as set, as begun, or the cheaper one.
-pub(super) fn route(run: &mut Run, stream: &Stream, readings: &[Reading]) -> Result<Route> {
+pub(super) fn route(run: &mut Run, shared: &mut Shared, stream: &Stream, readings: &[Reading]) -> Result<Route> {
     let own = readings.iter().find(|reading| reading.stream.name == stream.name);
     if let Some(resume) = own.and_then(|reading| reading.resume.as_ref()) {
         log::info!("{}: going on with the round that ends at {}", stream.name, resume.until);
@@ -103,16 +105,16 @@ pub(super) fn route(run: &mut Run, stream: &Stream, readings: &[Reading]) -> Res
     if let Some(resume) = own.and_then(|reading| reading.resume.as_ref()) {
         return Ok(resume.route);
     }
-    if let Some(route) = run.survey.route {
+    if let Some(route) = shared.survey.route {
         return Ok(route);
     }
-    let route = if only_by_contact(run.config, run.selects(&DETAILS)) {
+    let route = if only_by_contact(run.config, run.selects(&DETAILS.stream)) {
         Route::Contacts
     } else {
         let (contacts, _) = contacts::count(run.client, run.config)?;
         let now = run.client.run_start()?;
         let scopes: Vec<Scope> = readings.iter().map(|reading| reading.scope(run.config)).collect();
-        let (route, calls) = run.survey.cheaper(run.client, run.config, now, contacts, &scopes)?;
+        let (route, calls) = shared.survey.cheaper(run.client, run.config, now, contacts, &scopes)?;
         log::info!(
             "plan: the contact reports of {contacts} contacts by the {} route, {}",
             name(route),
@@ -120,14 +122,14 @@ pub(super) fn route(run: &mut Run, stream: &Stream, readings: &[Reading]) -> Res
         );
         route
     };
-    run.survey.route = Some(route);
+    shared.survey.route = Some(route);
     Ok(route)
 }
 
 /// Says how many calls a read is going to make, unless the choice of its route has told that.
-pub(super) fn tell(run: &Run, what: &str, route: Route, calls: u64) {
+pub(super) fn tell(run: &Run, shared: &Shared, what: &str, route: Route, calls: u64) {
     run.progress.planned(calls);
-    if run.survey.route.is_none() {
+    if shared.survey.route.is_none() {
         log::info!("plan: {what} by the {} route, {}", name(route), cost(run.config, calls));
     }
 }
@@ -172,7 +174,7 @@ pub(crate) fn full_read(client: &Arc<Client>, config: &Config, streams: &[&str],
             "email_campaigns" => calls += pages(found.campaigns),
             "contacts" => calls += pages(found.contacts),
             report => {
-                let counts = report == SUMMARY.name;
+                let counts = report == SUMMARY.stream.name;
                 scopes.push(Scope { counts, floor: None, before: None, complete: false, stops: None });
             }
         }
@@ -183,7 +185,7 @@ pub(crate) fn full_read(client: &Arc<Client>, config: &Config, streams: &[&str],
     let contacts = found.contacts.unwrap_or(0);
     let reports = scopes.len() as u64;
     let forced = config.activity_route.fixed() == Some(Route::Contacts)
-        || only_by_contact(config, streams.contains(&DETAILS.name));
+        || only_by_contact(config, streams.contains(&DETAILS.stream.name));
     let (route, more) = if forced {
         let given = config.contact_ids.len() as u64;
         (Route::Contacts, reports * if given > 0 { given } else { contacts + pages(found.contacts) })
@@ -279,37 +281,37 @@ impl Survey {
 
     /// All campaigns, the removed ones with them.
     pub(in crate::streams) fn campaigns(&mut self, client: &Arc<Client>) -> Result<Arc<Vec<Campaign>>> {
-        #[derive(Deserialize)]
-        struct Rows<'a> {
-            #[serde(default, borrow, deserialize_with = "rows")]
-            campaigns: Vec<Row<'a>>,
+        #[derive(Deserialize, JsonSchema)]
+        struct Listed {
+            campaign_id: Key,
+            #[serde(default)]
+            name: Text,
+            #[serde(default)]
+            current_status: Text,
+            #[serde(default)]
+            created_at: Timestamp,
+            #[serde(default)]
+            updated_at: Timestamp,
         }
-        #[derive(Deserialize)]
-        struct Row<'a> {
-            #[serde(borrow)]
-            campaign_id: Key<'a>,
-            #[serde(default, borrow)]
-            name: Text<'a>,
-            #[serde(default, borrow)]
-            current_status: Text<'a>,
-            #[serde(default, borrow)]
-            created_at: Timestamp<'a>,
-            #[serde(default, borrow)]
-            updated_at: Timestamp<'a>,
+        impl Row for Listed {
+            const ROWS: &'static str = "campaigns";
+            const IS_WHOLE: bool = false;
         }
         if let Some(known) = &self.campaigns {
             return Ok(Arc::clone(known));
         }
         let mut found: HashMap<Id, Campaign> = HashMap::new();
-        let listing = |client: &Arc<Client>, (): &()| client.pages(CAMPAIGNS, "/emails", &[("limit", "500")]);
+        let listing = |client: &Arc<Client>, (): &(), priority| {
+            client.pages::<Listed>(email_campaigns::ENDPOINT, "/emails", &[("limit", "500")], priority)
+        };
         each_page(client, vec![()], listing, |(), step| {
             match step {
                 Step::Item(page) => {
-                    for row in parse_plain::<Rows>(&page.text)?.campaigns {
-                        let status = row.current_status.0.as_deref().unwrap_or_default();
+                    for row in page.rows {
+                        let status = row.current_status.as_str().unwrap_or_default();
                         let unsent = ["draft", "scheduled"].iter().any(|s| status.eq_ignore_ascii_case(s));
                         let id = Id::from(row.campaign_id.as_str());
-                        let name = row.name.0.as_deref().map(str::to_owned);
+                        let name = row.name.0;
                         let created_at = row.created_at.instant();
                         let removed = row.updated_at.instant().filter(|_| status.eq_ignore_ascii_case("removed"));
                         found.insert(id.clone(), Campaign { id, name, created_at, unsent, removed });
@@ -326,21 +328,15 @@ impl Survey {
 
     /// The sent campaigns by the service's own account of them.
     fn sent(&mut self, client: &Arc<Client>) -> Result<Arc<HashMap<Id, Sent>>> {
-        #[derive(Deserialize)]
-        struct Rows<'a> {
-            #[serde(default, borrow, deserialize_with = "rows")]
-            bulk_email_campaign_summaries: Vec<Row<'a>>,
-        }
-        #[derive(Deserialize)]
-        struct Row<'a> {
-            #[serde(borrow)]
-            campaign_id: Key<'a>,
-            #[serde(default, borrow)]
-            last_sent_date: Timestamp<'a>,
+        #[derive(Deserialize, JsonSchema)]
+        struct Counted {
+            campaign_id: Key,
+            #[serde(default)]
+            last_sent_date: Timestamp,
             #[serde(default)]
             unique_counts: Option<Counts>,
         }
-        #[derive(Deserialize, Default)]
+        #[derive(Deserialize, Default, JsonSchema)]
         #[serde(default)]
         struct Counts {
             sends: Integer,
@@ -350,17 +346,26 @@ impl Survey {
             optouts: Integer,
             forwards: Integer,
         }
+        impl Row for Counted {
+            const ROWS: &'static str = "bulk_email_campaign_summaries";
+            const IS_WHOLE: bool = false;
+        }
         if let Some(known) = &self.sent {
             return Ok(Arc::clone(known));
         }
         let mut found = HashMap::new();
-        let listing = |client: &Arc<Client>, (): &()| {
-            client.pages(SUMMARIES, "/reports/summary_reports/email_campaign_summaries", &[("limit", "500")])
+        let listing = |client: &Arc<Client>, (): &(), priority| {
+            client.pages::<Counted>(
+                SUMMARIES,
+                "/reports/summary_reports/email_campaign_summaries",
+                &[("limit", "500")],
+                priority,
+            )
         };
         each_page(client, vec![()], listing, |(), step| {
             match step {
                 Step::Item(page) => {
-                    for row in parse_plain::<Rows>(&page.text)?.bulk_email_campaign_summaries {
+                    for row in page.rows {
                         // A count that is not sent says nothing: it must not be taken for "none".
                         let known = |count: Integer| count.0.map_or(1, i64::unsigned_abs);
                         let unique = row.unique_counts.map_or([1; 6], |c| {

@@ -1,0 +1,99 @@
+//! The pages of a listing, typed, in order.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::rows::{self, Body, Envelope, Oddities, Row};
+use super::{Call, Client, judge};
+use crate::error::{Error, Result};
+use crate::timestamp::stamp;
+
+/// One page of a listing.
+pub(crate) struct Page<T> {
+    pub(crate) rows: Vec<T>,
+    /// How many rows the whole listing has, by the service's own count.
+    pub(crate) count: Option<u64>,
+    /// The contact that a report is about, where the service names it.
+    pub(crate) contact_id: Option<Box<str>>,
+    /// When it was read, as `time_extracted` has it.
+    pub(crate) extracted: String,
+    /// The same by the service's clock.
+    pub(crate) at: DateTime<Utc>,
+    pub(crate) oddities: Oddities,
+    /// Size of the body in bytes, which what the rows take in memory grows with.
+    pub(crate) weight: usize,
+    next: Option<String>,
+}
+
+impl<T> Page<T> {
+    pub(crate) fn is_last(&self) -> bool {
+        self.next.is_none()
+    }
+}
+
+/// An iterator over the pages of a listing; ends after the first error.
+pub(crate) struct Pages<T> {
+    client: Arc<Client>,
+    /// The call for the page handed out last, or for the first one.
+    call: Call,
+    next: Option<String>,
+    seen: HashSet<String>,
+    rows: std::marker::PhantomData<fn() -> T>,
+}
+
+impl<T: Row> Pages<T> {
+    pub(super) fn new(client: &Arc<Client>, call: Call) -> Pages<T> {
+        let next = Some(call.url.clone());
+        Pages { client: Arc::clone(client), call, next, seen: HashSet::new(), rows: std::marker::PhantomData }
+    }
+
+    /// The page handed out last, as it is now.
+    pub(crate) fn again(&mut self) -> Result<Page<T>> {
+        let page = read_page(&self.client, &self.call, self.seen.len() <= 1)?;
+        self.next.clone_from(&page.next);
+        Ok(page)
+    }
+}
+
+impl<T: Row> Iterator for Pages<T> {
+    type Item = Result<Page<T>>;
+
+    fn next(&mut self) -> Option<Result<Page<T>>> {
+        self.call.url = self.next.take()?;
+        if !self.seen.insert(self.call.url.clone()) {
+            return Some(Err(Error::Failed("a next link leads back to a page already read".into())));
+        }
+        Some(self.again())
+    }
+}
+
+/// One page; `is_first` where no next link led to it.
+pub(super) fn read_page<T: Row>(client: &Client, call: &Call, is_first: bool) -> Result<Page<T>> {
+    let mut lacked = 0;
+    let (body, weight, at) = client.get(call, |text| {
+        let mut body: Body<T> = rows::read(text).map_err(|e| {
+            // The error's own text may show a value.
+            format!("200 response that is not a page of {}: line {}, column {}", T::ROWS, e.line(), e.column())
+        })?;
+        if body.rows.is_none() {
+            if !judge::lack_means_none(&body.envelope, is_first, lacked) {
+                lacked += 1;
+                return Err(format!("200 response without \"{}\"", T::ROWS));
+            }
+            body.rows = Some(Vec::new());
+        }
+        Ok(body)
+    })?;
+    let Body { rows, envelope, oddities } = body;
+    let rows = rows.unwrap_or_default();
+    if let Some(why) = oddities.why_left_out.as_ref().filter(|_| rows.is_empty()) {
+        return Err(Error::Failed(format!(
+            "no row of a page can be used ({why}): the service has changed its format; update the tap, or report it"
+        )));
+    }
+    let Envelope { count, contact_id, next, .. } = envelope;
+    let next = next.map(|href| client.resolve(&href)).transpose()?;
+    Ok(Page { rows, count, contact_id, extracted: stamp(Utc::now()), at, oddities, weight, next })
+}

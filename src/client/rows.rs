@@ -1,0 +1,474 @@
+//! One body of a listing to typed rows: parsed once, in the worker that fetched it.
+//!
+//! A page whose rows are all as their type expects takes one pass. Where one is not, the page is parsed again as plain
+//! JSON, and each row is mended by the schema of its type: a value that its field cannot hold becomes null, and a row
+//! without a usable key is left out. Both are noted, never dropped without a word.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::marker::PhantomData;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+
+use crate::field::{Flag, Integer, Key, KeyInteger, KeyTimestamp, Text, Timestamp};
+use crate::schema;
+
+/// A row of a listing.
+pub(crate) trait Row: DeserializeOwned + JsonSchema + Send + 'static {
+    /// The member of a body that holds the rows.
+    const ROWS: &'static str;
+    /// Whether the type names every field that the service is known to send, so that others are worth a warning.
+    const IS_WHOLE: bool;
+}
+
+/// What one body says.
+#[derive(Debug)]
+pub(super) struct Body<T> {
+    /// `None` where the body lacks the member, or it is null.
+    pub(super) rows: Option<Vec<T>>,
+    pub(super) envelope: Envelope,
+    pub(super) oddities: Oddities,
+}
+
+/// What stands beside the rows.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Envelope {
+    /// How many rows the whole listing has, by the service's own count.
+    pub(super) count: Option<u64>,
+    /// The contact that a report is about.
+    pub(super) contact_id: Option<Box<str>>,
+    /// Where the next page is.
+    pub(super) next: Option<String>,
+    /// Whether there is a member that no listing is known to have.
+    pub(super) has_others: bool,
+}
+
+/// What was odd about the rows of a page.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Oddities {
+    /// Fields that the type does not know, such as `email_address.foo`.
+    pub(crate) unknown: BTreeSet<String>,
+    /// Fields with a value that they cannot hold, each with the first record that had one.
+    pub(crate) unreadable: BTreeMap<String, String>,
+    /// How many rows were left out for want of a usable key.
+    pub(crate) left_out: u64,
+    /// Why the first of those was, and what its other keys are.
+    pub(crate) why_left_out: Option<String>,
+}
+
+/// More distinct unknown fields than this on one page are not told apart.
+const MOST_UNKNOWN: usize = 1000;
+
+/// Reads a body; an error means that it is no listing, or cut short.
+pub(super) fn read<T: Row>(text: &str) -> serde_json::Result<Body<T>> {
+    let mut unknown = BTreeSet::new();
+    match body(T::ROWS, text, TypedRow { unknown: &mut unknown, row: PhantomData }) {
+        Ok((envelope, rows)) => Ok(Body { rows, envelope, oddities: Oddities { unknown, ..Oddities::default() } }),
+        Err(e) if e.is_data() => mended(text),
+        Err(e) => Err(e),
+    }
+}
+
+/// The same for a body with a row that does not parse.
+fn mended<T: Row>(text: &str) -> serde_json::Result<Body<T>> {
+    let (envelope, plain) = body(T::ROWS, text, PlainRow)?;
+    let mut oddities = Oddities::default();
+    let Some(plain) = plain else { return Ok(Body { rows: None, envelope, oddities }) };
+    let schema = schema::of::<T>();
+    let mut rows = Vec::with_capacity(plain.len());
+    for mut row in plain {
+        let name = name_of(&row, &schema);
+        let why = unusable_keys(&row, &schema);
+        let (mut nulled, mut unknown) = (BTreeSet::new(), BTreeSet::new());
+        mend(&mut row, &schema, "", &mut nulled);
+        match serde_ignored::deserialize::<_, _, T>(row, |path| note(&mut unknown, &path)) {
+            Ok(row) => {
+                rows.push(row);
+                if T::IS_WHOLE && oddities.unknown.len() < MOST_UNKNOWN {
+                    oddities.unknown.append(&mut unknown);
+                }
+                for field in nulled {
+                    oddities.unreadable.entry(field).or_insert_with(|| name.clone());
+                }
+            }
+            Err(_) => {
+                oddities.left_out += 1;
+                oddities.why_left_out.get_or_insert_with(|| format!("{name}: {why}"));
+            }
+        }
+    }
+    Ok(Body { rows: Some(rows), envelope, oddities })
+}
+
+fn body<'de, R: ReadRow<'de>>(
+    rows: &'static str,
+    text: &'de str,
+    row: R,
+) -> serde_json::Result<(Envelope, Option<Vec<R::Row>>)> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let body = json.deserialize_map(BodyVisitor { rows, row })?;
+    json.end()?;
+    Ok(body)
+}
+
+/// A row by those of its key fields that it has, such as `contact_id=71600990-…`.
+fn name_of(row: &Value, schema: &Value) -> String {
+    let fields = schema["properties"].as_object().into_iter().flatten();
+    let keys = fields.filter(|(_, schema)| is_key(schema)).filter_map(|(name, _)| match &row[name] {
+        Value::String(text) if !text.is_empty() => Some(format!("{name}={text}")),
+        Value::Number(number) => Some(format!("{name}={number}")),
+        _ => None,
+    });
+    let name = keys.collect::<Vec<_>>().join(", ");
+    if name.is_empty() { "a row without keys".into() } else { name }
+}
+
+/// Which key fields a row lacks, or has with a value that cannot be a key.
+fn unusable_keys(row: &Value, schema: &Value) -> String {
+    if !row.is_object() {
+        return "not a JSON object".into();
+    }
+    let fields = schema["properties"].as_object().into_iter().flatten();
+    let unusable = fields.filter(|(name, schema)| is_key(schema) && !is_usable(&row[name.as_str()], schema));
+    format!("{} missing or unusable", unusable.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", "))
+}
+
+fn is_usable(value: &Value, schema: &Value) -> bool {
+    match schema["type"][0].as_str() {
+        Some("integer") => KeyInteger::deserialize(value).is_ok(),
+        _ if schema["format"] == "date-time" => KeyTimestamp::deserialize(value).is_ok(),
+        _ => Key::deserialize(value).is_ok(),
+    }
+}
+
+/// Key fields are those that may not be null.
+fn is_key(schema: &Value) -> bool {
+    schema["type"][0] != "null"
+}
+
+/// Sets every value to null that its field cannot hold; the paths of these fields go to `nulled`.
+fn mend(value: &mut Value, schema: &Value, path: &str, nulled: &mut BTreeSet<String>) {
+    match (&mut *value, &schema["properties"], &schema["items"]) {
+        (Value::Null, ..) => {}
+        (Value::Object(map), Value::Object(properties), _) => {
+            for (name, schema) in properties {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                if let Some(value) = map.get_mut(name).filter(|_| !is_key(schema)) {
+                    mend(value, schema, &path, nulled);
+                }
+            }
+        }
+        (Value::Array(items), _, Value::Object(_)) => {
+            items.iter_mut().for_each(|item| mend(item, &schema["items"], path, nulled));
+        }
+        (value, ..) if !fits(value, schema) => {
+            *value = Value::Null;
+            nulled.insert(path.to_owned());
+        }
+        _ => {}
+    }
+}
+
+/// Whether a scalar field of this schema can hold a value.
+fn fits(value: &Value, schema: &Value) -> bool {
+    match schema["type"][1].as_str() {
+        Some("string") if schema["format"] == "date-time" => Timestamp::deserialize(value).is_ok(),
+        Some("string") => Text::deserialize(value).is_ok(),
+        Some("integer") => Integer::deserialize(value).is_ok(),
+        Some("boolean") => Flag::deserialize(value).is_ok(),
+        // An object or a list was expected, and something else came.
+        Some("object") => value.is_object(),
+        Some("array") => value.is_array(),
+        _ => true,
+    }
+}
+
+/// Notes a field without the positions in lists: `notes.3.foo` is `notes.foo`.
+fn note(unknown: &mut BTreeSet<String>, path: &serde_ignored::Path) {
+    use serde_ignored::Path;
+    if unknown.len() >= MOST_UNKNOWN {
+        return;
+    }
+    let mut names = Vec::new();
+    let mut at = path;
+    loop {
+        at = match at {
+            Path::Root => break,
+            Path::Map { parent, key } => {
+                names.push(key.as_str());
+                parent
+            }
+            Path::Seq { parent, .. }
+            | Path::Some { parent }
+            | Path::NewtypeStruct { parent }
+            | Path::NewtypeVariant { parent } => parent,
+        };
+    }
+    names.reverse();
+    unknown.insert(names.join("."));
+}
+
+/// How the elements of the rows member are read.
+trait ReadRow<'de> {
+    type Row;
+    fn row<D: Deserializer<'de>>(&mut self, d: D) -> Result<Self::Row, D::Error>;
+}
+
+/// Rows as their type, with the fields that it does not know.
+struct TypedRow<'u, T> {
+    unknown: &'u mut BTreeSet<String>,
+    row: PhantomData<T>,
+}
+
+impl<'de, T: Row> ReadRow<'de> for TypedRow<'_, T> {
+    type Row = T;
+
+    fn row<D: Deserializer<'de>>(&mut self, d: D) -> Result<T, D::Error> {
+        if T::IS_WHOLE { serde_ignored::deserialize(d, |path| note(self.unknown, &path)) } else { T::deserialize(d) }
+    }
+}
+
+/// Rows as plain JSON.
+struct PlainRow;
+
+impl<'de> ReadRow<'de> for PlainRow {
+    type Row = Value;
+
+    fn row<D: Deserializer<'de>>(&mut self, d: D) -> Result<Value, D::Error> {
+        Value::deserialize(d)
+    }
+}
+
+struct BodyVisitor<R> {
+    rows: &'static str,
+    row: R,
+}
+
+impl<'de, R: ReadRow<'de>> Visitor<'de> for BodyVisitor<R> {
+    type Value = (Envelope, Option<Vec<R::Row>>);
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "an object with {}", self.rows)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut envelope, mut rows) = (Envelope::default(), None);
+        while let Some(name) = map.next_key::<Cow<str>>()? {
+            match &*name {
+                // A second one would take the place of the first and its rows.
+                name if name == self.rows && rows.is_some() => return Err(A::Error::duplicate_field(self.rows)),
+                name if name == self.rows => rows = map.next_value_seed(RowsSeed(&mut self.row))?,
+                // A last page has no `_links`, an empty or null one, or a null `href`.
+                "_links" => envelope.next = map.next_value::<Option<Links>>()?.and_then(Links::next),
+                "contact_id" => envelope.contact_id = map.next_value::<Text>()?.0,
+                "aggregate_percents" => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+                name if name.ends_with("_count") => {
+                    envelope.count = map.next_value::<Integer>()?.0.and_then(|count| count.try_into().ok());
+                }
+                _ => {
+                    envelope.has_others = true;
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok((envelope, rows))
+    }
+}
+
+struct RowsSeed<'r, R>(&'r mut R);
+
+impl<'de, R: ReadRow<'de>> DeserializeSeed<'de> for RowsSeed<'_, R> {
+    type Value = Option<Vec<R::Row>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Self::Value, D::Error> {
+        d.deserialize_option(self)
+    }
+}
+
+impl<'de, R: ReadRow<'de>> Visitor<'de> for RowsSeed<'_, R> {
+    type Value = Option<Vec<R::Row>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a list of rows")
+    }
+
+    fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, d: D) -> Result<Self::Value, D::Error> {
+        d.deserialize_seq(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut rows = Vec::new();
+        while let Some(row) = seq.next_element_seed(RowSeed(&mut *self.0))? {
+            rows.push(row);
+        }
+        Ok(Some(rows))
+    }
+}
+
+struct RowSeed<'r, R>(&'r mut R);
+
+impl<'de, R: ReadRow<'de>> DeserializeSeed<'de> for RowSeed<'_, R> {
+    type Value = R::Row;
+
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<R::Row, D::Error> {
+        self.0.row(d)
+    }
+}
+
+#[derive(Deserialize)]
+struct Links {
+    #[serde(default)]
+    next: Option<Next>,
+}
+
+#[derive(Deserialize)]
+struct Next {
+    #[serde(default)]
+    href: Option<String>,
+}
+
+impl Links {
+    fn next(self) -> Option<String> {
+        self.next?.href.filter(|href| !href.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde::Serialize;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize, Serialize, JsonSchema)]
+    struct Thing {
+        thing_id: Key,
+        #[serde(default)]
+        name: Text,
+        #[serde(default)]
+        size: Integer,
+        #[serde(default)]
+        made_at: Timestamp,
+        #[serde(default)]
+        parts: Option<Vec<Option<Part>>>,
+    }
+
+    #[derive(Debug, Deserialize, Serialize, JsonSchema)]
+    struct Part {
+        #[serde(default)]
+        size: Integer,
+    }
+
+    impl Row for Thing {
+        const ROWS: &'static str = "things";
+        const IS_WHOLE: bool = true;
+    }
+
+    fn things(text: &str) -> Body<Thing> {
+        read(text).unwrap_or_else(|e| panic!("{text}: {e}"))
+    }
+
+    fn next(text: &str) -> Option<String> {
+        things(text).envelope.next
+    }
+
+    #[test]
+    fn the_next_link_is_that_of_the_page_and_not_of_a_row() {
+        assert_eq!(next(r#"{"things":[],"_links":{"next":{"href":"/a"}}}"#).as_deref(), Some("/a"));
+        assert_eq!(next(r#"{"_links":{"next":{"href":"/a"}},"things":[]}"#).as_deref(), Some("/a"));
+        for last in ["", r#","_links":{}"#, r#","_links":null"#, r#","_links":{"next":{"href":null}}"#] {
+            let row = r#"{"thing_id":"1","_links":{"next":{"href":"/b"}}}"#;
+            assert_eq!(next(&format!(r#"{{"things":[{row}]{last}}}"#)), None, "{last}");
+        }
+    }
+
+    #[test]
+    fn what_stands_beside_the_rows_is_told_apart() {
+        let body = things(r#"{"things_count":"3","contact_id":"c","aggregate_percents":{"open":0}}"#);
+        let envelope = Envelope { count: Some(3), contact_id: Some("c".into()), ..Envelope::default() };
+        assert_eq!((body.rows.is_none(), body.envelope), (true, envelope));
+        assert!(things(r#"{"things":null,"status":"processing"}"#).envelope.has_others);
+        assert!(things(r#"{"things":null}"#).rows.is_none());
+        assert_eq!(things(r#"{"things":[]}"#).rows.map(|rows| rows.len()), Some(0));
+    }
+
+    #[test]
+    fn what_is_no_listing_is_an_error() {
+        for text in [
+            "",
+            "[]",
+            "null",
+            r#"{"things":7}"#,
+            r#"{"things":[{"thing_id":"1"}]"#,
+            r#"{"things":[]} x"#,
+            r#"{"things":[],"things":[]}"#,
+        ] {
+            assert!(read::<Thing>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_its_field_cannot_hold_becomes_null_and_is_noted_with_the_record() {
+        let body = things(
+            r#"{"things":[{"thing_id":"1","size":3},{"thing_id":2,"size":"big","made_at":"","name":[1],"parts":[{"size":{}}]},
+                {"thing_id":"3","size":[],"parts":"none"}]}"#,
+        );
+        let rows = serde_json::to_value(body.rows.unwrap()).unwrap();
+        assert_eq!(rows[0]["size"], 3);
+        assert_eq!(
+            rows[1],
+            json!({"thing_id": "2", "name": "[1]", "size": null, "made_at": null, "parts": [{"size": null}]})
+        );
+        assert_eq!(rows[2]["parts"], Value::Null);
+        let noted = [("made_at", "2"), ("parts", "3"), ("parts.size", "2"), ("size", "2")];
+        let noted = noted.map(|(field, id)| (field.to_owned(), format!("thing_id={id}")));
+        assert_eq!(body.oddities, Oddities { unreadable: noted.into(), ..Oddities::default() });
+    }
+
+    #[test]
+    fn a_row_without_a_usable_key_is_left_out_and_counted() {
+        let body = things(r#"{"things":[{"name":"a-secret"},{"thing_id":"1","odd":1},"a-secret",{"thing_id":[]}]}"#);
+        assert_eq!(body.rows.unwrap().len(), 1);
+        assert_eq!(body.oddities.left_out, 3);
+        let why = body.oddities.why_left_out.unwrap();
+        assert_eq!(why, "a row without keys: thing_id missing or unusable");
+        assert_eq!(body.oddities.unknown, BTreeSet::from(["odd".to_owned()]));
+    }
+
+    #[test]
+    fn unknown_fields_are_named_by_their_path() {
+        let body = things(r#"{"things":[{"thing_id":"1","odd":{"a":1},"parts":[{"size":1},{"odder":2}]}]}"#);
+        assert_eq!(body.oddities.unknown.into_iter().collect::<Vec<_>>(), ["odd", "parts.odder"]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        /// Wherever a page is cut short, it is noticed.
+        #[test]
+        fn a_page_cut_short_is_no_page(rows in 0usize..40, at: prop::sample::Index) {
+            let rows = vec![json!({"thing_id": "é", "parts": [{"size": 1}]}); rows];
+            let text = json!({"things": rows, "things_count": 7, "_links": {"next": {"href": "/v3/things?cursor=x"}}}).to_string();
+            let cut: String = text.chars().take(at.index(text.chars().count())).collect();
+            prop_assert!(read::<Thing>(&cut).is_err());
+        }
+
+        /// A page with anything put anywhere in it is read or refused.
+        #[test]
+        fn any_bytes_are_survived(at in 0usize..250, cut in 0usize..40, put in ".*") {
+            let page = r#"{"things":[{"thing_id":"1","name":"é","size":4,"made_at":"2026-01-02","parts":[{"size":1}]}],"things_count":1}"#;
+            let (start, end) = (page.floor_char_boundary(at), page.floor_char_boundary(at.saturating_add(cut)));
+            let _ = read::<Thing>(&[&page[..start], &put, &page[end..]].concat());
+        }
+    }
+}

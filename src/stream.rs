@@ -1,0 +1,32 @@
+//! What Singer and a person are told of a stream. Pure.
+
+use std::fmt;
+
+use serde_json::Value;
+
+/// The facts of a stream that do not depend on the account.
+pub(crate) struct Stream {
+    pub(crate) name: &'static str,
+    pub(crate) keys: &'static [&'static str],
+    /// `None` for a stream that is read whole every time.
+    pub(crate) replication_key: Option<&'static str>,
+    pub(crate) schema: fn() -> Value,
+    pub(crate) needs: Needs,
+}
+
+/// The scopes and the user privileges without which the service answers 403.
+pub(crate) struct Needs {
+    pub(crate) scopes: &'static [&'static str],
+    pub(crate) privileges: &'static [&'static str],
+}
+
+impl fmt::Display for Needs {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let list = |f: &mut fmt::Formatter, what, names: &[&str]| {
+            write!(f, "the {what}{} {}", if names.len() > 1 { "s" } else { "" }, names.join(" and "))
+        };
+        list(f, "scope", self.scopes)?;
+        f.write_str(" and ")?;
+        list(f, "user privilege", self.privileges)
+    }
+}

@@ -1,0 +1,103 @@
+//! The rows of the two contact reports, as the contact route sends them and as both streams write them.
+
+use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::newest_first::Activity;
+use crate::client::Row;
+use crate::field::{Integer, Key, KeyInteger, KeyTimestamp, Text, Timestamp};
+
+/// What one contact did with one campaign activity, counted.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub(crate) struct ActionSummary {
+    // The service names the contact once, beside the rows.
+    /// Id of the contact.
+    #[serde(default)]
+    pub(crate) contact_id: Key,
+    /// Id of the campaign activity (one sending of a campaign).
+    pub(crate) campaign_activity_id: Key,
+    /// When the e-mail was last sent to this contact.
+    #[serde(default)]
+    pub(crate) start_on: Timestamp,
+    /// How often the e-mail to this contact bounced.
+    #[serde(default)]
+    pub(crate) em_bounces: Integer,
+    /// How often the contact clicked a link in it.
+    #[serde(default)]
+    pub(crate) em_clicks: Integer,
+    /// How often the contact forwarded it.
+    #[serde(default)]
+    pub(crate) em_forwards: Integer,
+    /// How often the contact opened it.
+    #[serde(default)]
+    pub(crate) em_opens: Integer,
+    /// How often it was sent to the contact.
+    #[serde(default)]
+    pub(crate) em_sends: Integer,
+    /// How often the contact unsubscribed through it.
+    #[serde(default)]
+    pub(crate) em_unsubscribes: Integer,
+}
+
+/// One thing that a contact did with a campaign activity, or that happened to it.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub(crate) struct ActivityDetail {
+    /// Id of the contact.
+    pub(crate) contact_id: Key,
+    /// Id of the campaign activity (one sending of a campaign).
+    pub(crate) campaign_activity_id: Key,
+    /// When it happened.
+    pub(crate) created_time: KeyTimestamp,
+    /// What happened: `em_sends`, `em_opens`, `em_clicks`, `em_bounces`, `em_optouts`, `em_forwards`, or for landing
+    /// pages `p_contact_open`, `p_contact_click`, `p_contact_add`, `p_contact_update`.
+    pub(crate) tracking_activity_type: Key,
+    /// Name of the campaign activity.
+    #[serde(default)]
+    pub(crate) campaign_activity_name: Text,
+    /// 0, 1, 2 and so on among rows that are equal in the other key fields, so that two opens in one second stay two
+    /// rows. Filled in by the tap.
+    #[serde(default)]
+    pub(crate) occurrence: KeyInteger,
+    /// The address that the e-mail went to. Only from the campaign reports.
+    #[serde(default)]
+    pub(crate) email_address: Text,
+    /// Kind of device used for an open or a click, such as computer. Only from the campaign reports.
+    #[serde(default)]
+    pub(crate) device_type: Text,
+    /// Id of the link clicked. Only from the campaign reports.
+    #[serde(default)]
+    pub(crate) url_id: Text,
+    /// The link clicked. Only from the campaign reports.
+    #[serde(default)]
+    pub(crate) link_url: Text,
+    /// Why the e-mail bounced, as a letter, such as B for an address that does not exist and D for undeliverable. Only
+    /// from the campaign reports.
+    #[serde(default)]
+    pub(crate) bounce_code: Text,
+    /// Why the contact unsubscribed, if a reason was given. Only from the campaign reports.
+    #[serde(default)]
+    pub(crate) opt_out_reason: Text,
+}
+
+impl Row for ActionSummary {
+    const ROWS: &'static str = "campaign_activities";
+    const IS_WHOLE: bool = true;
+}
+
+impl Row for ActivityDetail {
+    const ROWS: &'static str = "tracking_activities";
+    const IS_WHOLE: bool = true;
+}
+
+impl Activity for ActivityDetail {
+    type Identity<'a> = (&'a str, &'a str, &'a str);
+
+    fn identity(&self) -> Self::Identity<'_> {
+        (self.campaign_activity_id.as_str(), self.tracking_activity_type.as_str(), self.created_time.as_str())
+    }
+
+    fn at(&self) -> Option<DateTime<Utc>> {
+        self.created_time.instant()
+    }
+}

@@ -1,0 +1,236 @@
+//! What the tap says of itself, and how it says what it does.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use fake::account::Size;
+use fake::{Account, Fake, Fault, What};
+use serde_json::Value;
+
+use crate::tap::{self, Ran, command};
+
+/// What the tap answers, in a folder and an environment that have nothing of use.
+fn answer(arguments: &[&str]) -> String {
+    let output = command().args(arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{arguments:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn about() -> Value {
+    serde_json::from_str(&answer(&["--about", "--format", "json"])).unwrap()
+}
+
+/// `UPDATE=1 cargo test --test it about::` rewrites it.
+#[test]
+fn the_readme_has_the_settings_that_the_tap_has() {
+    let markdown = answer(&["--about", "--format", "markdown"]);
+    let table = &markdown[markdown.find("| setting |").unwrap()..];
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = fs::read_to_string(&path).unwrap();
+    let (before, rest) = readme.split_once("<!-- settings -->\n").unwrap();
+    let (_, after) = rest.split_once("<!-- /settings -->").unwrap();
+    let expected = format!("{before}<!-- settings -->\n{table}<!-- /settings -->{after}");
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, &expected).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), expected, "the settings in README.md are stale");
+}
+
+#[test]
+fn about_has_the_keys_of_the_sdk_and_a_schema_of_the_settings() {
+    let about = about();
+    let keys: Vec<_> = about.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["name", "description", "version", "capabilities", "settings"]);
+    assert_eq!(about["name"], "tap-constant-contact");
+    assert_eq!(about["version"], env!("CARGO_PKG_VERSION"));
+    let schema = &about["settings"];
+    assert!(jsonschema::meta::is_valid(schema));
+    let settings = schema["properties"].as_object().unwrap();
+    let secret: Vec<_> = settings.iter().filter(|(_, s)| s["secret"] == true).map(|(name, _)| name).collect();
+    assert_eq!(secret, ["client_secret", "refresh_token", "access_token"]);
+    let validator = jsonschema::validator_for(schema).unwrap();
+    for (name, setting) in settings {
+        assert_eq!(setting["secret"], setting["writeOnly"], "{name}");
+        assert!(!setting["description"].as_str().unwrap().is_empty(), "{name}");
+        if let Some(default) = setting.get("default") {
+            assert!(validator.is_valid(&serde_json::json!({ name: default })), "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_plugin_definition_has_the_kinds_that_meltano_knows() {
+    let plugin: Value = serde_json::from_str(&answer(&["--about", "--format", "meltano"])).unwrap();
+    let about = about();
+    assert_eq!(plugin["capabilities"], about["capabilities"]);
+    let settings = plugin["settings"].as_array().unwrap();
+    let names: Vec<_> = settings.iter().map(|s| s["name"].as_str().unwrap()).collect();
+    let declared: Vec<_> = about["settings"]["properties"].as_object().unwrap().keys().collect();
+    assert_eq!(names, declared);
+    let kind = |name: &str| &settings.iter().find(|s| s["name"] == name).unwrap()["kind"];
+    for (name, expected) in [
+        ("client_id", "string"),
+        ("start_date", "date_iso8601"),
+        ("report_date", "date_iso8601"),
+        ("page_size", "integer"),
+        ("requests_per_second", "string"),
+        ("contact_ids", "array"),
+        ("include_subresources", "string"),
+        ("on_quota", "options"),
+    ] {
+        assert_eq!(kind(name), expected, "{name}");
+    }
+    let sensitive: Vec<_> = settings.iter().filter(|s| s["sensitive"] == true).map(|s| &s["name"]).collect();
+    assert_eq!(sensitive, ["client_secret", "refresh_token", "access_token"]);
+}
+
+#[test]
+fn about_wins_over_a_sync_and_needs_no_file() {
+    let plain = answer(&["--about"]);
+    assert!(plain.contains("start_date"));
+    let sync = ["--config", "none.json", "--catalog", "none.json", "--state", "none.json", "--discover", "--about"];
+    assert_eq!(answer(&sync), plain);
+}
+
+#[test]
+fn shells_and_man_read_what_is_made_for_them() {
+    let mut bash = Command::new("bash").arg("-n").stdin(Stdio::piped()).spawn().unwrap();
+    let completions = answer(&["completions", "bash"]);
+    assert!(completions.contains("--log-format"));
+    bash.stdin.take().unwrap().write_all(completions.as_bytes()).unwrap();
+    assert!(bash.wait().unwrap().success());
+    for shell in ["zsh", "fish", "powershell", "elvish"] {
+        assert!(answer(&["completions", shell]).contains("tap-constant-contact"), "{shell}");
+    }
+    let manual = answer(&["man"]);
+    assert!(manual.contains(".TH tap-constant-contact") && manual.contains("\\-\\-discover"), "{manual}");
+    let manual = answer(&["man", "login"]);
+    assert!(manual.contains(".TH tap-constant-contact-login") && manual.contains("\\-\\-device"), "{manual}");
+    assert_eq!(command().args(["man", "nothing"]).output().unwrap().status.code(), Some(2));
+}
+
+/// The fields of a structured line, beside `metric_info` on a metric.
+const FIELDS: [&str; 8] = ["level", "pid", "logger_name", "ts", "thread_name", "app_name", "stream_name", "message"];
+
+/// Runs a sync and takes its log apart.
+fn log_lines(fake: &Fake, arguments: &[&str], logging_config: Option<&Path>) -> (Option<i32>, Vec<Value>) {
+    let config = tap::file(&fake.config());
+    let mut command = command();
+    command.arg("--config").arg(config.path()).args(arguments);
+    if let Some(path) = logging_config {
+        command.env("SINGER_SDK_LOG_CONFIG", path);
+    }
+    let ran = Ran::of(&command.output().unwrap());
+    let lines: Vec<Value> = ran.stderr.lines().map(|l| serde_json::from_str(l).expect(l)).collect();
+    for line in &lines {
+        let mut fields: Vec<_> = line.as_object().unwrap().keys().collect();
+        if line["message"] == "METRIC" {
+            assert_eq!(fields.pop().unwrap(), "metric_info");
+            assert!(line["metric_info"]["value"].is_number(), "{line}");
+        }
+        assert_eq!(fields, FIELDS, "{line}");
+        assert!(line["pid"].is_u64() && line["ts"].as_f64() > Some(1.7e9), "{line}");
+        assert_eq!(line["app_name"], "tap-constant-contact");
+        assert!(["logger_name", "thread_name", "message"].iter().all(|field| line[field].is_string()), "{line}");
+    }
+    (ran.code, lines)
+}
+
+fn fake() -> Fake {
+    Fake::start(Account::generate(11, Size { contacts: 12, lists: 2, campaigns: 2 }))
+}
+
+#[test]
+fn structured_lines_have_the_fields_that_meltano_needs() {
+    let (code, lines) = log_lines(&fake(), &["--log-format", "json"], None);
+    assert_eq!(code, Some(0));
+    let counted = lines.iter().find(|l| l["metric_info"]["tags"]["stream"] == "contacts").unwrap();
+    assert_eq!(counted["stream_name"], "contacts");
+    assert_eq!(counted["level"], "info");
+    assert_eq!(counted["metric_info"]["type"], "counter");
+    assert_eq!(counted["metric_info"]["metric"], "record_count");
+    assert_eq!(counted["metric_info"]["value"], 12);
+    assert!(lines.last().unwrap()["stream_name"].is_null());
+}
+
+#[test]
+fn a_failure_is_a_structured_line_as_well() {
+    let fake = fake();
+    fake.fault(Fault::once("/contacts?", What::QuotaExceeded));
+    let (code, lines) = log_lines(&fake, &["--log-format", "json"], None);
+    assert_eq!(code, Some(4));
+    let last = lines.last().unwrap();
+    assert_eq!((last["level"].as_str(), last["stream_name"].as_str()), (Some("critical"), Some("contacts")));
+    let (code, lines) = log_lines(&fake, &["--log-format", "json", "--state", "none.json"], None);
+    assert_eq!((code, lines.len()), (Some(2), 1));
+}
+
+#[test]
+fn the_logging_config_of_meltano_is_heeded_unless_the_command_line_says_otherwise() {
+    let structured = serde_json::json!({
+        "version": 1,
+        "formatters": {"structured": {"()": "singer_sdk.logging.StructuredFormatter"}},
+    });
+    let structured = tap::file(&structured);
+    let (code, lines) = log_lines(&fake(), &[], Some(structured.path()));
+    assert_eq!((code, lines.is_empty()), (Some(0), false));
+    let plain = tap::file(&serde_json::json!({"version": 1, "formatters": {"default": {"format": "%(message)s"}}}));
+    let cases = [(vec![], plain.path()), (vec!["--log-format", "text"], structured.path())];
+    for (arguments, path) in cases {
+        let mut command = command();
+        command.args(arguments).env("SINGER_SDK_LOG_CONFIG", path);
+        let ran = Ran::of(&command.output().unwrap());
+        assert!(ran.stderr.starts_with("CRITICAL the settings are missing: pass --config"), "{}", ran.stderr);
+    }
+}
+
+/// Runs a sync with its stderr on a terminal, and returns what that showed.
+#[cfg(unix)]
+fn on_a_terminal(fake: &Fake, more: &Value, arguments: &[&str]) -> String {
+    use std::ffi::OsStr;
+    use std::io::Read;
+    use std::os::unix::ffi::OsStrExt;
+
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap();
+    let other_end = fs::File::options().write(true).open(OsStr::from_bytes(name.as_bytes())).unwrap();
+    let (config, more) = (tap::file(&fake.config()), tap::file(more));
+    let mut command = command();
+    command.arg("--config").arg(config.path()).arg("--config").arg(more.path()).args(arguments).env("TERM", "xterm");
+    let mut child = command.stdout(Stdio::null()).stderr(other_end).spawn().unwrap();
+    // The reading ends only when nobody has the other end any more.
+    drop(command);
+    let mut shown = Vec::new();
+    // Its end is an error here: nobody will ever write again.
+    let _ = fs::File::from(terminal).read_to_end(&mut shown);
+    assert!(child.wait().unwrap().success());
+    String::from_utf8(shown).unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_terminal_shows_progress_and_nothing_else_does() {
+    let progress = "contacts: 12 records, ";
+    let fake = fake();
+    // Slow enough for a read to be looked at.
+    let more = serde_json::json!({"activity_route": "contacts", "requests_per_second": 12});
+    let shown = on_a_terminal(&fake, &more, &[]);
+    let line = &shown[shown.find(progress).expect(&shown)..];
+    assert!(line.lines().next().unwrap().contains("% of the quota"), "{line}");
+    // Every log line begins where the terminal has nothing else.
+    for (at, _) in shown.match_indices("INFO ") {
+        assert!(at == 0 || shown[..at].ends_with(['\n', 'K', 'A']), "{}", &shown[..at]);
+    }
+    assert!(shown.contains(" second left") || shown.contains(" seconds left"), "{shown}");
+    let shown = on_a_terminal(&fake, &serde_json::json!({}), &["--log-format", "json"]);
+    assert!(shown.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{shown}");
+    let piped = tap::tap(&fake, &serde_json::json!({}), None).stderr;
+    assert!(!piped.contains(progress) && !piped.contains('\u{1b}'), "{piped}");
+}

@@ -1,0 +1,291 @@
+//! Each call of a sync times each fault: the data are complete, or the run ends with the right code, one CRITICAL line
+//! that helps and a STATE from which the next run brings the rest.
+
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use fake::account::Size;
+use fake::{Account, Fake, Fault, Switches, What};
+use serde_json::{Value, json};
+
+use crate::tap::{Ran, only, sorted, tap_with, without_nulls};
+
+/// A call of a sync: where it goes, how many alike to let pass, and the stream that makes it.
+struct Call {
+    name: &'static str,
+    path: &'static str,
+    skip: usize,
+    route: &'static str,
+    streams: &'static [&'static str],
+}
+
+const SUMMARY: &str = "contact_action_summary";
+const DETAILS: &str = "contact_activity_details";
+const REPORTS: &[&str] = &[SUMMARY, DETAILS];
+
+const CALLS: &[Call] = &[
+    Call { name: "token", path: "/v1/token", skip: 0, route: "auto", streams: &["contacts"] },
+    Call { name: "clock", path: "/contacts/counts", skip: 0, route: "auto", streams: &["contacts"] },
+    Call { name: "lists", path: "channel_type=email", skip: 0, route: "auto", streams: &["contact_lists"] },
+    Call {
+        name: "lists, later page",
+        path: "/contact_lists?cursor",
+        skip: 0,
+        route: "auto",
+        streams: &["contact_lists"],
+    },
+    Call { name: "campaigns", path: "/emails?", skip: 0, route: "auto", streams: &["email_campaigns"] },
+    Call { name: "contacts", path: "/contacts?status", skip: 0, route: "auto", streams: &["contacts"] },
+    Call { name: "contacts, later page", path: "/contacts?cursor", skip: 0, route: "auto", streams: &["contacts"] },
+    Call { name: "summary of a contact", path: "/activity_summary?", skip: 2, route: "contacts", streams: &[SUMMARY] },
+    Call { name: "details of a contact", path: "/activity_details?", skip: 0, route: "contacts", streams: &[DETAILS] },
+    Call {
+        name: "details, later page",
+        path: "/activity_details?next",
+        skip: 0,
+        route: "contacts",
+        streams: &[DETAILS],
+    },
+    Call { name: "sent", path: "/email_campaign_summaries", skip: 0, route: "campaigns", streams: REPORTS },
+    Call { name: "campaign", path: "/v3/emails/", skip: 1, route: "campaigns", streams: REPORTS },
+    Call { name: "opens", path: "/tracking/opens", skip: 0, route: "campaigns", streams: REPORTS },
+    Call { name: "sends, later page", path: "/tracking/sends?next", skip: 0, route: "campaigns", streams: REPORTS },
+];
+
+/// A fault, the exit code when it lasts, and words of the line that tells it.
+struct Trouble {
+    what: What,
+    code: i32,
+    words: &'static str,
+}
+
+fn lasting() -> Vec<Trouble> {
+    let status = |status, body: &str, kind| What::Status(status, body.into(), kind);
+    let bad_cursor = r#"[{"error_key": "query.param.invalid", "error_message": "The cursor is not valid."}]"#;
+    vec![
+        Trouble {
+            what: status(500, r#"[{"error_key": "oops", "error_message": "Server"}]"#, "application/json"),
+            code: 1,
+            words: "500",
+        },
+        Trouble { what: status(502, "<html><h1>Bad Gateway</h1></html>", "text/html"), code: 1, words: "502" },
+        Trouble { what: status(503, "", "text/plain"), code: 1, words: "503" },
+        Trouble { what: What::Throttled, code: 1, words: "429" },
+        Trouble { what: What::QuotaExceeded, code: 4, words: "00:00 UTC" },
+        Trouble { what: What::Refuse, code: 1, words: "network" },
+        Trouble { what: What::LostAnswer, code: 1, words: "network" },
+        Trouble { what: What::CutBody, code: 1, words: "network" },
+        Trouble { what: What::TruncatedJson, code: 1, words: "JSON" },
+        Trouble { what: What::Empty200, code: 1, words: "200" },
+        Trouble { what: What::Html200, code: 1, words: "200" },
+        Trouble { what: status(200, "{}", "application/json"), code: 1, words: "rows it owes" },
+        Trouble { what: status(200, "[]", "application/json"), code: 1, words: "rows it owes" },
+        Trouble {
+            what: status(
+                200,
+                r#"{"error_key": "throttled", "error_message": "Too Many Requests"}"#,
+                "application/json",
+            ),
+            code: 1,
+            words: "rows it owes",
+        },
+        Trouble { what: What::CutGzip, code: 1, words: "network" },
+        Trouble { what: What::SlowDrip(Duration::from_millis(40)), code: 1, words: "request_timeout" },
+        Trouble { what: What::Unauthorized, code: 3, words: "access token" },
+        Trouble { what: What::Forbidden, code: 3, words: "refused" },
+        Trouble { what: What::NotFound, code: 1, words: "404" },
+        Trouble { what: status(400, bad_cursor, "application/json"), code: 1, words: "cursor is not valid" },
+        Trouble {
+            what: What::NextLink("https://example.com/v3/contacts?cursor=abc".into()),
+            code: 1,
+            words: "leads away",
+        },
+        Trouble { what: What::NextLink("//example.com/v3/contacts".into()), code: 1, words: "leads away" },
+        Trouble { what: What::LoopingLink, code: 1, words: "leads back" },
+        Trouble { what: What::Redirect("https://example.com/".into()), code: 1, words: "redirect" },
+        Trouble { what: What::Big(60 << 20), code: 1, words: "page_size" },
+    ]
+}
+
+impl Call {
+    /// What a fault that lasts does at this call, where it is not what it does at most: the code and words.
+    fn exception(&self, what: &What) -> Option<(i32, &'static str)> {
+        let later = self.path.ends_with("?next");
+        let report = self.path.contains("/activity_") || self.path.contains("/tracking/") || self.path == "/v3/emails/";
+        match what {
+            _ if self.name == "token" => Some(match what {
+                What::QuotaExceeded | What::Throttled => (1, "429"),
+                What::Status(400, ..) => (1, "400"),
+                What::Status(500, ..) => (1, "500"),
+                What::Unauthorized => (3, "invalid_client"),
+                What::Forbidden => (1, "403"),
+                What::Redirect(_) => (1, "302"),
+                What::TruncatedJson | What::Empty200 | What::Html200 | What::Status(200, ..) => (1, "200"),
+                What::NotFound => (1, "404"),
+                // They have no meaning there.
+                What::NextLink(_) | What::LoopingLink | What::Big(_) => (0, ""),
+                _ => return None,
+            }),
+            // It is asked for its date, which every answer has.
+            What::Forbidden | What::NotFound | What::Status(200 | 400, ..) | What::LoopingLink
+                if self.name == "clock" =>
+            {
+                Some((0, ""))
+            }
+            // What the service does not know is skipped, but not the rest of what it has begun to tell.
+            What::NotFound if report && !later => Some((0, "")),
+            // Nothing tells how a report without rows looks: what lacks them again and again has none.
+            What::Status(200, body, _) if self.path.contains("/activity_") && !later && body == "{}" => Some((0, "")),
+            _ => None,
+        }
+    }
+}
+
+fn account() -> Account {
+    let mut account = Account::generate(23, Size { contacts: 7, lists: 5, campaigns: 3 });
+    account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+    account
+}
+
+struct Cell<'a> {
+    call: &'a Call,
+    trouble: &'a Trouble,
+    lasts: bool,
+}
+
+impl Cell<'_> {
+    /// Runs it; the error says what is wrong.
+    fn run(&self) -> Result<(), String> {
+        let Call { path, skip, route, streams, .. } = *self.call;
+        let fake = Fake::start_with(account(), Switches { rotating: false, gzip: false, ..Switches::default() });
+        let truth: Vec<String> = {
+            let account = fake.account();
+            sorted(streams.iter().flat_map(|stream| account.truth(stream)).map(|row| without_nulls(&row)))
+        };
+        let times = if self.lasts { usize::MAX } else { 1 };
+        fake.fault(Fault { path: path.into(), skip, times, what: self.trouble.what.clone() });
+        let timeout = if matches!(self.trouble.what, What::Big(_)) { 30.0 } else { 1.5 };
+        let more = json!({"activity_route": route, "page_size": 3, "request_timeout": timeout, "max_retries": 1});
+        let catalog = only(streams);
+        let first = tap_with(&fake, &more, None, Some(&catalog));
+        let (code, words) = self.call.exception(&self.trouble.what).unwrap_or((self.trouble.code, self.trouble.words));
+        // One try more is what passing trouble needs.
+        let passes = matches!(
+            self.trouble.what,
+            What::Status(200 | 500.., ..)
+                | What::Throttled
+                | What::Refuse
+                | What::LostAnswer
+                | What::CutBody
+                | What::TruncatedJson
+                | What::Empty200
+                | What::Html200
+                | What::CutGzip
+                | What::SlowDrip(_)
+                | What::Unauthorized
+                | What::Big(_)
+        ) || self.call.name == "token" && code == 1;
+        let spared = self.call.name == "token" && matches!(self.trouble.what, What::Unauthorized);
+        let code = if self.lasts || !passes || spared { code } else { 0 };
+        let say = |what: &str| Err(format!("{what}\n{}", first.stderr));
+        if first.code != Some(code) {
+            return say(&format!("exit {:?}, not {code}", first.code));
+        }
+        let critical: Vec<&str> = first.stderr.lines().filter(|l| l.starts_with("CRITICAL")).collect();
+        if critical.len() != usize::from(code != 0) {
+            return say("not one CRITICAL line");
+        }
+        if code != 0 && !critical[0].contains(words) {
+            return say(&format!("the CRITICAL line lacks {words:?}"));
+        }
+        if code != 0 && self.call.name != "token" && !streams.iter().any(|stream| critical[0].contains(stream)) {
+            return say("the CRITICAL line names no stream");
+        }
+        let rows = |ran: &Ran| -> Vec<Value> { streams.iter().flat_map(|stream| ran.records(stream)).collect() };
+        let mut all = rows(&first);
+        let lacks_rows = self.lasts && matches!(&self.trouble.what, What::Status(200, ..));
+        let skipped =
+            code == 0 && (lacks_rows || matches!(self.trouble.what, What::NotFound)) && self.call.name != "clock";
+        if skipped {
+            // What is skipped lacks its rows; whatever else is written is as the account has it, and nothing by halves.
+            let all = sorted(all);
+            if let Some(wrong) = all.iter().find(|row| !truth.contains(row)) {
+                return say(&format!("a row that the account does not have: {wrong}"));
+            }
+            let of = |row: &str| -> Value {
+                let row: Value = serde_json::from_str(row).unwrap();
+                let parent = if route == "contacts" { "contact_id" } else { "campaign_activity_id" };
+                json!([row[parent], row["tracking_activity_type"]])
+            };
+            let halved = all.iter().find(|row| truth.iter().any(|other| of(other) == of(row) && !all.contains(other)));
+            if let Some(row) = halved {
+                return say(&format!("only some of the rows that belong to {row}"));
+            }
+            return if first.last_state()["bookmarks"].is_null() { say("no bookmark") } else { Ok(()) };
+        }
+        if code == 0 && sorted(all.clone()) != truth {
+            return say("the data are not complete");
+        }
+        // Whatever happened, the last STATE is true: what comes after it is the rest.
+        fake.heal();
+        let state = first.messages.last().map_or(json!({}), |m| m["value"].clone());
+        let second = tap_with(&fake, &more, Some(&state), Some(&catalog));
+        if second.code != Some(0) {
+            return say(&format!("the next run ended with {:?}: {}", second.code, second.stderr));
+        }
+        all.extend(rows(&second));
+        let mut all = sorted(all);
+        all.dedup();
+        fake.violations();
+        if all == truth { Ok(()) } else { say("the next run did not bring the rest") }
+    }
+}
+
+#[test]
+fn every_call_meets_every_fault() {
+    let troubles = lasting();
+    let cells: Vec<Cell> = CALLS
+        .iter()
+        .flat_map(|call| {
+            troubles.iter().flat_map(move |trouble| [false, true].map(|lasts| Cell { call, trouble, lasts }))
+        })
+        .collect();
+    assert_eq!(cells.len(), CALLS.len() * troubles.len() * 2);
+    let (left, failed) = (Mutex::new(cells.iter()), Mutex::new(Vec::new()));
+    // Most of the time they wait for another try.
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                loop {
+                    let Some(cell) = left.lock().unwrap().next() else { break };
+                    let outcome = thread::scope(|scope| scope.spawn(|| cell.run()).join());
+                    if let Err(why) = outcome.unwrap_or_else(|_| Err("the test panicked".into())) {
+                        let name = format!("{} × {:?}, {}", cell.call.name, cell.trouble.what, cell.lasts);
+                        failed.lock().unwrap().push(format!("{name}: {why}"));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "{} of {} cells:\n{}", failed.len(), cells.len(), failed.join("\n\n"));
+}
+
+#[test]
+fn a_clock_ten_minutes_off_loses_nothing() {
+    for minutes in [-10, 10] {
+        let skew = TimeDelta::minutes(minutes);
+        let fake = Fake::start_with(account(), Switches { rotating: false, clock_skew: skew, ..Switches::default() });
+        let first = tap_with(&fake, &json!({}), None, Some(&only(&["contacts"])));
+        // By the service's clock, not this machine's.
+        let at = first.last_state()["bookmarks"]["contacts"]["replication_key_value"].as_str().unwrap().to_owned();
+        let off = fake.now() - at.parse::<chrono::DateTime<chrono::Utc>>().unwrap() - TimeDelta::minutes(5);
+        assert!(off.abs() < TimeDelta::seconds(20), "{off}");
+        let id = fake.account().contacts[0].id.to_string();
+        fake.account().rename(&id, "Renamed");
+        let second = tap_with(&fake, &json!({}), Some(&first.last_state()), Some(&only(&["contacts"])));
+        assert!(second.records("contacts").iter().any(|c| c["contact_id"] == *id), "{}", second.stderr);
+    }
+}

@@ -1,0 +1,397 @@
+//! Runs that are cut off at any moment: what stands before their last STATE, and what the next run brings, is the
+//! account.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use chrono::{Days, NaiveTime, Utc};
+use fake::account::Size;
+use fake::{Account, Fake, Fault, Switches, What};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::NamedTempFile;
+
+use crate::round;
+use crate::tap::{Ran, file, only, sorted, tap, tap_with, without_nulls};
+
+const STREAMS: [&str; 5] =
+    ["contact_lists", "email_campaigns", "contacts", "contact_action_summary", "contact_activity_details"];
+
+fn spawn(fake: &Fake, more: &Value, arguments: &[&str]) -> (Child, NamedTempFile) {
+    let mut config = fake.config();
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let config = file(&config);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tap-constant-contact"));
+    command.args(arguments).arg("--config").arg(config.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    (command.spawn().unwrap(), config)
+}
+
+/// A tap that runs while the test looks at it.
+struct Running {
+    child: Child,
+    /// What it writes, read as it comes, so that it never waits for a reader.
+    out: JoinHandle<String>,
+    _config: NamedTempFile,
+}
+
+impl Running {
+    fn start(fake: &Fake, more: &Value) -> Running {
+        Running::start_with(fake, more, &[])
+    }
+
+    fn start_with(fake: &Fake, more: &Value, arguments: &[&str]) -> Running {
+        let (mut child, config) = spawn(fake, more, arguments);
+        let mut pipe = child.stdout.take().unwrap();
+        let out = thread::spawn(move || {
+            let mut text = String::new();
+            pipe.read_to_string(&mut text).unwrap();
+            text
+        });
+        Running { child, out, _config: config }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Reads to the end: the whole lines of stdout, what follows the last of them, and how the process ended.
+    fn end(mut self) -> (Ran, String) {
+        let text = self.out.join().unwrap();
+        let (whole, torn) = text.rsplit_once('\n').unwrap_or(("", &text));
+        let messages = whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let mut stderr = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        let code = self.child.wait().unwrap().code();
+        (Ran { code, messages, stderr }, torn.to_owned())
+    }
+}
+
+/// Waits for a call that the fake has seen.
+fn until(fake: &Fake, seen: impl Fn(&fake::Call) -> bool) {
+    let begun = Instant::now();
+    while !fake.calls().iter().any(&seen) {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the call did not come");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What a target has kept of a run: all that stands before its last STATE.
+fn kept(ran: &Ran) -> (Ran, Option<Value>) {
+    let last = ran.messages.iter().rposition(|m| m["type"] == "STATE");
+    let messages = ran.messages[..last.map_or(0, |at| at + 1)].to_vec();
+    let state = messages.last().map(|m: &Value| m["value"].clone());
+    (Ran { code: ran.code, messages, stderr: String::new() }, state)
+}
+
+fn assert_union_is_truth(fake: &Fake, runs: &[Ran], told: &str) {
+    for stream in STREAMS {
+        let truth = sorted(fake.account().truth(stream).iter().map(without_nulls));
+        let mut read = sorted(runs.iter().flat_map(|ran| ran.records(stream)));
+        read.dedup();
+        assert!(read == truth, "{told}: {stream} has {} rows, the account {}", read.len(), truth.len());
+    }
+}
+
+fn account(seed: u64) -> Account {
+    Account::generate(seed, Size { contacts: 40, lists: 4, campaigns: 6 })
+}
+
+/// Cuts a full sync of so many calls off at a moment that the seed chooses, and lets the next run go on.
+fn cut_off(signal: Signal, route: &str, seed: u64, calls: usize) -> bool {
+    let switches = Switches { rotating: false, ..Switches::default() };
+    let fake = Fake::start_with(account(seed % 4), switches);
+    let more = json!({"activity_route": route});
+    // By calls rather than by the clock, which runs faster on one machine than on another; and a little later, to meet
+    // all that happens between two of them.
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (call, later) = (random.usize(..calls), Duration::from_micros(random.u64(..8000)));
+    let mut running = Running::start(&fake, &more);
+    while fake.calls().len() < call && running.child.try_wait().unwrap().is_none() {
+        thread::sleep(Duration::from_micros(200));
+    }
+    thread::sleep(later);
+    running.signal(signal);
+    let (first, torn) = running.end();
+    let told = format!("{signal:?} {later:?} after call {call} on the route {route}, seed {seed}");
+    let cut = first.code != Some(0);
+    if cut && signal == Signal::TERM {
+        assert_eq!(torn, "", "{told}");
+        // Before the handlers stand nothing is written, and the system ends the process.
+        if let Some(code) = first.code {
+            assert_eq!(code, 143, "{told}: {}", first.stderr);
+            if !first.messages.is_empty() {
+                first.last_state();
+            }
+        } else {
+            assert!(first.messages.is_empty(), "{told}");
+        }
+    }
+    let (first, state) = kept(&first);
+    let second = tap(&fake, &more, state.as_ref());
+    assert_eq!(second.code, Some(0), "{told}: {}", second.stderr);
+    let end = second.last_state();
+    assert!(end["currently_syncing"].is_null() && !end.to_string().contains("resume"), "{told}: {end}");
+    assert_union_is_truth(&fake, &[first, second], &told);
+    cut
+}
+
+fn cut_off_at_100_moments(signal: Signal) {
+    let calls = |route: &str| {
+        let fake = Fake::start(account(0));
+        assert_eq!(tap(&fake, &json!({"activity_route": route}), None).code, Some(0));
+        fake.calls().len()
+    };
+    let routes = ["contacts", "campaigns"].map(|route| (route, calls(route)));
+    let seeds = Mutex::new(0..100);
+    let cut = Mutex::new(0);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let Some(seed) = seeds.lock().unwrap().next() else { break };
+                    let (route, calls) = routes[usize::from(seed % 3 == 0)];
+                    *cut.lock().unwrap() += usize::from(cut_off(signal, route, seed, calls));
+                }
+            });
+        }
+    });
+    // Moments close to the end may cut nothing off; most must.
+    assert!(*cut.lock().unwrap() >= 80, "only {} of 100 runs were cut off", cut.lock().unwrap());
+}
+
+#[test]
+fn a_run_killed_at_any_moment_loses_nothing() {
+    cut_off_at_100_moments(Signal::KILL);
+}
+
+#[test]
+fn a_run_terminated_at_any_moment_loses_nothing() {
+    cut_off_at_100_moments(Signal::TERM);
+}
+
+#[test]
+fn a_signal_ends_every_kind_of_wait_within_two_seconds() {
+    let hang = |path: &str| Fault {
+        path: path.into(),
+        skip: 1,
+        times: usize::MAX,
+        what: What::SlowDrip(Duration::from_secs(5)),
+    };
+    let fails = |path: &str, what: What| Fault { path: path.into(), skip: 1, times: usize::MAX, what };
+    let throttled = What::Status(429, r#"{"error_key":"throttled"}"#.into(), "application/json");
+    let cases: Vec<(&str, Fault, Value)> = vec![
+        ("an answer that does not come", hang("activity_summary"), json!({})),
+        ("a backoff", fails("activity_summary", What::Refuse), json!({"max_retries": 20})),
+        ("the pace after throttling", fails("activity_summary", throttled), json!({"max_retries": 20})),
+        ("the quota", fails("activity_summary", What::QuotaExceeded), json!({"on_quota": "wait"})),
+        ("the pace", Fault::once("nothing", What::NotFound), json!({"requests_per_second": 0.2})),
+    ];
+    for (name, fault, mut more) in cases {
+        for signal in [Signal::INT, Signal::TERM] {
+            let fake = Fake::start(account(1));
+            fake.fault(fault.clone());
+            more["activity_route"] = json!("contacts");
+            let running = Running::start(&fake, &more);
+            let slow = name == "the pace";
+            until(&fake, |call| slow || call.path.contains("activity_summary"));
+            thread::sleep(Duration::from_millis(300));
+            let sent = Instant::now();
+            running.signal(signal);
+            let (ran, torn) = running.end();
+            fake.heal();
+            let took = sent.elapsed();
+            assert!(took < Duration::from_secs(2), "{name}: {took:?}");
+            assert_eq!(ran.code, Some(128 + signal.as_raw()), "{name}: {}", ran.stderr);
+            assert_eq!(torn, "", "{name}");
+            assert!(ran.stderr.contains("run again with the last STATE"), "{name}: {}", ran.stderr);
+            assert!(ran.stderr.contains("% of the daily quota"), "{name}: {}", ran.stderr);
+            assert!(!ran.stderr.contains("CRITICAL") && !ran.stderr.contains("panicked"), "{name}: {}", ran.stderr);
+            let state = ran.last_state();
+            assert!(state["currently_syncing"].is_string(), "{name}: {state}");
+        }
+    }
+}
+
+#[test]
+fn a_token_being_refreshed_reaches_the_disk_before_a_signal_ends_the_run() {
+    let cases = [
+        (&[][..], Signal::TERM, 800),
+        // Longer than the two seconds that all else is given.
+        (&[], Signal::INT, 3000),
+        (&[], Signal::HUP, 800),
+        (&["--test"], Signal::INT, 800),
+    ];
+    thread::scope(|scope| {
+        for (arguments, signal, latency) in cases {
+            scope.spawn(move || {
+                let fake = Fake::start(account(2));
+                let folder = tempfile::tempdir().unwrap();
+                let more = json!({"token_file": folder.path().join("tokens.json")});
+                fake.switches().latency = Duration::from_millis(latency);
+                let running = Running::start_with(&fake, &more, arguments);
+                until(&fake, |call| call.is_token);
+                running.signal(signal);
+                let (ran, _) = running.end();
+                assert_eq!(ran.code, Some(128 + signal.as_raw()), "{}", ran.stderr);
+                assert!(!ran.stderr.contains("did not come"), "{}", ran.stderr);
+                fake.switches().latency = Duration::ZERO;
+                let next = tap(&fake, &more, None);
+                assert_eq!(next.code, Some(0), "{signal:?} {arguments:?}: {}", next.stderr);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_hangup_ends_nothing_that_is_to_outlive_its_terminal() {
+    let fake = Fake::start(account(2));
+    fake.switches().latency = Duration::from_millis(100);
+    let config = file(&fake.config());
+    let mut nohup = Command::new("nohup");
+    nohup.arg(env!("CARGO_BIN_EXE_tap-constant-contact")).arg("--config").arg(config.path());
+    let child = nohup.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until(&fake, |call| !call.is_token);
+    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    let ran = Ran::of(&child.wait_with_output().unwrap());
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+}
+
+#[test]
+fn a_reader_that_goes_ends_the_run_at_once_and_quietly() {
+    // Also while nothing is written: the quota's wait is hours long.
+    for quota in [false, true] {
+        let fake = Fake::start(Account::generate(3, Size { contacts: 2, lists: 1, campaigns: 1 }));
+        let mut more = json!({"activity_route": "contacts"});
+        if quota {
+            more["on_quota"] = json!("wait");
+            fake.fault(Fault {
+                path: "activity_details".into(),
+                skip: 1,
+                times: usize::MAX,
+                what: What::QuotaExceeded,
+            });
+        }
+        let (mut child, _config) = spawn(&fake, &more, &[]);
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        if quota {
+            // What comes before the wait fits into the pipe, so that only the closing is left to notice.
+            until(&fake, |call| call.path.contains("activity_details"));
+            thread::sleep(Duration::from_millis(300));
+        }
+        let closed = Instant::now();
+        drop(out);
+        let mut stderr = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        let code = child.wait().unwrap().code();
+        assert!(closed.elapsed() < Duration::from_secs(2));
+        assert_eq!(code, Some(141), "{stderr}");
+        for word in ["CRITICAL", "ERROR", "panicked", "Broken pipe"] {
+            assert!(!stderr.contains(word), "{stderr}");
+        }
+        fake.heal();
+    }
+}
+
+#[test]
+fn a_round_over_three_days_reads_every_contact_once() {
+    // A tenth of a real account on a tenth of the day's calls; the benchmark runs it whole.
+    round::over_three_days(2500, 1000, 50);
+}
+
+#[test]
+fn the_quotas_wait_ends_with_the_day_and_takes_a_fresh_token() {
+    let fake = Fake::start(account(4));
+    // The service's day turns two seconds from now; its token lives no longer.
+    let midnight = (Utc::now().date_naive() + Days::new(1)).and_time(NaiveTime::MIN).and_utc();
+    {
+        let mut switches = fake.switches();
+        switches.clock_skew = midnight - Utc::now() - chrono::TimeDelta::seconds(2);
+        switches.per_day = 50;
+        switches.expires_in = 62;
+    }
+    let ran = tap(&fake, &json!({"activity_route": "contacts", "on_quota": "wait"}), None);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("waiting for it").count(), 1, "{}", ran.stderr);
+    assert!(fake.tokens().refreshes >= 2);
+    assert_union_is_truth(&fake, &[ran], "after the wait");
+}
+
+#[test]
+fn a_quota_that_comes_back_late_is_not_waited_for_another_day() {
+    let fake = Fake::start(account(4));
+    let midnight = (Utc::now().date_naive() + Days::new(1)).and_time(NaiveTime::MIN).and_utc();
+    fake.switches().clock_skew = midnight - Utc::now() - chrono::TimeDelta::seconds(4);
+    // Once before the day turns, and once after that.
+    fake.fault(Fault { path: "/emails".into(), skip: 0, times: 2, what: What::QuotaExceeded });
+    let begun = Instant::now();
+    let ran = tap_with(&fake, &json!({"on_quota": "wait"}), None, Some(&only(&["email_campaigns"])));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(begun.elapsed() >= Duration::from_secs(4 + 5 + 5), "{:?}", begun.elapsed());
+    assert_eq!(ran.stderr.matches("waiting for it").count(), 1, "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("is not back yet; next try in 5 s").count(), 1, "{}", ran.stderr);
+    assert_eq!(ran.records("email_campaigns").len(), fake.account().truth("email_campaigns").len());
+}
+
+#[test]
+fn a_limit_that_gets_a_run_nowhere_is_told_and_one_that_does_not() {
+    let fake = Fake::start_with(account(6), Switches { rotating: false, ..Switches::default() });
+    let reports = &STREAMS[3..];
+    for (route, streams, limit, gets_somewhere) in [
+        ("auto", &STREAMS[..], 1, false),
+        ("contacts", &["contact_activity_details"], 2, false),
+        ("campaigns", reports, 3, false),
+        // The calls that are made ahead for later contacts are of no use to a run that ends before.
+        ("contacts", &STREAMS, 40, true),
+        ("campaigns", reports, 30, true),
+    ] {
+        let more = json!({"activity_route": route, "max_requests": limit});
+        let mut state: Option<Value> = None;
+        for run in 0.. {
+            let ran = tap_with(&fake, &more, state.as_ref(), Some(&only(streams)));
+            let told = format!("{route} {limit}, run {run}: {}", ran.stderr);
+            if ran.code == Some(0) {
+                assert!(gets_somewhere && run > 0, "{told}");
+                break;
+            }
+            assert_eq!(ran.code, Some(4), "{told}");
+            assert!(run < 30, "neither an end nor a word: {told}");
+            if ran.stderr.contains(&format!("max_requests ({limit}) is too small to get anywhere: raise it")) {
+                assert!(!gets_somewhere && !ran.stderr.contains("run again"), "{told}");
+                // And so it is: another run changes nothing.
+                let again = tap_with(&fake, &more, Some(&ran.last_state()), Some(&only(streams)));
+                assert_eq!(again.last_state(), ran.last_state(), "{told}");
+                break;
+            }
+            assert!(ran.stderr.contains("run again with the last STATE to go on"), "{told}");
+            state = Some(ran.last_state());
+        }
+    }
+}
+
+#[test]
+fn a_finished_report_is_left_alone_until_its_round_ends() {
+    let fake = Fake::start(account(5));
+    for report in [json!({}), json!({"report_start_date": "2020-01-01"})] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut more = json!({"activity_route": "contacts", "token_file": folder.path().join("tokens.json")});
+        more.as_object_mut().unwrap().extend(report.as_object().unwrap().clone());
+        fake.fault(Fault { path: "activity_details".into(), skip: 20, times: 1, what: What::QuotaExceeded });
+        let first = tap(&fake, &more, None);
+        assert_eq!(first.code, Some(4), "{}", first.stderr);
+        fake.heal();
+        fake.forget_calls();
+        let second = tap(&fake, &more, Some(&first.last_state()));
+        assert_eq!(second.code, Some(0), "{}", second.stderr);
+        assert_eq!(fake.api_calls().iter().filter(|c| c.path.contains("activity_summary")).count(), 0);
+        assert_eq!(second.messages[0]["stream"], "contact_activity_details");
+        let end = second.last_state();
+        assert!(!end.to_string().contains("resume"), "{end}");
+        assert_eq!(end["bookmarks"].get("contact_action_summary").is_some(), report == json!({}));
+        assert_union_is_truth(&fake, &[first, second], "a round of two runs");
+    }
+}

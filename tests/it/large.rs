@@ -1,0 +1,110 @@
+//! What a read of a larger account costs in calls and memory.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use fake::account::Size;
+use fake::{Account, Fake, Kind};
+use serde_json::json;
+use tempfile::NamedTempFile;
+
+use crate::tap::{command, file, only, tap_with};
+
+/// The largest resident size of a process so far, in KiB.
+fn peak(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// A tap that reads the contacts while the test looks at it, with the files that it needs meanwhile.
+fn reads_contacts(fake: &Fake) -> (Child, [NamedTempFile; 2]) {
+    let files = [file(&fake.config()), file(&only(&["contacts"]))];
+    let mut command = command();
+    command.arg("--config").arg(files[0].path()).arg("--catalog").arg(files[1].path());
+    (command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap(), files)
+}
+
+#[test]
+fn twenty_thousand_contacts_take_little_memory_and_few_calls() {
+    let fake = Fake::start(Account::generate(41, Size { contacts: 20_000, lists: 5, campaigns: 1 }));
+    let (mut tap, _files) = reads_contacts(&fake);
+    let (mut records, mut most) = (0, 0);
+    for line in BufReader::new(tap.stdout.take().unwrap()).lines() {
+        if line.unwrap().starts_with(r#"{"type":"RECORD""#) {
+            records += 1;
+            if records % 1000 == 0 {
+                most = most.max(peak(tap.id()).unwrap());
+            }
+        }
+    }
+    assert_eq!(tap.wait().unwrap().code(), Some(0));
+    assert_eq!(records, fake.account().contacts.len());
+    assert!(most > 1000 && most < 60 * 1024, "{most} KiB");
+    let listing = fake.api_calls().iter().filter(|call| call.path.ends_with("/contacts")).count();
+    assert_eq!(listing, 20_000 / 500);
+    // Beside the listing, one for the service's clock.
+    assert!(fake.api_calls().len() <= listing + 2, "{}", fake.api_calls().len());
+}
+
+#[test]
+fn the_next_pages_are_under_way_while_one_is_written() {
+    let fake = Fake::start(Account::generate(42, Size { contacts: 5000, lists: 1, campaigns: 0 }));
+    let (mut tap, _files) = reads_contacts(&fake);
+    let mut out = BufReader::with_capacity(1 << 10, tap.stdout.take().unwrap());
+    let mut line = String::new();
+    for _ in 0..10 {
+        out.read_line(&mut line).unwrap();
+    }
+    // The pipe holds less than a page, so that the tap waits in the midst of its first.
+    thread::sleep(Duration::from_secs(2));
+    let listing = || fake.api_calls().iter().filter(|call| call.path.ends_with("/contacts")).count();
+    // One waits to be handed over, one more to take its place.
+    assert_eq!(listing(), 3);
+    std::io::copy(&mut out, &mut std::io::sink()).unwrap();
+    assert_eq!(tap.wait().unwrap().code(), Some(0));
+    assert_eq!(listing(), 10);
+}
+
+#[test]
+fn a_long_report_says_how_far_it_is_every_ten_thousand_records() {
+    let (contacts, each) = (300, 90);
+    let mut account = Account::generate(42, Size { contacts, lists: 1, campaigns: 1 });
+    account.activities.clear();
+    let activity = account.sent_activities()[0].clone();
+    for n in 0..contacts {
+        let id = account.contacts[n].id.clone();
+        for _ in 0..each {
+            account.track(Kind::Opens, &id, &activity);
+        }
+    }
+    let fake = Fake::start(account);
+    let more = json!({"activity_route": "contacts", "requests_per_second": 10_000});
+    let ran = tap_with(&fake, &more, None, Some(&only(&["contact_activity_details"])));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let (mut since, mut on_the_way, mut last) = (0, 0, String::new());
+    for message in &ran.messages {
+        match message["type"].as_str().unwrap() {
+            "RECORD" => {
+                since += 1;
+                last = message["record"]["contact_id"].as_str().unwrap().to_owned();
+            }
+            "STATE" => {
+                // It is due within a contact's rows, and true only after them.
+                assert!(since <= 10_000 + each, "{since} records before a STATE");
+                since = 0;
+                let resume = &message["value"]["bookmarks"]["contact_activity_details"]["resume"];
+                if let Some(after) = resume["after"].as_str() {
+                    assert_eq!(after, last);
+                    on_the_way += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    let records = ran.records("contact_activity_details").len();
+    assert!(records >= 25_000 && on_the_way == records / 10_000, "{records} records, {on_the_way} on the way");
+}

@@ -1,0 +1,487 @@
+//! `login`, with a client that plays the browser, and what the tokens it stores are good for.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
+
+use fake::account::Size;
+use fake::{Account, Fake, Fault, What};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::tap::{Ran, command, free_port};
+
+/// A fake account, and a folder with a config that nobody has logged in with.
+struct Place {
+    fake: Fake,
+    folder: TempDir,
+    redirect: String,
+}
+
+impl Place {
+    /// `secret`: whether the application is of the authorization code type.
+    fn new(secret: bool) -> Place {
+        let fake = Fake::start(Account::generate(3, Size { contacts: 5, lists: 2, campaigns: 2 }));
+        let port = free_port();
+        let place =
+            Place { fake, folder: tempfile::tempdir().unwrap(), redirect: format!("http://localhost:{port}/callback") };
+        place.fake.tokens().redirect_uris = vec![place.redirect.clone()];
+        if !secret {
+            place.fake.tokens().client_secret = None;
+        }
+        place.configure(&json!({}));
+        place
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("config.json")
+    }
+
+    fn configure(&self, more: &Value) {
+        let mut config = self.fake.config();
+        config.as_object_mut().unwrap().remove("refresh_token");
+        config["redirect_uri"] = json!(self.redirect);
+        for (key, value) in more.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        fs::write(self.config(), config.to_string()).unwrap();
+        fs::set_permissions(self.config(), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    fn login(&self, arguments: &[&str]) -> Login {
+        let mut command = command();
+        command.args(["login", "--config"]).arg(self.config()).args(arguments);
+        Login::start(command.stdin(Stdio::piped()))
+    }
+
+    fn sync(&self) -> Ran {
+        Ran::of(&command().arg("--config").arg(self.config()).output().unwrap())
+    }
+}
+
+/// A login under way.
+struct Login {
+    child: Child,
+    url: String,
+    said: JoinHandle<String>,
+}
+
+impl Login {
+    /// Starts it and waits for the first address that it shows.
+    fn start(command: &mut Command) -> Login {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let (mut said, mut url) = (String::new(), String::new());
+        while url.is_empty() && stderr.read_line(&mut said).unwrap() > 0 {
+            let line = said.lines().next_back().unwrap_or_default().trim();
+            url = if line.starts_with("http") { line.to_owned() } else { String::new() };
+        }
+        let said = thread::spawn(move || {
+            let rest: Vec<String> = stderr.lines().map_while(Result::ok).collect();
+            said + &rest.join("\n")
+        });
+        Login { child, url, said }
+    }
+
+    fn paste(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    fn end(mut self) -> (Option<i32>, String) {
+        let code = self.child.wait().unwrap().code();
+        (code, self.said.join().unwrap())
+    }
+}
+
+fn agent(redirects: u32) -> ureq::Agent {
+    let config = ureq::Agent::config_builder().http_status_as_error(false).max_redirects(redirects);
+    config.max_redirects_will_error(false).proxy(None).build().into()
+}
+
+/// Opens an address as a browser would, and returns the page that it ends on.
+fn browse(url: &str) -> String {
+    agent(5).get(url).call().unwrap().body_mut().read_to_string().unwrap()
+}
+
+/// Where the consent page would send a browser that runs on another machine.
+fn consent(url: &str) -> String {
+    let answer = agent(0).get(url).call().unwrap();
+    answer.headers()["location"].to_str().unwrap().to_owned()
+}
+
+fn critical(said: &str) -> String {
+    said.lines().find_map(|line| line.strip_prefix("CRITICAL ")).unwrap_or_else(|| panic!("{said}")).to_owned()
+}
+
+#[test]
+fn a_browser_brings_the_code_and_two_syncs_follow() {
+    for secret in [true, false] {
+        let place = Place::new(secret);
+        let token_file = place.folder.path().join("new/tokens.json");
+        if !secret {
+            place.configure(&json!({"token_file": token_file}));
+        }
+        let login = place.login(&[]);
+        let page = browse(&login.url);
+        assert!(page.contains("You are logged in") && page.contains("close this window"), "{page}");
+        assert!(!page.contains("<script") && !page.contains("http"), "{page}");
+        let (code, said) = login.end();
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("--test") && !said.contains("WARNING"), "{said}");
+        let config: Value = serde_json::from_str(&fs::read_to_string(place.config()).unwrap()).unwrap();
+        assert_eq!(config.get("refresh_token").is_some(), secret);
+        assert_eq!(token_file.exists(), !secret);
+        for _ in 0..2 {
+            // The access token that came along ends, so that each sync must refresh.
+            place.fake.tokens().revoke_access_tokens();
+            let ran = place.sync();
+            assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+            assert_eq!(ran.records("contacts").len(), place.fake.account().truth("contacts").len());
+        }
+        let tokens = place.fake.tokens();
+        assert_eq!((tokens.refreshes, tokens.reuses), (2, 0));
+    }
+}
+
+#[test]
+fn the_answer_can_be_pasted() {
+    for taken in [true, false] {
+        let place = Place::new(false);
+        let port = place.redirect.split([':', '/']).nth(4).unwrap().parse::<u16>().unwrap();
+        let _other = taken.then(|| TcpListener::bind(("127.0.0.1", port)).unwrap());
+        let mut login = place.login(&[]);
+        login.paste("");
+        login.paste("what");
+        login.paste("http://localhost/callback?code=forged&state=guessed");
+        let address = consent(&login.url);
+        login.paste(&format!("  {address}#_  "));
+        let (code, said) = login.end();
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!(said.contains("in use by another program"), taken, "{said}");
+        assert_eq!(said.matches("not this login's").count(), 2, "{said}");
+        assert_eq!(place.sync().code, Some(0));
+    }
+}
+
+#[test]
+fn an_answer_of_another_login_is_not_taken() {
+    let place = Place::new(true);
+    let login = place.login(&[]);
+    let page = browse(&format!("{}?code=forged&state=guessed", place.redirect));
+    assert!(page.contains("another login"), "{page}");
+    assert!(browse(&format!("{}/favicon.ico", place.redirect)).contains("Nothing here"));
+    assert!(place.fake.calls().is_empty());
+    assert!(browse(&login.url).contains("You are logged in"));
+    assert_eq!(login.end().0, Some(0));
+}
+
+#[test]
+fn a_device_login_waits_and_slows_down() {
+    let place = Place::new(false);
+    {
+        let mut tokens = place.fake.tokens();
+        (tokens.device_pending, tokens.device_slow_down) = (2, 1);
+    }
+    place.fake.switches().token_per_second = Some(1);
+    let login = place.login(&["--device"]);
+    assert!(login.url.ends_with("/activate"), "{}", login.url);
+    let (code, said) = login.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("ABCDEFGH"), "{said}");
+    let polls: Vec<_> =
+        place.fake.calls().iter().filter(|c| c.path.ends_with("/token")).map(|c| (c.status, c.at)).collect();
+    assert_eq!(polls.iter().map(|p| p.0).collect::<Vec<_>>(), [400, 400, 400, 200]);
+    assert!((polls[3].1 - polls[2].1).as_secs() >= 5, "slow_down means five seconds more");
+    place.fake.switches().token_per_second = None;
+    for _ in 0..2 {
+        let ran = place.sync();
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    }
+    let tokens = place.fake.tokens();
+    assert_eq!((tokens.refreshes, tokens.reuses), (2, 0));
+}
+
+#[test]
+fn a_device_login_that_runs_out_of_time_says_what_it_waited_for() {
+    let unavailable = What::Status(503, json!({"error": "server_error"}).to_string(), "application/json");
+    for (what, expected, words) in
+        [(None, 3, "the code was not confirmed in time"), (Some(unavailable), 1, "503 server_error")]
+    {
+        let place = Place::new(false);
+        place.configure(&json!({"max_retries": 0}));
+        place.fake.tokens().device_pending = u32::MAX;
+        if let Some(what) = what {
+            place.fake.fault(Fault { path: "/token".into(), skip: 0, times: usize::MAX, what });
+        }
+        let (code, said) = place.login(&["--device", "--timeout", "2"]).end();
+        assert_eq!(code, Some(expected), "{said}");
+        assert!(critical(&said).contains(words), "{said}");
+        assert!(place.fake.calls().len() > 2, "it asked but once");
+    }
+}
+
+#[test]
+fn a_code_of_the_protocol_that_holds_a_secret_is_still_understood() {
+    let place = Place::new(false);
+    let starts = json!({
+        "device_code": "pending", "user_code": "ABCDEFGH", "verification_uri": "https://example.com/activate",
+        "expires_in": 600, "interval": 0,
+    });
+    place.fake.fault(Fault::once("/device", What::Status(200, starts.to_string(), "application/json")));
+    place.fake.fault(refusal("/token", 400, "authorization_pending", "pending"));
+    place.fake.fault(refusal("/token", 400, "no_pending_code", "pending"));
+    let (code, said) = place.login(&["--device"]).end();
+    assert_eq!(code, Some(3), "{said}");
+    assert!(critical(&said).ends_with("no_***_code ***"), "{said}");
+}
+
+/// A case of the table below: what is arranged, and words of the sentence that tells it.
+type Case<'a> = (&'a str, &'a dyn Fn(&Fake), &'a [&'a str]);
+
+fn refusal(path: &str, status: u16, error: &str, text: &str) -> Fault {
+    let body = json!({"error": error, "error_description": text}).to_string();
+    Fault::once(path, What::Status(status, body, "application/json"))
+}
+
+#[test]
+fn each_failure_has_its_own_sentence() {
+    let consent_error = |error: &'static str, text: &'static str| {
+        move |fake: &Fake| fake.tokens().refuse_consent = Some((error.into(), text.into()))
+    };
+    let token_error =
+        |error: &'static str, text: &'static str| move |fake: &Fake| fake.fault(refusal("/token", 400, error, text));
+    let cases: [Case; 10] = [
+        ("", &|fake| fake.tokens().deny_consent = true, &["consent was denied"]),
+        (
+            "",
+            &consent_error("access_denied", "User is not assigned to the client application."),
+            &["July 2026", "private"],
+        ),
+        (
+            "",
+            &token_error("invalid_grant", "The authorization code is invalid or has expired."),
+            &["expired", "five minutes"],
+        ),
+        (
+            "",
+            &token_error("invalid_grant", "The 'redirect_uri' does not match."),
+            &["redirect URI", "/callback", "register"],
+        ),
+        ("", &token_error("unauthorized_client", "Not authorized to use the grant type."), &["wrong type", "--device"]),
+        ("", &consent_error("invalid_scope", "no"), &["contact_data", "invalid_scope"]),
+        ("", &|fake| fake.tokens().client_secret = Some("another".into()), &["client_secret", "invalid_client"]),
+        ("", &|fake| fake.tokens().withheld = vec!["offline_access".into()], &["offline_access", "not stored"]),
+        (
+            "--device",
+            &|fake| fake.fault(refusal("/device", 400, "unauthorized_client", "")),
+            &["device type", "without --device"],
+        ),
+        ("--device", &|fake| fake.fault(refusal("/token", 400, "expired_token", "")), &["not confirmed in time"]),
+    ];
+    let mut sentences = BTreeSet::new();
+    for (flag, arrange, words) in cases {
+        let place = Place::new(false);
+        let before = fs::read_to_string(place.config()).unwrap();
+        arrange(&place.fake);
+        let flags = Some(flag).filter(|f| !f.is_empty());
+        let login = place.login(flags.as_slice());
+        if flag.is_empty() {
+            let page = browse(&login.url);
+            assert!(
+                page.contains("The login did not work") && page.to_lowercase().contains(&words[0].to_lowercase()),
+                "{words:?}: {page}"
+            );
+        }
+        let (code, said) = login.end();
+        assert_eq!(code, Some(3), "{words:?}: {said}");
+        let sentence = critical(&said);
+        assert!(words.iter().all(|word| sentence.contains(word)), "{words:?}: {sentence}");
+        assert!(sentences.insert(sentence), "the sentence of {words:?} stands for another failure too");
+        assert_eq!(fs::read_to_string(place.config()).unwrap(), before);
+    }
+    assert_eq!(sentences.len(), 10);
+}
+
+#[test]
+fn an_application_with_a_secret_cannot_log_in_on_a_device() {
+    let place = Place::new(true);
+    let (code, said) = place.login(&["--device"]).end();
+    assert_eq!(code, Some(2), "{said}");
+    assert!(critical(&said).contains("client_secret"), "{said}");
+    assert!(place.fake.calls().is_empty());
+}
+
+#[test]
+fn what_the_consent_page_alone_shows_is_told_when_the_time_is_over() {
+    let place = Place::new(true);
+    place.fake.tokens().redirect_uris.clear();
+    let login = place.login(&["--timeout", "1"]);
+    assert!(browse(&login.url).contains("not registered"));
+    let (code, said) = login.end();
+    assert_eq!(code, Some(1), "{said}");
+    let told = critical(&said);
+    assert!(told.contains("within 1 s") && told.contains(&place.redirect) && told.contains("private"), "{told}");
+}
+
+#[test]
+fn a_closed_stdin_ends_nothing_but_what_needs_it() {
+    let place = Place::new(true);
+    let mut login = place.login(&[]);
+    drop(login.child.stdin.take());
+    assert!(browse(&login.url).contains("You are logged in"));
+    assert_eq!(login.end().0, Some(0));
+
+    let place = Place::new(true);
+    place.configure(&json!({"redirect_uri": "https://example.com/callback"}));
+    place.fake.tokens().redirect_uris = vec!["https://example.com/callback".into()];
+    let mut login = place.login(&[]);
+    drop(login.child.stdin.take());
+    let (code, said) = login.end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(critical(&said).contains("stdin has ended"), "{said}");
+}
+
+#[test]
+fn a_missing_scope_is_told_at_once() {
+    let place = Place::new(true);
+    place.fake.tokens().withheld = vec!["campaign_data".into()];
+    let login = place.login(&[]);
+    browse(&login.url);
+    let (code, said) = login.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("WARNING the scope campaign_data was not granted"), "{said}");
+}
+
+#[test]
+fn a_login_that_works_is_replaced_only_when_asked_to() {
+    let place = Place::new(true);
+    let old = place.fake.tokens().refresh_token.clone();
+    place.configure(&json!({"refresh_token": old}));
+    let (code, said) = place.login(&[]).end();
+    assert_eq!(code, Some(2), "{said}");
+    assert!(critical(&said).contains("--yes"), "{said}");
+    // Trying it rotated it; what is stored still works.
+    let ran = place.sync();
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+
+    let login = place.login(&["--yes"]);
+    browse(&login.url);
+    assert_eq!(login.end().0, Some(0));
+    assert_eq!(place.sync().code, Some(0));
+
+    // One that has ended, and tokens that cannot be read, are replaced without a question.
+    place.fake.tokens().revoke_grant();
+    let login = place.login(&[]);
+    browse(&login.url);
+    assert_eq!(login.end().0, Some(0));
+    let broken = place.folder.path().join("tokens.json");
+    fs::write(&broken, "{").unwrap();
+    place.configure(&json!({"token_file": broken}));
+    assert_eq!(place.sync().code, Some(2));
+    let login = place.login(&[]);
+    browse(&login.url);
+    assert_eq!(login.end().0, Some(0));
+    assert_eq!(place.sync().code, Some(0));
+}
+
+#[test]
+fn a_config_that_is_not_there_yet_is_told_with_what_to_write() {
+    let place = Place::new(true);
+    fs::remove_file(place.config()).unwrap();
+    let (code, said) = place.login(&[]).end();
+    assert_eq!(code, Some(2), "{said}");
+    let told = critical(&said);
+    assert!(told.contains(place.config().to_str().unwrap()) && told.contains("no such file"), "{told}");
+    assert!(told.contains("client_id") && told.contains("token_file"), "{told}");
+    assert!(!place.config().exists());
+    let output = command().arg("login").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--config FILE"));
+}
+
+#[test]
+fn both_of_the_localhosts_are_listened_on() {
+    let v6 = TcpListener::bind("[::1]:0").is_ok();
+    for host in ["127.0.0.1", "[::1]"].into_iter().take(if v6 { 2 } else { 1 }) {
+        let place = Place::new(true);
+        let login = place.login(&[]);
+        let address = consent(&login.url).replace("localhost", host);
+        assert!(browse(&address).contains("You are logged in"), "{host}");
+        assert_eq!(login.end().0, Some(0), "{host}");
+    }
+}
+
+#[test]
+fn connections_that_say_nothing_and_answers_that_come_twice_disturb_nobody() {
+    let place = Place::new(true);
+    let login = place.login(&[]);
+    let port = place.redirect.split([':', '/']).nth(4).unwrap().parse::<u16>().unwrap();
+    // Browsers connect ahead of need.
+    let silent = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let address = consent(&login.url);
+    let twice: Vec<_> = (0..2)
+        .map(|_| {
+            thread::spawn({
+                let address = address.clone();
+                // The second may find that the login has ended.
+                move || {
+                    agent(0)
+                        .get(&address)
+                        .call()
+                        .and_then(|mut answer| answer.body_mut().read_to_string())
+                        .unwrap_or_default()
+                }
+            })
+        })
+        .collect();
+    let pages: Vec<_> = twice.into_iter().map(|page| page.join().unwrap()).collect();
+    assert_eq!(pages.iter().filter(|page| page.contains("You are logged in")).count(), 1, "{pages:?}");
+    assert_eq!(login.end().0, Some(0));
+    drop(silent);
+    assert_eq!(place.sync().code, Some(0));
+}
+
+/// A terminal at which somebody has typed this already.
+fn typed(text: &str) -> (File, Stdio) {
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap();
+    let other_end = File::options().read(true).write(true).open(OsStr::from_bytes(name.as_bytes())).unwrap();
+    let mut keyboard = File::from(terminal);
+    keyboard.write_all(text.as_bytes()).unwrap();
+    (keyboard, other_end.into())
+}
+
+#[test]
+fn a_person_is_asked_before_a_login_that_works_is_replaced() {
+    for (answer, replaced) in [("n\n", false), ("\n", false), ("y\n", true), ("Yes\n", true)] {
+        let place = Place::new(true);
+        let stored = place.folder.path().join("tokens.json");
+        let old = place.fake.tokens().refresh_token.clone();
+        place.configure(&json!({"refresh_token": old, "token_file": stored}));
+        assert_eq!(place.sync().code, Some(0));
+        let before = fs::read_to_string(&stored).unwrap();
+        let (keyboard, terminal) = typed(answer);
+        let mut command = command();
+        let login = Login::start(command.args(["login", "--config"]).arg(place.config()).stdin(terminal));
+        if replaced {
+            assert!(browse(&login.url).contains("You are logged in"));
+        }
+        let (code, said) = login.end();
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("still works. Replace it? [y/N]"), "{said}");
+        assert_eq!(said.contains("The stored login was kept."), !replaced, "{said}");
+        assert_eq!(fs::read_to_string(&stored).unwrap() == before, !replaced);
+        assert_eq!(place.sync().code, Some(0));
+        drop(keyboard);
+    }
+}

@@ -1,0 +1,247 @@
+//! The account changes while it is read: pages are numbered views of a set that moves.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use fake::account::Size;
+use fake::{Account, Fake, Order, Switches};
+use serde_json::{Value, json};
+
+use crate::tap::{Ran, only, sorted, tap, tap_with, without_nulls};
+
+fn fake(order: Order) -> Fake {
+    let account = Account::generate(21, Size { contacts: 240, lists: 3, campaigns: 4 });
+    Fake::start_with(account, Switches { rotating: false, contacts_order: order, ..Switches::default() })
+}
+
+fn ids(ran: &Ran) -> BTreeSet<String> {
+    ran.records("contacts").iter().map(|c| c["contact_id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The contacts of a status, as the account has them.
+fn of_status(fake: &Fake, status: &str) -> BTreeSet<String> {
+    let account = fake.account();
+    account.contacts.iter().filter(|c| status == "all" || c.status() == status).map(|c| c.id.to_string()).collect()
+}
+
+/// Deletes, renames, unsubscribes and adds contacts before each later page, this many times.
+fn stir(fake: &Fake, mut times: usize) {
+    let mut random = fastrand::Rng::with_seed(times as u64);
+    fake.before_call(Box::new(move |target, account| {
+        if times > 0 && target.contains("/contacts?cursor") {
+            times -= 1;
+            for _ in 0..3 {
+                let one = random.usize(..account.contacts.len());
+                match random.u32(..4) {
+                    0 => account.delete(one),
+                    1 => account.rename(one, "Renamed meanwhile"),
+                    2 => account.unsubscribe(one),
+                    _ => drop(account.add_contact()),
+                }
+            }
+        }
+    }));
+}
+
+#[test]
+fn whoever_was_there_throughout_is_read() {
+    for order in [Order::Scrambled, Order::UpdatedDesc, Order::CreatedDesc] {
+        for status in ["all", "active"] {
+            let fake = fake(order);
+            let before = of_status(&fake, status);
+            stir(&fake, 14);
+            let more = json!({"page_size": 20, "contact_status": status});
+            let ran = tap_with(&fake, &more, None, Some(&only(&["contacts"])));
+            assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+            let throughout: BTreeSet<String> = before.intersection(&of_status(&fake, status)).cloned().collect();
+            assert!(throughout.len() > 100 && (status == "all" || throughout.len() < before.len()));
+            let read = ids(&ran);
+            assert_eq!(throughout.difference(&read).collect::<Vec<_>>(), Vec::<&String>::new(), "{order:?} {status}");
+            // Nobody is written twice, however often the listing was read.
+            assert_eq!(ran.records("contacts").len(), read.len());
+            // What came up meanwhile comes with the next run at the latest.
+            fake.before_call(Box::new(|_, _| {}));
+            let next = tap_with(&fake, &more, Some(&ran.last_state()), Some(&only(&["contacts"])));
+            let known: BTreeSet<String> = read.union(&ids(&next)).cloned().collect();
+            assert!(of_status(&fake, status).is_subset(&known), "{order:?} {status}");
+        }
+    }
+}
+
+#[test]
+fn an_incremental_run_reads_a_moving_set_as_well() {
+    let fake = fake(Order::UpdatedDesc);
+    let more = json!({"page_size": 10});
+    let first = tap_with(&fake, &more, None, Some(&only(&["contacts"])));
+    let changed: Vec<String> = {
+        let mut account = fake.account();
+        let ids: Vec<String> = account.contacts.iter().take(80).map(|c| c.id.to_string()).collect();
+        for id in &ids {
+            account.rename(id, "Renamed before");
+        }
+        ids
+    };
+    stir(&fake, 5);
+    let second = tap_with(&fake, &more, Some(&first.last_state()), Some(&only(&["contacts"])));
+    assert_eq!(second.code, Some(0), "{}", second.stderr);
+    let read = ids(&second);
+    assert!(changed.iter().all(|id| read.contains(id)));
+}
+
+/// Deletes an active contact before each later page.
+fn shrink(fake: &Fake) {
+    let mut next = 0;
+    fake.before_call(Box::new(move |target, account| {
+        if target.contains("/contacts?cursor") {
+            while account.contacts[next].status() != "active" {
+                next += 1;
+            }
+            account.delete(next);
+        }
+    }));
+}
+
+#[test]
+fn a_set_that_never_holds_still_is_told_in_one_line() {
+    let fake = fake(Order::Scrambled);
+    let before = of_status(&fake, "active").len();
+    shrink(&fake);
+    let more = json!({"page_size": 4, "contact_status": "active"});
+    let ran = tap_with(&fake, &more, None, Some(&only(&["contacts"])));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let told: Vec<&str> = ran.stderr.lines().filter(|l| l.starts_with("WARNING contacts:")).collect();
+    assert_eq!(told.len(), 1, "{}", ran.stderr);
+    assert!(told[0].contains("slipped between pages"), "{told:?}");
+    let left = of_status(&fake, "active");
+    assert!(before > left.len());
+    // No bookmark speaks for those who slipped, so the next run brings them, when the account holds still.
+    assert_eq!(ran.last_state()["bookmarks"], json!({}));
+    fake.before_call(Box::new(|_, _| {}));
+    let next = tap_with(&fake, &more, Some(&ran.last_state()), Some(&only(&["contacts"])));
+    assert_eq!(ids(&next), left);
+    assert!(next.last_state()["bookmarks"]["contacts"]["full_refresh_at"].is_string());
+}
+
+#[test]
+fn reports_of_a_set_that_never_holds_still_are_read_again() {
+    let reports = ["contact_action_summary", "contact_activity_details"];
+    for route in ["contacts", "campaigns"] {
+        let fake = fake(Order::Scrambled);
+        shrink(&fake);
+        let more = json!({"page_size": 4, "contact_status": "active", "activity_route": route});
+        let ran = tap_with(&fake, &more, None, Some(&only(&reports)));
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(ran.stderr.contains("slipped between pages in each"), "{}", ran.stderr);
+        assert_eq!(ran.last_state(), json!({"bookmarks": {}}), "{route}");
+        fake.before_call(Box::new(|_, _| {}));
+        let next = tap_with(&fake, &more, Some(&ran.last_state()), Some(&only(&reports)));
+        for report in reports {
+            assert!(next.last_state()["bookmarks"][report]["replication_key_value"].is_string(), "{route}");
+        }
+    }
+}
+
+#[test]
+fn an_account_that_never_stops_growing_gets_its_bookmark() {
+    let fake = fake(Order::CreatedDesc);
+    fake.before_call(Box::new(|target, account| {
+        if target.contains("/contacts?cursor") {
+            account.add_contact();
+        }
+    }));
+    let before = of_status(&fake, "all");
+    let ran = tap_with(&fake, &json!({"page_size": 20}), None, Some(&only(&["contacts"])));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(before.is_subset(&ids(&ran)));
+    assert!(ran.last_state()["bookmarks"]["contacts"]["full_refresh_at"].is_string(), "{}", ran.stderr);
+    // Who was added is no reason to read all again.
+    assert!(!ran.stderr.contains("slipped"), "{}", ran.stderr);
+    fake.before_call(Box::new(|_, _| {}));
+    let next = tap_with(&fake, &json!({}), Some(&ran.last_state()), Some(&only(&["contacts"])));
+    let known: BTreeSet<String> = ids(&ran).union(&ids(&next)).cloned().collect();
+    assert_eq!(known, of_status(&fake, "all"));
+}
+
+/// A report's listing of contacts that lacked some, cut off behind those that were found.
+#[test]
+fn contacts_that_slipped_are_not_forgotten_over_an_interruption() {
+    let fake = fake(Order::Scrambled);
+    shrink(&fake);
+    let more = json!({"page_size": 4, "contact_status": "active", "activity_route": "contacts", "max_requests": 200});
+    let details = only(&["contact_activity_details"]);
+    let first = tap_with(&fake, &more, None, Some(&details));
+    assert_eq!(first.code, Some(4), "{}", first.stderr);
+    assert!(first.stderr.contains("slipped between pages in each"), "{}", first.stderr);
+    fake.before_call(Box::new(|_, _| {}));
+    let mut more = more;
+    more["max_requests"] = json!(10_000);
+    let second = tap_with(&fake, &more, Some(&first.last_state()), Some(&details));
+    assert_eq!(second.code, Some(0), "{}", second.stderr);
+    assert_eq!(second.last_state(), json!({"bookmarks": {}}));
+}
+
+#[test]
+fn a_count_that_is_wrong_costs_another_read_and_holds_nothing_up() {
+    let account = Account::generate(21, Size { contacts: 60, lists: 3, campaigns: 4 });
+    let switches = Switches { rotating: false, contacts_counted_too_many: 5, ..Switches::default() };
+    let fake = Fake::start_with(account, switches);
+    let ran = tap_with(&fake, &json!({"page_size": 20}), None, Some(&only(&["contacts"])));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("INFO contacts: the service counts 5 more than it lists"), "{}", ran.stderr);
+    assert_eq!(ran.records("contacts").len(), 60);
+    assert_eq!(fake.api_calls().iter().filter(|call| call.path.ends_with("/contacts")).count(), 2 * 3);
+    assert!(ran.last_state()["bookmarks"]["contacts"]["replication_key_value"].is_string());
+}
+
+#[test]
+fn rows_that_come_on_top_while_a_report_is_read_make_no_second_occurrence() {
+    for route in ["contacts", "campaigns"] {
+        let account = Account::generate(5, Size { contacts: 12, lists: 1, campaigns: 2 });
+        let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+        // One busy contact, with equal rows among its own.
+        let (contact, activity) = {
+            let account = fake.account();
+            (account.contacts[3].id.to_string(), account.sent_activities()[0].to_string())
+        };
+        {
+            let mut account = fake.account();
+            let start = account.activities[0].at;
+            for i in 0..60 {
+                account.open(&contact, &activity);
+                let row = account.activities.last_mut().unwrap();
+                row.at = start + chrono::TimeDelta::seconds(i / 2);
+            }
+        }
+        let before = fake.account().truth("contact_activity_details");
+        let (opened, met) = ((contact.clone(), activity.clone()), Arc::new(Mutex::new(BTreeSet::new())));
+        let targets = met.clone();
+        fake.before_call(Box::new(move |target, account| {
+            let later = target.contains("next=")
+                && (target.contains(&*opened.0) || target.contains(&format!("{}/tracking/opens", opened.1)));
+            let mut targets = targets.lock().unwrap();
+            // Each page finds one row more on top than the page before did.
+            if later && targets.insert(target.to_owned()) {
+                account.open(&opened.0, &opened.1);
+                account.activities.last_mut().unwrap().at -=
+                    chrono::TimeDelta::seconds(60 - i64::try_from(targets.len()).unwrap());
+            }
+        }));
+        let more = json!({"activity_route": route, "page_size": 7, "activity_lookback_days": 3650});
+        let ran = tap_with(&fake, &more, None, Some(&only(&["contact_activity_details"])));
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(met.lock().unwrap().len() > 3, "the listing did not grow while it was read");
+        let (read, truth) = (sorted(ran.records("contact_activity_details")), sorted(before.iter().map(without_nulls)));
+        let lost: Vec<&String> = truth.iter().filter(|row| read.binary_search(row).is_err()).collect();
+        assert_eq!(lost, Vec::<&String>::new(), "{route}");
+        let now = sorted(fake.account().truth("contact_activity_details").iter().map(without_nulls));
+        let invented: Vec<&String> = read.iter().filter(|row| now.binary_search(row).is_err()).collect();
+        assert_eq!(invented, Vec::<&String>::new(), "{route}");
+        // What came on top is in the next run.
+        let next = tap(&fake, &more, Some(&ran.last_state()));
+        let mut all: Vec<Value> = ran.records("contact_activity_details");
+        all.extend(next.records("contact_activity_details"));
+        let mut all = sorted(all);
+        all.dedup();
+        assert_eq!(all, now, "{route}");
+    }
+}

@@ -1,0 +1,227 @@
+//! `--test`: what a login may read, what not and why, and what reading it would cost.
+
+use fake::account::Size;
+use fake::{Account, Fake, Fault, What};
+use serde_json::{Value, json};
+
+use crate::tap::{Ran, command, file, only};
+
+const REPORTS: [&str; 2] = ["contact_action_summary", "contact_activity_details"];
+
+fn fake() -> Fake {
+    Fake::start(Account::generate(3, Size { contacts: 5, lists: 2, campaigns: 2 }))
+}
+
+/// Runs `--test`, of these streams or of all.
+fn preflight(fake: &Fake, more: &Value, streams: &[&str]) -> Ran {
+    let mut config = fake.config();
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let (config, catalog) = (file(&config), file(&only(streams)));
+    let mut command = command();
+    command.arg("--test").arg("--config").arg(config.path());
+    if !streams.is_empty() {
+        command.arg("--catalog").arg(catalog.path());
+    }
+    let ran = Ran::of(&command.output().unwrap());
+    assert!(ran.messages.is_empty(), "something was written to stdout");
+    ran
+}
+
+/// What is said of a stream.
+fn line<'a>(ran: &'a Ran, stream: &str) -> &'a str {
+    let mut lines = ran.stderr.lines().filter_map(|line| line.trim_start().strip_prefix(stream));
+    lines.next().unwrap_or_else(|| panic!("{stream} is not told of: {}", ran.stderr)).trim()
+}
+
+fn assert_says(ran: &Ran, words: &[&str]) {
+    assert!(words.iter().all(|word| ran.stderr.contains(word)), "{words:?}: {}", ran.stderr);
+}
+
+#[test]
+fn it_renews_the_login_and_makes_one_cheap_call_for_each_stream() {
+    let fake = fake();
+    let ran = preflight(&fake, &json!({}), &[]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_says(&ran, &["works, and was renewed", "contact_data, campaign_data, offline_access"]);
+    let account = fake.account();
+    let (contacts, campaigns) = (account.truth("contacts").len(), account.truth("email_campaigns").len());
+    drop(account);
+    // Deleted contacts are read as well.
+    assert_says(&ran, &[&format!("{contacts} contacts"), "2 e-mail lists", &format!("{campaigns} campaigns")]);
+    for stream in ["contact_lists", "email_campaigns", "contacts", REPORTS[0], REPORTS[1]] {
+        assert_eq!(line(&ran, stream), "may be read");
+    }
+    assert_eq!(fake.tokens().refreshes, 1);
+    let calls = fake.api_calls();
+    let to = |path: &str| calls.iter().filter(|call| call.path.ends_with(path)).count();
+    for path in ["/account/user/privileges", "/contact_lists", "/contacts", "/activity_summary", "/activity_details"] {
+        assert_eq!(to(path), 1, "{path}");
+    }
+
+    // What is not selected is neither asked for nor told of, but for the account's size.
+    fake.forget_calls();
+    let ran = preflight(&fake, &json!({}), &["contact_lists"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_says(&ran, &[&format!("{contacts} contacts"), "about 2 calls"]);
+    let streams = ran.stderr.split("Streams:").nth(1).unwrap();
+    assert!(!streams.contains("email_campaigns") && !streams.contains(REPORTS[0]), "{streams}");
+    assert!(!fake.calls().iter().any(|call| call.path.contains("/reports/")));
+}
+
+#[test]
+fn a_scope_that_was_not_granted_is_named() {
+    for (scope, lost) in [
+        ("campaign_data", &["email_campaigns"][..]),
+        ("contact_data", &["contact_lists", "contacts", REPORTS[0], REPORTS[1]]),
+    ] {
+        let fake = fake();
+        fake.tokens().granted_scopes.retain(|granted| granted != scope);
+        let ran = preflight(&fake, &json!({}), &[]);
+        assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+        for stream in ["contact_lists", "email_campaigns", "contacts", REPORTS[0], REPORTS[1]] {
+            let told = line(&ran, stream);
+            let expected = format!("the scope {scope} was not granted; log in again and allow it");
+            assert_eq!(told.contains(&expected), lost.contains(&stream), "{stream}: {told}");
+            assert_eq!(told == "may be read", !lost.contains(&stream), "{stream}: {told}");
+        }
+        assert_says(&ran, &[&format!("CRITICAL this login may not read {}", lost.join(", "))]);
+        // One stream's trouble is not the others'.
+        let readable = if scope == "campaign_data" { "contacts" } else { "email_campaigns" };
+        assert_eq!(preflight(&fake, &json!({}), &[readable]).code, Some(0));
+    }
+}
+
+#[test]
+fn a_privilege_that_the_user_lacks_is_named() {
+    for (privilege, lost) in [
+        ("contacts:read", &["contacts", REPORTS[0], REPORTS[1]][..]),
+        ("contacts:lists:read", &["contact_lists"]),
+        ("campaign:read", &["email_campaigns"]),
+        ("ui:campaign:metrics", &REPORTS),
+    ] {
+        let fake = fake();
+        fake.tokens().privileges.retain(|had| had != privilege);
+        let ran = preflight(&fake, &json!({}), &[]);
+        assert_eq!(ran.code, Some(3), "{privilege}: {}", ran.stderr);
+        assert!(line(&ran, lost[0]).contains(&format!("lacks the privilege {privilege}")), "{}", ran.stderr);
+        assert_says(&ran, &[&format!("CRITICAL this login may not read {}", lost.join(", "))]);
+    }
+}
+
+#[test]
+fn an_application_that_was_deactivated_is_told() {
+    // All is refused, though scopes and privileges are there.
+    let all = fake();
+    all.fault(Fault { path: "/v3/".into(), skip: 0, times: usize::MAX, what: What::Forbidden });
+    let ran = preflight(&all, &json!({}), &[]);
+    assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+    assert!(line(&ran, "contact_lists").contains("the application is deactivated"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("A full read"), "{}", ran.stderr);
+    // The privileges are told, and nothing of them is missing.
+    let rest = fake();
+    rest.fault(Fault { path: "/contact_lists".into(), skip: 0, times: usize::MAX, what: What::Forbidden });
+    let ran = preflight(&rest, &json!({}), &["contact_lists"]);
+    assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+    assert!(line(&ran, "contact_lists").contains("may have been deactivated"), "{}", ran.stderr);
+}
+
+/// A listing that says how much there is.
+fn counting(fake: &Fake, contacts: u64) {
+    let id = fake.account().contacts[0].id.clone();
+    let body = json!({"contacts": [{"contact_id": *id}], "contacts_count": contacts});
+    let what = What::Status(200, body.to_string(), "application/json");
+    fake.fault(Fault { path: "/contacts?".into(), skip: 0, times: usize::MAX, what });
+}
+
+#[test]
+fn the_cost_names_route_calls_time_share_and_days() {
+    let fake = fake();
+    counting(&fake, 26_000);
+    for (more, streams, words) in [
+        // 26,000 contacts and their 52 pages, for each of the two reports.
+        (
+            json!({"activity_route": "contacts", "requests_per_second": 4}),
+            &REPORTS[..],
+            &["about 52104 calls: 4 hours at the pace, 521.04 % of the daily quota, 6 days", "by the contact route"][..],
+        ),
+        (json!({"activity_route": "contacts"}), &REPORTS[..1], &["about 26052 calls", "3 days"]),
+        (json!({"requests_per_second": 4}), &REPORTS, &["by the campaign route", "seconds at the pace"]),
+        (json!({"requests_per_second": 1}), &["contacts"], &["about 52 calls: 52 seconds at the pace, 0.52 %"]),
+        (json!({"page_size": 100}), &["contacts", "contact_lists"], &["about 262 calls", "2.62 %"]),
+        (
+            json!({"contact_ids": ["71600990-908b-11e6-907f-00166bff2500"]}),
+            &REPORTS,
+            &["about 2 calls", "by the contact route"],
+        ),
+    ] {
+        let ran = preflight(&fake, &more, streams);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert_says(&ran, words);
+        assert!(ran.stderr.contains("days") || !words.concat().contains("days"));
+        assert!(!ran.stderr.contains("quota, 1 days"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn an_account_without_contacts_and_a_contact_that_is_unknown_are_no_refusals() {
+    let empty = fake();
+    let body = json!({"contacts": [], "contacts_count": 0}).to_string();
+    empty.fault(Fault {
+        path: "/contacts?".into(),
+        skip: 0,
+        times: 1,
+        what: What::Status(200, body, "application/json"),
+    });
+    let ran = preflight(&empty, &json!({"activity_route": "contacts"}), &REPORTS);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(line(&ran, REPORTS[0]).contains("no contact to try it on"), "{}", ran.stderr);
+
+    let unknown = fake();
+    let ran = preflight(&unknown, &json!({"contact_ids": ["nobody"]}), &REPORTS);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(line(&ran, REPORTS[1]), "may be read");
+}
+
+#[test]
+fn an_access_token_alone_is_told_to_end() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let stored = json!({"token_file": folder.path().join("tokens.json")});
+    assert_eq!(preflight(&fake, &stored, &["contact_lists"]).code, Some(0));
+    let tokens: Value =
+        serde_json::from_str(&std::fs::read_to_string(folder.path().join("tokens.json")).unwrap()).unwrap();
+    let alone = json!({"refresh_token": null, "access_token": tokens["access_token"]});
+    let ran = preflight(&fake, &alone, &["contact_lists"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_says(&ran, &["until the access token ends", "Scopes:  not told"]);
+    // Which of the causes it is cannot be told, so all are.
+    fake.tokens().granted_scopes = vec!["campaign_data".into()];
+    let ran = preflight(&fake, &alone, &["contact_lists"]);
+    assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+    assert!(line(&ran, "contact_lists").contains("contact_data is missing, or the application"), "{}", ran.stderr);
+}
+
+#[test]
+fn what_is_no_question_of_rights_has_its_own_exit_code() {
+    let fault = |path: &str, what| Some(Fault { path: path.into(), skip: 0, times: usize::MAX, what });
+    for (more, fault, code, words) in [
+        (json!({"refresh_token": "used-before"}), None, 3, "log in again"),
+        (json!({"client_secret": "another"}), None, 3, "invalid_client"),
+        (json!({}), fault("/v3/", What::Unauthorized), 3, "refused as well"),
+        (json!({"api_url": "http://127.0.0.1:1/v3", "max_retries": 0}), None, 1, "http://127.0.0.1:1"),
+        (json!({"max_retries": 0}), fault("/token", What::Refuse), 1, "authorization server"),
+        (json!({"max_retries": 0}), fault("/contact_lists", What::Html200), 1, "contact_lists"),
+        (json!({"page_size": 0}), None, 2, "page_size"),
+        (json!({"client_id": null}), None, 2, "client_id"),
+        (json!({}), fault("/emails", What::QuotaExceeded), 4, "daily quota"),
+    ] {
+        let fake = fake();
+        if let Some(fault) = fault {
+            fake.fault(fault);
+        }
+        let ran = preflight(&fake, &more, &[]);
+        assert_eq!(ran.code, Some(code), "{more}: {}", ran.stderr);
+        let told: Vec<_> = ran.stderr.lines().filter(|line| line.starts_with("CRITICAL ")).collect();
+        assert!(told.len() == 1 && told[0].contains(words), "{more}: {}", ran.stderr);
+    }
+}

@@ -1,0 +1,59 @@
+//! A round of the contact route that takes more calls than a day has.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use crate::tap::{only, sorted, tap_with, without_nulls};
+use fake::account::Size;
+use fake::{Account, Fake};
+
+/// Reads the details of an account contact by contact, on so many calls a day that it takes three, each day's run going
+/// on with the last STATE of the day before. Panics unless every contact is read once, but for what was in flight.
+pub fn over_three_days(contacts: usize, per_day: u32, page_size: usize) {
+    let fake = Fake::start(Account::generate(5, Size { contacts, lists: 2, campaigns: 4 }));
+    fake.switches().per_day = per_day;
+    let folder = tempfile::tempdir().unwrap();
+    let more = json!({
+        "activity_route": "contacts", "page_size": page_size, "token_file": folder.path().join("tokens.json"),
+    });
+    let catalog = only(&["contact_activity_details"]);
+    let mut state: Option<Value> = None;
+    let mut asked: BTreeMap<String, usize> = BTreeMap::new();
+    let mut rows = Vec::new();
+    let mut windows = BTreeSet::new();
+    let mut days = 0;
+    loop {
+        days += 1;
+        assert!(days <= 3, "the round does not end");
+        fake.set_calls_today(0);
+        fake.forget_calls();
+        let ran = tap_with(&fake, &more, state.as_ref(), Some(&catalog));
+        for call in fake.api_calls().iter().filter(|call| call.path.contains("activity_details") && call.status == 200)
+        {
+            *asked.entry(call.path.clone()).or_default() += 1;
+        }
+        rows.extend(ran.records("contact_activity_details"));
+        let now = ran.last_state();
+        if ran.code == Some(0) {
+            assert!(!now.to_string().contains("resume") && now["currently_syncing"].is_null());
+            break;
+        }
+        assert_eq!(ran.code, Some(4), "{}", ran.stderr);
+        assert!(ran.stderr.contains("00:00 UTC") && ran.stderr.contains("last STATE"), "{}", ran.stderr);
+        let resume = &now["bookmarks"]["contact_activity_details"]["resume"];
+        windows.insert((resume["since"].to_string(), resume["until"].to_string()));
+        state = Some(now);
+    }
+    assert_eq!(days, 3);
+    assert_eq!(windows.len(), 1, "the window stays as it was");
+    let truth = sorted(fake.account().truth("contact_activity_details").iter().map(without_nulls));
+    let written = rows.len();
+    let mut unique = sorted(rows);
+    unique.dedup();
+    assert!(unique == truth, "{} rows were written, the account has {}", unique.len(), truth.len());
+    assert_eq!(written, truth.len(), "no row is written twice");
+    // What was in flight when the day closed is asked for again, no more.
+    let again = asked.values().filter(|times| **times > 1).count();
+    assert!(asked.len() == contacts && again <= 2 * 32, "{} asked, {again} twice", asked.len());
+}

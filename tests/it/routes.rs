@@ -1,0 +1,289 @@
+//! The two routes to the contact reports: the same rows, at a very different price.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fake::account::Size;
+use fake::{Account, Fake, Fault, Switches, What};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::tap::{Ran, only, sorted, tap_with, without_nulls};
+
+const REPORTS: [&str; 2] = ["contact_action_summary", "contact_activity_details"];
+
+/// One run of the reports on a route, with the calls that it made.
+fn read(fake: &Fake, route: &str, more: &Value, state: Option<&Value>, streams: &[&str]) -> (Ran, usize) {
+    let mut settings = more.clone();
+    settings["activity_route"] = json!(route);
+    fake.forget_calls();
+    let ran = tap_with(fake, &settings, state, Some(&only(streams)));
+    assert_eq!(ran.code, Some(0), "{route} {more}: {}", ran.stderr);
+    (ran, fake.api_calls().len())
+}
+
+fn long_lived() -> Switches {
+    Switches { rotating: false, per_day: 1_000_000, ..Switches::default() }
+}
+
+fn settings() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(json!({})),
+        (1u32..900).prop_map(|n| json!({"report_days_back": n})),
+        (1u32..900, 0u32..900).prop_map(|(a, b)| json!({
+            "report_start_days_back": a.max(b), "report_end_days_back": a.min(b), "timezone": "America/New_York",
+        })),
+        (1u32..900).prop_map(|n| json!({"start_date": (chrono::Utc::now() - chrono::TimeDelta::days(n.into())).format("%Y-%m-%d").to_string()})),
+        Just(json!({"contact_status": "active,unsubscribed"})),
+        Just(json!({"tracking_activity_types": "em_clicks,em_opens"})),
+        (1u32..100).prop_map(|n| json!({"page_size": n})),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 8, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn both_routes_give_the_same_rows(
+        seed in 0u64..1_000_000, contacts in 1u32..60, campaigns in 0u32..12, more in settings(), one in 0usize..4,
+    ) {
+        let size = Size { contacts: contacts as usize, lists: 2, campaigns: campaigns as usize };
+        let mut account = Account::generate(seed, size);
+        // What the detail of a campaign hides can only be found by contact; that is told in a warning.
+        account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+        let fake = Fake::start_with(account, long_lived());
+        let streams: &[&str] = match one { 0 => &REPORTS[..1], 1 => &REPORTS[1..], _ => &REPORTS };
+        let (by_contact, _) = read(&fake, "contacts", &more, None, streams);
+        let (by_campaign, _) = read(&fake, "campaigns", &more, None, streams);
+        for stream in REPORTS {
+            prop_assert_eq!(sorted(by_contact.records(stream)), sorted(by_campaign.records(stream)), "{} {}", stream, more);
+        }
+        // A window up to now moves between the runs that are compared.
+        if more.to_string().contains("report_") {
+            return Ok(());
+        }
+        // The day after: some opens and clicks, one of them twice in a second.
+        let activities = fake.account().sent_activities();
+        let ids: Vec<String> = fake.account().contacts.iter().map(|c| c.id.to_string()).collect();
+        for (i, activity) in activities.iter().take(3).enumerate() {
+            fake.account().open(&ids[i % ids.len()], activity);
+            fake.account().open(&ids[i % ids.len()], activity);
+        }
+        let mut more = more;
+        more["activity_lookback_days"] = json!(36_500);
+        let (by_contact, _) = read(&fake, "contacts", &more, Some(&by_contact.last_state()), streams);
+        let (by_campaign, _) = read(&fake, "campaigns", &more, Some(&by_campaign.last_state()), streams);
+        for stream in REPORTS {
+            prop_assert_eq!(sorted(by_contact.records(stream)), sorted(by_campaign.records(stream)), "then {} {}", stream, more);
+        }
+    }
+}
+
+#[test]
+fn the_campaign_route_takes_few_calls_and_knows_more() {
+    // A tenth of 26,000 contacts, with a tenth of the rows a page; the benchmark runs it whole.
+    let fake = Fake::start_with(Account::generate(26, Size { contacts: 2600, lists: 3, campaigns: 22 }), long_lived());
+    let more = json!({"page_size": 50});
+    let (by_contact, contact_calls) = read(&fake, "contacts", &more, None, &REPORTS);
+    let (by_campaign, campaign_calls) = read(&fake, "auto", &more, None, &REPORTS);
+    assert!(by_campaign.stderr.contains("by the campaign route, about"), "{}", by_campaign.stderr);
+    for stream in REPORTS {
+        assert_eq!(sorted(by_contact.records(stream)), sorted(by_campaign.records(stream)), "{stream}");
+    }
+    // Ten times the contacts are ten times the calls by contact; on ten times the page by campaign they are none more.
+    assert!(20 * campaign_calls <= 10 * contact_calls, "{campaign_calls} calls against {contact_calls}");
+    let extras = by_campaign.messages.iter().filter(|m| m["record"]["device_type"].is_string()).count();
+    assert!(extras > 0);
+    let (_, again) = read(&fake, "auto", &more, Some(&by_campaign.last_state()), &REPORTS);
+    assert!(again <= 300, "{again}");
+}
+
+#[test]
+fn drafts_that_were_removed_cost_nothing_once_they_are_old() {
+    let fake = Fake::start_with(Account::generate(4, Size { contacts: 20, lists: 1, campaigns: 30 }), long_lived());
+    let drafts: Vec<String> = {
+        let account = fake.account();
+        // The service lists them for ever, and knows none of them one by one.
+        account.campaigns.iter().filter(|c| c.detail_404).map(|c| format!("/emails/{}", c.id)).collect()
+    };
+    assert!(drafts.len() > 1);
+    let asked = |fake: &Fake| fake.api_calls().iter().filter(|c| drafts.iter().any(|d| c.path.ends_with(d))).count();
+    let (first, _) = read(&fake, "campaigns", &json!({}), None, &REPORTS);
+    assert_eq!(asked(&fake), drafts.len());
+    let (second, _) = read(&fake, "campaigns", &json!({}), Some(&first.last_state()), &REPORTS);
+    assert_eq!(asked(&fake), 0);
+    for ran in [first, second] {
+        assert!(!ran.stderr.contains("unknown one by one"), "{}", ran.stderr);
+    }
+    // One that was sent is another matter.
+    fake.account().campaigns[0].detail_404 = true;
+    let (ran, _) = read(&fake, "campaigns", &json!({}), None, &REPORTS);
+    assert!(ran.stderr.contains("1 sent campaigns are listed but unknown one by one"), "{}", ran.stderr);
+}
+
+/// The campaign reports that were asked for.
+fn tracking(fake: &Fake) -> Vec<String> {
+    fake.api_calls().iter().filter(|c| c.path.contains("/tracking/")).map(|c| c.path.clone()).collect()
+}
+
+#[test]
+fn reports_of_which_the_summary_says_that_they_are_empty_are_not_asked_for() {
+    let mut account = Account::generate(6, Size { contacts: 40, lists: 1, campaigns: 3 });
+    let old = chrono::Utc::now() - chrono::TimeDelta::days(60);
+    let [quiet, loud] = [0, 1].map(|i| account.campaigns[i].activities[0].id.clone());
+    for campaign in &mut account.campaigns {
+        campaign.activities.retain(|activity| activity.role == "primary_email");
+        campaign.activities.iter_mut().for_each(|activity| activity.sent_at = Some(old));
+    }
+    // Of the first campaign there are only sends, of the last nothing.
+    account
+        .activities
+        .retain(|row| row.activity_id == loud || (row.activity_id == quiet && row.kind == fake::Kind::Sends));
+    let fake = Fake::start_with(account, long_lived());
+    read(&fake, "campaigns", &json!({}), None, &REPORTS);
+    let asked = tracking(&fake);
+    let of = |id: &str| asked.iter().filter(|path| path.contains(id)).count();
+    assert_eq!(of(&quiet), 1, "{asked:?}");
+    assert!(asked.iter().any(|path| path.contains(&*quiet) && path.ends_with("/sends")), "{asked:?}");
+    assert!(of(&loud) > 1 && asked.len() == of(&quiet) + of(&loud), "{asked:?}");
+    let details = fake.api_calls().iter().filter(|c| c.path.starts_with("/v3/emails/")).count();
+    assert_eq!(details, 2, "the third campaign is not even looked at");
+    // What was sent lately may have rows that are not counted yet.
+    read(&fake, "campaigns", &json!({"activity_lookback_days": 90}), None, &REPORTS);
+    assert_eq!(tracking(&fake).len(), 3 * 6);
+}
+
+#[test]
+fn every_route_tells_its_plan_before_it_begins() {
+    let fake = Fake::start_with(Account::generate(8, Size { contacts: 30, lists: 1, campaigns: 4 }), long_lived());
+    let ids: Vec<String> = fake.account().contacts.iter().take(3).map(|c| c.id.to_string()).collect();
+    for (route, more, plan) in [
+        ("contacts", json!({}), "plan: contact_activity_details of 30 contacts by the contact route, about 30 calls: "),
+        ("contacts", json!({"contact_ids": ids}), "of 3 contacts by the contact route, about 3 calls: "),
+        ("campaigns", json!({}), "plan: the contact reports of 3 campaigns by the campaign route, about "),
+        ("auto", json!({}), "plan: the contact reports of 30 contacts by the campaign route, about "),
+    ] {
+        let (ran, calls) = read(&fake, route, &more, None, &REPORTS[1..]);
+        assert_eq!(ran.stderr.matches("plan: ").count(), 1, "{}", ran.stderr);
+        let (before, rest) = ran.stderr.split_once(plan).unwrap_or_else(|| panic!("{route}: {}", ran.stderr));
+        assert!(rest.lines().next().unwrap().contains(" % of the daily quota"), "{rest}");
+        assert!(!before.contains("activity_details\",") && !before.contains("email_reports"), "{before}");
+        assert!(calls > 3);
+    }
+    // A round that goes on tells what is left of it.
+    fake.fault(Fault { path: "activity_details".into(), skip: 20, times: usize::MAX, what: What::QuotaExceeded });
+    let more = json!({"activity_route": "contacts", "requests_per_second": 100});
+    let first = tap_with(&fake, &more, None, Some(&only(&REPORTS[1..])));
+    assert_eq!(first.code, Some(4), "{}", first.stderr);
+    fake.heal();
+    let (second, _) = read(&fake, "auto", &json!({}), Some(&first.last_state()), &REPORTS[1..]);
+    let (_, left) = second.stderr.split_once("contacts by the contact route, about ").expect("a plan");
+    let left: usize = left.split_once(' ').unwrap().0.parse().unwrap();
+    assert!((10..30).contains(&left), "{left}");
+}
+
+#[test]
+fn how_far_one_route_got_says_nothing_on_the_other() {
+    let mut account = Account::generate(9, Size { contacts: 40, lists: 1, campaigns: 6 });
+    account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+    let fake = Fake::start_with(account, long_lived());
+    // Cut off behind nearly all contacts, while another stream is the one to go on with.
+    let now = chrono::Utc::now().format("%Y-%m-%dT%H:%M:%SZ").to_string();
+    for (was, is) in [("contacts", "campaigns"), ("campaigns", "contacts")] {
+        let filter = {
+            fake.fault(Fault {
+                path: REPORTS[1].replace("contact_", ""),
+                skip: 5,
+                times: usize::MAX,
+                what: What::QuotaExceeded,
+            });
+            fake.fault(Fault { path: "/tracking/".into(), skip: 25, times: usize::MAX, what: What::QuotaExceeded });
+            let ran = tap_with(&fake, &json!({"activity_route": was}), None, Some(&only(&REPORTS[1..])));
+            assert_eq!(ran.code, Some(4), "{}", ran.stderr);
+            fake.heal();
+            ran.last_state()["bookmarks"][REPORTS[1]]["resume"]["filter"].clone()
+        };
+        let state = json!({"bookmarks": {REPORTS[1]: {"resume": {
+            "since": "2020-01-01T00:00:00Z", "until": now, "route": was, "after": "fff00000-0000-11ef-8000-000000000000",
+            "filter": filter,
+        }}}});
+        // Under auto the stream that comes first decides for both.
+        let more = if is == "contacts" { json!({"activity_route": is}) } else { json!({"activity_route": "auto"}) };
+        let ran = tap_with(&fake, &more, Some(&state), Some(&only(&REPORTS)));
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert_eq!(ran.stderr.matches("its window starts over").count(), 1, "{}", ran.stderr);
+        for stream in REPORTS {
+            let truth = sorted(fake.account().truth(stream).iter().map(without_nulls));
+            assert!(sorted(ran.records(stream)) == truth, "{was} to {is}: {stream}");
+        }
+    }
+}
+
+/// What a run wrote, but for what tells when.
+fn timeless(ran: &Ran) -> Vec<String> {
+    let line = |message: &Value| {
+        let mut message = message.clone();
+        message["time_extracted"].take();
+        // Bookmarks tell the run's start; where they stand must not differ.
+        message["value"].take();
+        message.to_string()
+    };
+    ran.messages.iter().map(line).collect()
+}
+
+#[test]
+fn the_output_does_not_depend_on_the_number_of_workers() {
+    let mut account = Account::generate(12, Size { contacts: 5, lists: 1, campaigns: 2 });
+    account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+    // Two contacts with several pages, so that others overtake them.
+    let (ids, activity) =
+        (account.contacts.iter().map(|c| c.id.clone()).collect::<Vec<_>>(), account.sent_activities()[0].clone());
+    for i in 0..25 {
+        let at = account.activities[0].at + chrono::TimeDelta::minutes(i / 2);
+        let row = |contact: usize| fake::account::Row {
+            contact_id: ids[contact].clone(),
+            activity_id: activity.clone(),
+            kind: fake::Kind::Opens,
+            at,
+        };
+        account.activities.extend([row(0), row(2)]);
+    }
+    let run = &|route: &str, per_second: u32| {
+        let fake = Fake::start_with(account.clone(), Switches { jitter: Duration::from_millis(40), ..long_lived() });
+        read(&fake, route, &json!({"requests_per_second": per_second, "page_size": 10}), None, &REPORTS).0
+    };
+    thread::scope(|scope| {
+        // Two workers against eight.
+        let slow = ["contacts", "campaigns"].map(|route| (route, scope.spawn(move || run(route, 1))));
+        for (route, slow) in slow {
+            let fast: Vec<Ran> = (0..6).map(|_| run(route, 1000)).collect();
+            let slow = slow.join().unwrap();
+            assert!(slow.messages.len() > 60);
+            for fast in fast {
+                assert!(timeless(&slow) == timeless(&fast), "{route}");
+            }
+        }
+    });
+}
+
+/// Calls a second from the first to the last call of a report.
+fn pace_of(fake: &Fake, path: &str) -> f64 {
+    let times: Vec<Instant> = fake.api_calls().iter().filter(|c| c.path.contains(path)).map(|c| c.at).collect();
+    let (first, last) = (times.iter().min().unwrap(), times.iter().max().unwrap());
+    f64::from(u32::try_from(times.len() - 1).unwrap()) / last.duration_since(*first).as_secs_f64()
+}
+
+#[test]
+fn the_pace_and_not_the_latency_is_the_limit() {
+    let account = Account::generate(9, Size { contacts: 60, lists: 1, campaigns: 12 });
+    let ids: Vec<String> = account.contacts.iter().map(|c| c.id.to_string()).take(40).collect();
+    for (route, path) in [("contacts", "contact_reports"), ("campaigns", "/tracking/")] {
+        let fake = Fake::start_with(
+            account.clone(),
+            Switches { latency: Duration::from_millis(500), max_pace: Some(4), ..long_lived() },
+        );
+        let more = json!({"requests_per_second": 4, "contact_ids": ids});
+        read(&fake, route, &more, None, &REPORTS[1..]);
+        let pace = pace_of(&fake, path);
+        assert!((3.8..=4.0).contains(&pace), "{route}: {pace}");
+    }
+}

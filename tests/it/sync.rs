@@ -1,0 +1,143 @@
+//! The real binary against the fake account, checked against the account's own truth.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use fake::account::Size;
+use fake::{Account, Fake};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::tap::{sorted, tap, without_nulls};
+
+const STREAMS: [&str; 5] =
+    ["contact_lists", "email_campaigns", "contacts", "contact_action_summary", "contact_activity_details"];
+
+fn account() -> Account {
+    Account::generate(7, Size { contacts: 40, lists: 5, campaigns: 8 })
+}
+
+#[test]
+fn a_full_sync_is_the_account_on_both_routes() {
+    for route in ["contacts", "campaigns"] {
+        full_sync(route);
+    }
+}
+
+fn full_sync(route: &str) {
+    let fake = Fake::start(account());
+    let ran = tap(&fake, &serde_json::json!({"activity_route": route}), None);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    for stream in STREAMS {
+        let truth = fake.account().truth(stream);
+        let (read, truth) = (sorted(ran.records(stream)), sorted(truth.iter().map(without_nulls)));
+        assert!(!truth.is_empty(), "{stream}");
+        assert_eq!(read.len(), truth.len(), "{stream}");
+        for (read, truth) in read.iter().zip(&truth) {
+            assert_eq!(read, truth, "{stream}");
+        }
+    }
+    let state = ran.last_state();
+    assert!(state["currently_syncing"].is_null());
+    assert!(state["bookmarks"]["contact_activity_details"]["resume"].is_null());
+}
+
+#[test]
+fn every_record_fits_its_schema() {
+    let fake = Fake::start(account());
+    let ran = tap(&fake, &serde_json::json!({}), None);
+    let mut validators = BTreeMap::new();
+    for message in &ran.messages {
+        let stream = message["stream"].as_str().unwrap_or_default();
+        if message["type"] == "SCHEMA" {
+            let validator = jsonschema::options().should_validate_formats(true).build(&message["schema"]).unwrap();
+            validators.insert(stream.to_owned(), validator);
+        } else if message["type"] == "RECORD"
+            && let Err(e) = validators[stream].validate(&message["record"])
+        {
+            panic!("{stream}: {e}");
+        }
+    }
+    assert_eq!(validators.len(), STREAMS.len());
+}
+
+#[test]
+fn a_second_run_brings_what_changed_and_nothing_else() {
+    for route in ["contacts", "campaigns"] {
+        second_run(route);
+    }
+}
+
+fn second_run(route: &str) {
+    let fake = Fake::start(account());
+    let folder = TempDir::new().unwrap();
+    let more = serde_json::json!({
+        "token_file": folder.path().join("tokens.json"),
+        "activity_route": route,
+        // All campaigns of the account, so that whichever is opened is looked at.
+        "activity_lookback_days": 3650,
+    });
+    let first = tap(&fake, &more, None);
+    assert_eq!(first.code, Some(0), "{}", first.stderr);
+    let quiet = tap(&fake, &more, Some(&first.last_state()));
+    assert_eq!(quiet.code, Some(0), "{}", quiet.stderr);
+    for stream in ["email_campaigns", "contacts", "contact_activity_details"] {
+        assert_eq!(quiet.records(stream), Vec::<Value>::new(), "{stream}");
+    }
+    let (renamed, gone) = {
+        let mut account = fake.account();
+        let with_address: Vec<String> = account
+            .truth("contacts")
+            .iter()
+            .filter(|c| c["email_address"]["permission_to_send"] == "implicit" && c["deleted_at"].is_null())
+            .map(|c| c["contact_id"].as_str().unwrap().to_owned())
+            .collect();
+        let (renamed, gone) = (with_address[0].clone(), with_address[1].clone());
+        account.rename(&renamed, "Renamed");
+        account.unsubscribe(&gone);
+        let activity = account.sent_activities()[0].clone();
+        account.open(&renamed, &activity);
+        (renamed, gone)
+    };
+    let third = tap(&fake, &more, Some(&quiet.last_state()));
+    assert_eq!(third.code, Some(0), "{}", third.stderr);
+    let mut ids: Vec<String> =
+        third.records("contacts").iter().map(|c| c["contact_id"].as_str().unwrap().to_owned()).collect();
+    ids.sort();
+    let mut expected = vec![renamed, gone];
+    expected.sort();
+    assert_eq!(ids, expected);
+    assert_eq!(third.records("contact_activity_details").len(), 1);
+}
+
+#[test]
+fn a_wrong_setting_stops_the_run_before_any_call() {
+    let fake = Fake::start(account());
+    for (more, told) in [
+        (serde_json::json!({"page_size": 501}), "page_size is 501; allowed: a whole number from 1 to 500"),
+        (serde_json::json!({"contact_status": "actve"}), "contact_status"),
+        (serde_json::json!({"report_date": "2026-01-01", "report_days_back": 3}), "do not go together"),
+        (serde_json::json!({"timezone": "Mars/Olympus"}), "timezone is \"Mars/Olympus\""),
+        (
+            serde_json::json!({"activity_route": "campaigns", "tracking_activity_types": ["p_contact_open"]}),
+            "landing-page types",
+        ),
+    ] {
+        let ran = tap(&fake, &more, None);
+        assert_eq!(ran.code, Some(2), "{more}");
+        assert!(ran.stderr.contains("CRITICAL") && ran.stderr.contains(told), "{}", ran.stderr);
+        assert!(ran.messages.is_empty());
+    }
+    assert!(fake.calls().is_empty());
+}
+
+#[test]
+fn discovery_needs_nothing() {
+    let output = Command::new(env!("CARGO_BIN_EXE_tap-constant-contact"))
+        .args(["--config", "/nonexistent", "--discover"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let catalog: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(catalog["streams"].as_array().unwrap().len(), 5);
+}

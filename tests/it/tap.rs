@@ -1,0 +1,146 @@
+//! Runs the real binary and reads what it wrote.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use serde_json::{Map, Value, json};
+use tempfile::NamedTempFile;
+
+use fake::Fake;
+
+pub fn file(value: &Value) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(value.to_string().as_bytes()).unwrap();
+    file
+}
+
+/// A port for the tap to listen on. The system hands out none below 32768, so that no server of the tests gets it
+/// meanwhile.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = std::process::id() * 37;
+    loop {
+        let port = 10_000 + u16::try_from((begin + u32::from(NEXT.fetch_add(1, Ordering::Relaxed))) % 20_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// What a run left behind.
+pub struct Ran {
+    pub code: Option<i32>,
+    pub messages: Vec<Value>,
+    pub stderr: String,
+}
+
+impl Ran {
+    pub fn of(output: &Output) -> Ran {
+        let stdout = String::from_utf8(output.stdout.clone()).unwrap();
+        Ran {
+            code: output.status.code(),
+            messages: stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// The records of a stream without nulls, and without the fields that only the campaign route has.
+    pub fn records(&self, stream: &str) -> Vec<Value> {
+        let of = |m: &&Value| m["type"] == "RECORD" && m["stream"] == stream;
+        self.messages.iter().filter(of).map(|m| common(without_nulls(&m["record"]))).collect()
+    }
+
+    pub fn last_state(&self) -> Value {
+        let last = self.messages.last().unwrap();
+        assert_eq!(last["type"], "STATE", "{}", self.stderr);
+        last["value"].clone()
+    }
+}
+
+/// A catalog that selects these streams whole.
+pub fn only(streams: &[&str]) -> Value {
+    let entry = |name: &&str| {
+        json!({
+            "tap_stream_id": name, "stream": name, "schema": {},
+            "metadata": [{"breadcrumb": [], "metadata": {"selected": true}}],
+        })
+    };
+    json!({"streams": streams.iter().map(entry).collect::<Vec<_>>()})
+}
+
+/// The binary, in an environment that neither has a browser nor names settings.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tap-constant-contact"));
+    for variable in ["BROWSER", "DISPLAY", "WAYLAND_DISPLAY", "LOGLEVEL", "SINGER_SDK_LOG_CONFIG"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// One run with the fake's config and `more` settings.
+pub fn tap(fake: &Fake, more: &Value, state: Option<&Value>) -> Ran {
+    tap_with(fake, more, state, None)
+}
+
+/// The same with a catalog.
+pub fn tap_with(fake: &Fake, more: &Value, state: Option<&Value>, catalog: Option<&Value>) -> Ran {
+    let mut config = fake.config();
+    for (key, value) in more.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    let config = file(&config);
+    let mut command = command();
+    command.arg("--config").arg(config.path());
+    let state = state.map(file);
+    if let Some(state) = &state {
+        command.arg("--state").arg(state.path());
+    }
+    let catalog = catalog.map(file);
+    if let Some(catalog) = &catalog {
+        command.arg("--catalog").arg(catalog.path());
+    }
+    Ran::of(&command.output().unwrap())
+}
+
+pub fn common(mut record: Value) -> Value {
+    if record.get("tracking_activity_type").is_some() {
+        let fields = record.as_object_mut().unwrap();
+        fields.retain(|name, _| {
+            !["email_address", "device_type", "url_id", "link_url", "bounce_code", "opt_out_reason"]
+                .contains(&name.as_str())
+        });
+    }
+    record
+}
+
+pub fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let kept: Map<_, _> =
+                map.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), without_nulls(v))).collect();
+            Value::Object(kept)
+        }
+        Value::Array(items) => items.iter().map(without_nulls).collect(),
+        other => other.clone(),
+    }
+}
+
+/// Rows in an order that two sets of them share.
+pub fn sorted(rows: impl IntoIterator<Item = Value>) -> Vec<String> {
+    fn canonical(value: &Value) -> Value {
+        match value {
+            Value::Object(map) => {
+                let sorted: BTreeMap<_, _> = map.iter().map(|(k, v)| (k.clone(), canonical(v))).collect();
+                sorted.into_iter().collect::<Map<_, _>>().into()
+            }
+            Value::Array(items) => items.iter().map(canonical).collect(),
+            other => other.clone(),
+        }
+    }
+    let mut rows: Vec<String> = rows.into_iter().map(|row| canonical(&row).to_string()).collect();
+    rows.sort();
+    rows
+}

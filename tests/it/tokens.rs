@@ -1,0 +1,535 @@
+//! Where tokens come from and where they go.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use fake::account::Size;
+use fake::{Account, Fake, Fault, What};
+use serde_json::{Value, json};
+
+use crate::tap::{Ran, command, tap};
+
+fn fake() -> Fake {
+    Fake::start(Account::generate(3, Size { contacts: 30, lists: 2, campaigns: 3 }))
+}
+
+#[test]
+fn a_rotated_token_is_written_back_to_the_config_and_the_rest_stays() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    let mut config = fake.config();
+    config["an_unknown_key"] = json!({"kept": [1, 2]});
+    fs::write(&path, config.to_string()).unwrap();
+    for _ in 0..2 {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_tap-constant-contact")).arg("--config").arg(&path).output().unwrap();
+        let ran = Ran::of(&output);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let written: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(written["refresh_token"], fake.tokens().refresh_token.as_str());
+        assert_ne!(written["refresh_token"], config["refresh_token"]);
+        let keys = |v: &Value| v.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&written), keys(&config));
+        assert_eq!(written["an_unknown_key"], config["an_unknown_key"]);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    assert_eq!(fake.tokens().reuses, 0);
+}
+
+#[test]
+fn a_token_file_is_made_and_its_access_token_used_again() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new/tokens.json");
+    // The config keeps the first token, as one does that nothing writes back to.
+    let more = json!({"token_file": path, "refresh_token": fake.tokens().refresh_token});
+    for _ in 0..3 {
+        let ran = tap(&fake, &more, None);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    }
+    assert_eq!(fake.tokens().refreshes, 1);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    // One that ended is renewed once, on the service's word.
+    fake.tokens().revoke_access_tokens();
+    let ran = tap(&fake, &more, None);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(fake.tokens().refreshes, 2);
+}
+
+#[test]
+fn a_dead_grant_ends_the_run_without_showing_it() {
+    let fake = fake();
+    let ran = tap(&fake, &json!({"refresh_token": "used-long-ago"}), None);
+    assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+    assert!(ran.stderr.contains("invalid_grant"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("used-long-ago") && !ran.stderr.contains("secret-0"), "{}", ran.stderr);
+    assert_eq!(fake.calls().len(), 1);
+}
+
+#[test]
+fn a_refused_token_is_named_by_where_it_came_from() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let (config, store) = (folder.path().join("config.json"), folder.path().join("tokens.json"));
+    let mut settings = fake.config();
+    settings["refresh_token"] = json!("used-long-ago");
+    let told = |settings: &Value| {
+        fs::write(&config, settings.to_string()).unwrap();
+        let ran = run(&config);
+        assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+        assert!(ran.stderr.contains("(tap-constant-contact login --config FILE)"), "{}", ran.stderr);
+        ran.stderr
+    };
+    let came_from = |path: &Path| format!("it came from {}: log in again", path.display());
+    assert!(told(&settings).contains(&came_from(&config)));
+    settings["token_file"] = json!(store);
+    assert!(told(&settings).contains("it came from the config: log in again"));
+    settings["refresh_token"] = Value::Null;
+    fs::write(&store, r#"{"refresh_token": "used-long-ago"}"#).unwrap();
+    assert!(told(&settings).contains(&came_from(&store)));
+}
+
+#[test]
+fn a_token_file_that_is_not_there_is_told_and_nothing_is_made() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["nosuch/tokens.json", "tokens.json"] {
+        let path = folder.path().join(name);
+        let ran = tap(&fake, &json!({"token_file": path, "refresh_token": null}), None);
+        assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+        let told = format!("CRITICAL {}: there is no such file", path.display());
+        assert!(ran.stderr.contains(&told), "{}", ran.stderr);
+        assert!(ran.stderr.contains("(tap-constant-contact login --config FILE)"), "{}", ran.stderr);
+        // An access token that has ended brings nothing to store either.
+        let more = json!({"token_file": path, "refresh_token": null, "access_token": "ended"});
+        let ran = tap(&fake, &more, None);
+        assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+    assert!(fake.calls().iter().all(|call| !call.is_token));
+}
+
+#[test]
+fn the_bot_filter_and_an_empty_body_are_no_refusal() {
+    for what in [
+        What::Status(403, "<html>blocked</html>".into(), "text/html"),
+        What::Status(503, String::new(), "text/plain"),
+        What::Status(200, String::new(), "application/json"),
+    ] {
+        let fake = fake();
+        fake.fault(Fault { path: "/token".into(), skip: 0, times: 1, what });
+        let ran = tap(&fake, &json!({}), None);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn tokens_go_to_the_last_file_though_the_environment_comes_after_it() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    fs::write(&path, fake.config().to_string()).unwrap();
+    for from_env in [false, true] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tap-constant-contact"));
+        command.arg("--config").arg(&path).args(["--config", "ENV"]).env("TAP_CONSTANT_CONTACT_PAGE_SIZE", "100");
+        let before = fs::read_to_string(&path).unwrap();
+        if from_env {
+            // One that comes from the environment would be used again next time, whatever the file says.
+            command.env("TAP_CONSTANT_CONTACT_REFRESH_TOKEN", fake.tokens().refresh_token.clone());
+        }
+        let ran = Ran::of(&command.output().unwrap());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert_eq!(fs::read_to_string(&path).unwrap() == before, from_env);
+        assert_eq!(ran.stderr.contains("could not be saved"), from_env, "{}", ran.stderr);
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn run(config: &Path) -> Ran {
+    Ran::of(&command().arg("--config").arg(config).output().unwrap())
+}
+
+#[test]
+fn the_config_keeps_the_shape_that_its_owner_gave_it() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    let (api, auth) = (fake.api_url(), fake.auth_url());
+    for layout in [
+        "{\r\n\t\"note\" : [ 1,2 ,\r\n3 ],\r\n\t\"refresh_token\":   \"TOKEN\"  ,\r\n  MORE }\r\n\r\n",
+        "{\"refresh_token\":\"TOKEN\",MORE}",
+        "\n  {  MORE  , \"note\": {\"refresh_token\": \"TOKEN\", \"\\u00e4\": 1.50}\n, \"refresh_token\" :\"TOKEN\"}",
+    ] {
+        let more = format!(
+            "\"client_id\": \"client-0\", \"client_secret\":\"secret-0\",\t\"api_url\": \"{api}\",\n \"auth_url\": \"{auth}\", \"requests_per_second\": 1e3"
+        );
+        let old = fake.tokens().refresh_token.clone();
+        let before = layout.replace("MORE", &more).replace("TOKEN", &old);
+        fs::write(&path, &before).unwrap();
+        let ran = run(&path);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        // The last one is the setting; one further in is the owner's own.
+        let at = before.rfind(&format!("\"{old}\"")).unwrap() + 1;
+        let expected = [&before[..at], &fake.tokens().refresh_token, &before[at + old.len()..]].concat();
+        assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+    }
+}
+
+#[test]
+fn the_file_behind_a_link_is_replaced_and_the_link_stays() {
+    for token_file in [true, false] {
+        let fake = fake();
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("real")).unwrap();
+        let mut config = fake.config();
+        // A link to a link, one of them relative.
+        symlink("link.json", at("first.json")).unwrap();
+        symlink("real/store.json", at("link.json")).unwrap();
+        if token_file {
+            config["token_file"] = json!(at("first.json"));
+            fs::write(at("config.json"), config.to_string()).unwrap();
+        } else {
+            fs::write(at("first.json"), config.to_string()).unwrap();
+            set_mode(&at("first.json"), 0o644);
+        }
+        for _ in 0..2 {
+            let ran = run(&at(if token_file { "config.json" } else { "first.json" }));
+            assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+            for link in ["first.json", "link.json"] {
+                assert!(fs::symlink_metadata(at(link)).unwrap().is_symlink(), "{link}");
+            }
+            assert!(fs::read_to_string(at("real/store.json")).unwrap().contains(&fake.tokens().refresh_token));
+            assert_eq!(mode(&at("real/store.json")), 0o600);
+            fake.tokens().revoke_access_tokens();
+        }
+        // The lock stands beside the file itself, so that runs by way of other links meet it.
+        assert!(at("real/store.json.lock").exists());
+        assert_eq!(fake.tokens().reuses, 0);
+    }
+}
+
+/// Takes root's power to write anywhere from a command.
+fn as_nobody(command: &mut Command) -> &mut Command {
+    if rustix::process::geteuid().is_root() {
+        command.uid(65534).gid(65534);
+    }
+    command
+}
+
+fn to_nobody(path: &Path) {
+    if rustix::process::geteuid().is_root() {
+        chown(path, Some(65534), Some(65534)).unwrap();
+    }
+}
+
+/// The tap where every user may run it.
+fn for_all(folder: &Path) -> PathBuf {
+    set_mode(folder, 0o755);
+    let binary = folder.join("tap");
+    // By another process: a file that this one has open for writing cannot be run while a fork of it lives.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_tap-constant-contact")).arg(&binary).status();
+    assert!(copied.unwrap().success());
+    binary
+}
+
+#[test]
+#[expect(clippy::print_stderr)]
+fn runs_by_root_and_by_the_owner_take_turns() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not tried: only root can run as two users");
+        return;
+    }
+    let owner = |path: &Path| fs::metadata(path).unwrap().uid();
+    for (token_file, old_lock) in [(true, false), (false, false), (true, true), (false, true)] {
+        let fake = fake();
+        let outer = tempfile::tempdir().unwrap();
+        let binary = for_all(outer.path());
+        let folder = outer.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        let (config_file, tokens_file) = (folder.join("config.json"), folder.join("tokens.json"));
+        let mut config = fake.config();
+        if token_file {
+            config["token_file"] = json!(tokens_file);
+        }
+        fs::write(&config_file, config.to_string()).unwrap();
+        set_mode(&config_file, 0o600);
+        for path in [&folder, &config_file] {
+            to_nobody(path);
+        }
+        let store = if token_file { &tokens_file } else { &config_file };
+        let beside = |suffix: &str| PathBuf::from(format!("{}{suffix}", store.display()));
+        let tap = |root: bool| {
+            let mut command = Command::new(&binary);
+            command.arg("--config").arg(&config_file).stdout(Stdio::piped()).stderr(Stdio::piped());
+            if !root {
+                as_nobody(&mut command);
+            }
+            command.spawn().unwrap()
+        };
+        let end = |tap: Child| {
+            let ran = Ran::of(&tap.wait_with_output().unwrap());
+            assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+            assert!(!ran.stderr.contains("could not be saved"), "{}", ran.stderr);
+        };
+        end(tap(true));
+        assert_eq!((owner(store), owner(&beside(".lock"))), (65534, 65534));
+        if old_lock {
+            chown(beside(".lock"), Some(0), Some(0)).unwrap();
+        }
+        fake.tokens().revoke_access_tokens();
+        fake.switches().latency = Duration::from_millis(100);
+        let taps: Vec<_> = (0..6).map(|n| tap(n % 3 == 0)).collect();
+        taps.into_iter().for_each(end);
+        assert_eq!(fake.tokens().reuses, 0);
+
+        // What root could not put into its place, the owner can.
+        if token_file && !old_lock {
+            fs::remove_file(store).unwrap();
+            let mut config = config.clone();
+            config["refresh_token"] = json!(fake.tokens().refresh_token);
+            fs::write(&config_file, config.to_string()).unwrap();
+            fs::create_dir_all(beside(".new").join("full")).unwrap();
+            end_unsaved(tap(true));
+            fs::remove_dir_all(beside(".new")).unwrap();
+            fake.tokens().revoke_access_tokens();
+            end(tap(false));
+            assert_eq!(fake.tokens().reuses, 0);
+        }
+    }
+}
+
+fn end_unsaved(tap: Child) {
+    let ran = Ran::of(&tap.wait_with_output().unwrap());
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the next run will take it from"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_file_in_a_folder_that_cannot_be_written_is_rewritten_by_one_run_at_a_time() {
+    for token_file in [true, false] {
+        let fake = fake();
+        let outer = tempfile::tempdir().unwrap();
+        let binary = for_all(outer.path());
+        let folder = outer.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        let (config_file, tokens_file) = (folder.join("config.json"), folder.join("tokens.json"));
+        let mut config = fake.config();
+        if token_file {
+            let tokens = json!({"access_token": "ended", "refresh_token": config["refresh_token"].take()});
+            fs::write(&tokens_file, tokens.to_string()).unwrap();
+            config["token_file"] = json!(tokens_file);
+        }
+        fs::write(&config_file, config.to_string()).unwrap();
+        for file in fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()) {
+            to_nobody(&file);
+            set_mode(&file, 0o600);
+        }
+        set_mode(&folder, 0o555);
+        fake.switches().latency = Duration::from_millis(50);
+        let taps: Vec<_> = (0..3)
+            .map(|_| {
+                let mut command = Command::new(&binary);
+                as_nobody(command.arg("--config").arg(&config_file).stdout(Stdio::piped()).stderr(Stdio::piped()));
+                command.spawn().unwrap()
+            })
+            .collect();
+        for tap in taps {
+            let ran = Ran::of(&tap.wait_with_output().unwrap());
+            assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+            assert!(!ran.stderr.contains("WARNING") && !ran.stderr.contains("ERROR"), "{}", ran.stderr);
+        }
+        let store = if token_file { &tokens_file } else { &config_file };
+        assert!(fs::read_to_string(store).unwrap().contains(&fake.tokens().refresh_token));
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), if token_file { 2 } else { 1 });
+        assert_eq!(fake.tokens().reuses, 0);
+
+        // Where the file cannot be written either, that is told before anything is spent.
+        set_mode(store, 0o400);
+        fake.tokens().revoke_access_tokens();
+        if token_file {
+            // Known to work once, it is not spent.
+            let kept = fs::read_to_string(store).unwrap();
+            let mut command = Command::new(&binary);
+            let ran = Ran::of(&as_nobody(command.arg("--config").arg(&config_file)).output().unwrap());
+            assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+            assert!(ran.stderr.contains("CRITICAL") && ran.stderr.contains("it was not spent"), "{}", ran.stderr);
+            assert!(kept.contains(&fake.tokens().refresh_token), "{kept}");
+            assert_eq!(fs::read_to_string(store).unwrap(), kept);
+            set_mode(store, 0o600);
+            fs::write(store, kept.replace("\"rotates\": true,", "")).unwrap();
+            set_mode(store, 0o400);
+        }
+        fake.fault(Fault { path: "/token".into(), skip: 0, times: usize::MAX, what: What::Refuse });
+        let before = fake.tokens().refreshes;
+        let mut command = Command::new(&binary);
+        as_nobody(command.args(["--config", "ENV", "--config"]).arg(&config_file));
+        let ran = Ran::of(&command.env("TAP_CONSTANT_CONTACT_MAX_RETRIES", "0").output().unwrap());
+        assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+        assert!(ran.stderr.contains("WARNING a rotated refresh token could not be saved"), "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains(store.to_str().unwrap()) && ran.stderr.contains("Permission denied"),
+            "{}",
+            ran.stderr
+        );
+        assert_eq!(fake.tokens().refreshes, before);
+
+        // Where that is not known, the run goes on, however often it must renew: what the store still holds is not
+        // spent again.
+        fake.heal();
+        fake.switches().expires_in = 1;
+        fake.switches().latency = Duration::ZERO;
+        let mut command = Command::new(&binary);
+        as_nobody(command.arg("--config").arg(&config_file));
+        let ran = Ran::of(&command.output().unwrap());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(ran.stderr.contains("ERROR the new refresh token could not be saved"), "{}", ran.stderr);
+        assert!(fake.tokens().refreshes > before + 2);
+        assert_eq!(fake.tokens().reuses, 0);
+        set_mode(&folder, 0o755);
+    }
+}
+
+#[test]
+fn a_token_put_into_the_config_by_hand_wins_once() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let token_file = folder.path().join("tokens.json");
+    let by = |refresh: &str| {
+        fake.forget_calls();
+        fake.tokens().revoke_access_tokens();
+        let ran = tap(&fake, &json!({"token_file": token_file, "refresh_token": refresh}), None);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        fake.calls().iter().find(|call| call.is_token).unwrap().body.clone()
+    };
+    // The config's own begins; the stored one goes on, whatever the config still says.
+    assert!(by("refresh-0").contains("refresh_token=refresh-0"));
+    assert!(by("refresh-0").contains("refresh_token=refresh-1"));
+    // A new login elsewhere, whose token is put into the config: again it begins, and the stored one goes on.
+    fake.tokens().refresh_token = "by-hand".into();
+    assert!(by("by-hand").contains("refresh_token=by-hand"));
+    let stored = fake.tokens().refresh_token.clone();
+    assert!(by("by-hand").contains(&format!("refresh_token={stored}")));
+    assert_eq!(fake.tokens().reuses, 0);
+}
+
+#[test]
+fn tokens_that_others_can_read_draw_a_warning() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens.json");
+    let more = json!({"token_file": path, "refresh_token": fake.tokens().refresh_token});
+    let warned = |ran: &Ran| ran.stderr.contains("WARNING") && ran.stderr.contains("chmod 600");
+    assert!(!warned(&tap(&fake, &more, None)));
+    for wide in [0o640, 0o604, 0o644] {
+        set_mode(&path, wide);
+        let ran = tap(&fake, &more, None);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(warned(&ran) && ran.stderr.contains(&format!("mode {wide:o}")), "{}", ran.stderr);
+    }
+    // The next pair that is stored mends it.
+    fake.tokens().revoke_access_tokens();
+    assert!(warned(&tap(&fake, &more, None)));
+    assert_eq!(mode(&path), 0o600);
+    assert!(!warned(&tap(&fake, &more, None)));
+}
+
+#[test]
+fn each_config_with_a_secret_that_others_can_read_draws_a_warning() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let mut settings = fake.config();
+    let refresh_token = settings["refresh_token"].take();
+    let client_secret = settings["client_secret"].take();
+    settings["token_file"] = json!(at("tokens.json"));
+    fs::write(at("settings.json"), settings.to_string()).unwrap();
+    fs::write(at("secret.json"), json!({"client_secret": client_secret}).to_string()).unwrap();
+    fs::write(at("token.json"), json!({"refresh_token": refresh_token}).to_string()).unwrap();
+    for (mode, expected) in [(0o644, 2), (0o600, 0)] {
+        let mut command = command();
+        for name in ["settings.json", "secret.json", "token.json"] {
+            set_mode(&at(name), if name == "settings.json" { 0o644 } else { mode });
+            command.arg("--config").arg(at(name));
+        }
+        let ran = Ran::of(&command.output().unwrap());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let warned: Vec<&str> = ran.stderr.lines().filter(|line| line.contains("holds secrets")).collect();
+        assert_eq!(warned.len(), expected, "{}", ran.stderr);
+        assert!(warned.iter().all(|line| line.starts_with("WARNING") && !line.contains("settings.json")), "{warned:?}");
+    }
+}
+
+#[test]
+fn an_access_token_alone_is_used_until_it_ends() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens.json");
+    let first = json!({"token_file": path});
+    assert_eq!(tap(&fake, &first, None).code, Some(0));
+    let tokens: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let alone = json!({"refresh_token": null, "access_token": tokens["access_token"]});
+    let ran = tap(&fake, &alone, None);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(fake.tokens().refreshes, 1);
+    fake.tokens().revoke_access_tokens();
+    let ran = tap(&fake, &alone, None);
+    assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+    assert!(ran.stderr.contains("there is no refresh token"), "{}", ran.stderr);
+
+    // Beside a refresh token, both are written back when the access token has ended.
+    let config = folder.path().join("config.json");
+    let mut both = fake.config();
+    both["access_token"] = json!("ended");
+    fs::write(&config, both.to_string()).unwrap();
+    for _ in 0..2 {
+        assert_eq!(run(&config).code, Some(0));
+        assert_eq!(fake.tokens().refreshes, 2);
+        let written: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+        assert_eq!(written["refresh_token"], fake.tokens().refresh_token.as_str());
+        assert!(written["access_token"].as_str().unwrap().starts_with("access-"));
+    }
+}
+
+#[test]
+fn a_long_lived_token_leaves_its_config_untouched() {
+    let fake = fake();
+    fake.switches().rotating = false;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    fs::write(&path, fake.config().to_string()).unwrap();
+    set_mode(&path, 0o400);
+    let before = (fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
+    for _ in 0..2 {
+        let ran = run(&path);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(!ran.stderr.contains("WARNING") && !ran.stderr.contains("ERROR"), "{}", ran.stderr);
+    }
+    assert_eq!((fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap()), before);
+    assert_eq!(mode(&path), 0o400);
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+
+    // A token file takes the new access token, and the refresh token stays.
+    let more = json!({"token_file": folder.path().join("tokens.json")});
+    for _ in 0..2 {
+        fake.tokens().revoke_access_tokens();
+        assert_eq!(tap(&fake, &more, None).code, Some(0));
+        let tokens: Value =
+            serde_json::from_str(&fs::read_to_string(folder.path().join("tokens.json")).unwrap()).unwrap();
+        assert_eq!(tokens["refresh_token"], "refresh-0");
+        assert_eq!(tokens["rotates"], false);
+    }
+}
