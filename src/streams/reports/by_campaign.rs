@@ -192,7 +192,11 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
                             counted.row(&id, listing.kind, &row);
                         }
                         if details.is_some_and(|reading| row.created_time.instant().is_some_and(|at| reading.holds(at)))
-                            && run.config.tracking_activity_types.iter().any(|kind| kind.as_str() == listing.kind.name())
+                            && run
+                                .config
+                                .tracking_activity_types
+                                .iter()
+                                .any(|kind| kind.as_str() == listing.kind.name())
                         {
                             let key = hasher.hash_one((&id, row.created_time.instant()));
                             let occurrence = occurrences.entry(key).or_insert(0);
