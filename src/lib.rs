@@ -49,7 +49,7 @@ use chrono::Utc;
 use crate::catalog::{Catalog, Entry};
 use crate::cli::{Command, Format};
 use crate::client::Client;
-use crate::config::{Config, Kind, Source, check_kind, read, sources, written_back};
+use crate::config::{Config, Kind, Source, check_kind, command, read, sources, written_back};
 use crate::error::Result;
 use crate::messages::Messages;
 use crate::state::State;
@@ -100,7 +100,9 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     if args.discover {
         messages.catalog(&catalog::discover(&entries))?;
         if stderr().is_terminal() {
-            logger::say(CHOOSE);
+            let configs: Vec<String> = args.config.iter().map(|path| path.display().to_string()).collect();
+            let patterns = "--select contacts,email_campaigns --select '!contacts.notes'";
+            logger::say(&format!("To read a part of this: {}", command(&configs, patterns)));
         }
         return Ok(());
     }
@@ -136,10 +138,6 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     client.settle();
     outcome
 }
-
-/// What a person who looks at the catalog may want next.
-const CHOOSE: &str = "To read a part of this: tap-constant-contact --config config.json --select contacts,email_campaigns \
-                      --select '!contacts.notes'";
 
 /// The streams and fields to read: from the catalog, the patterns, or all.
 fn selection(args: &Args, entries: &[Entry]) -> Result<Catalog> {

@@ -48,6 +48,14 @@ impl Source {
         }
     }
 
+    /// What `--config` named it.
+    pub(super) fn argument(&self) -> String {
+        match &self.origin {
+            Origin::File(path) | Origin::Pipe(path) => path.display().to_string(),
+            Origin::Environment => "ENV".into(),
+        }
+    }
+
     /// The file and its text, where it is one.
     pub(crate) fn file(&self) -> Option<(&Path, &str)> {
         match &self.origin {
@@ -89,16 +97,33 @@ fn source(path: &Path) -> Result<Source> {
         return Ok(Source { origin: Origin::Environment, text: from_env(std::env::vars_os())? });
     }
     if !path.exists() {
-        let path = path.display();
+        let path = path.display().to_string();
         return Err(Error::Usage(format!(
             "{path} does not exist. Write it with at least {{\"client_id\": \"your API key\", \"token_file\": \
-             \"tokens.json\"}}, then run: tap-constant-contact login --config {path}"
+             \"tokens.json\"}}, then run: {}",
+            command(&[path], "login")
         )));
     }
     let text = read(path)?;
     check_kind(Kind::Config, path, &text)?;
     let origin = if path.is_file() { Origin::File(path.to_owned()) } else { Origin::Pipe(path.to_owned()) };
     Ok(Source { origin, text })
+}
+
+/// The tap with these configs and other arguments, as a command to be pasted into a shell. Meltano passes a config of its
+/// own, so there it is Meltano's command.
+pub(crate) fn command(configs: &[String], arguments: &str) -> String {
+    if let Ok(plugin) = std::env::var("MELTANO_EXTRACTOR_NAME") {
+        return format!("meltano invoke {plugin} {arguments}");
+    }
+    let configs: String = configs.iter().map(|config| format!(" --config {}", quoted(config))).collect();
+    format!("tap-constant-contact {arguments}{configs}")
+}
+
+/// An argument that a shell takes as it is.
+fn quoted(text: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:@%,".contains(c);
+    if text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 /// The settings in `TAP_CONSTANT_CONTACT_<SETTING>` variables, as one JSON object. Meltano has variables of its own that

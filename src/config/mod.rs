@@ -25,7 +25,7 @@ use coerce::coerce;
 pub(crate) use coerce::{allowed, types};
 use fields::Start;
 pub(crate) use fields::{Secret, is_loopback};
-pub(crate) use files::{Kind, Source, check_kind, json_error, read, sources, written_back};
+pub(crate) use files::{Kind, Source, check_kind, command, json_error, read, sources, written_back};
 pub(crate) use words::{ActivityRoute, ActivityType, ContactStatus, OnQuota, Route, Subresource, Word, words};
 
 /// The settings. A field's comment is what users read: `--about` shows it, and the documents have it from there.
@@ -152,6 +152,12 @@ pub(crate) struct Config {
     /// The window that the `report_` settings name.
     #[serde(skip)]
     pub(crate) report: Option<ReportWindow>,
+    /// What each `--config` named: files, or `ENV`.
+    #[serde(skip)]
+    pub(crate) sources: Vec<String>,
+    /// The one of them that the refresh token came from.
+    #[serde(skip)]
+    pub(crate) refresh_token_from: Option<String>,
     /// Whether `activity_lookback_days` is the user's own: only then it narrows a report window.
     #[serde(skip)]
     pub(crate) is_lookback_set: bool,
@@ -197,6 +203,9 @@ impl Config {
         }
         let mut config = given.deserialize(&schema)?;
         config.is_lookback_set = given.is_set("activity_lookback_days");
+        config.sources = sources.iter().map(Source::argument).collect();
+        config.refresh_token_from =
+            given.sources.get("refresh_token").filter(|_| config.refresh_token.is_some()).map(|source| source.argument());
         config.start_date = config.start.map(|start| start.instant(config.timezone));
         if config.start_date.is_some_and(|at| at > now) {
             given.wrong("start_date", fields::START, "", &schema);
@@ -276,6 +285,11 @@ impl Config {
                 None
             }
         }
+    }
+
+    /// The command that logs in with these settings, to be pasted into a shell.
+    pub(crate) fn login_command(&self) -> String {
+        command(&self.sources, "login")
     }
 
     /// A short fingerprint of the settings that narrow a stream.
