@@ -49,7 +49,7 @@ use chrono::Utc;
 use crate::catalog::{Catalog, Entry};
 use crate::cli::{Command, Format};
 use crate::client::Client;
-use crate::config::{Config, Kind, Source, check_kind, command, read, sources, written_back};
+use crate::config::{Config, Kind, Source, command, read_as, sources, written_back};
 use crate::error::Result;
 use crate::messages::Messages;
 use crate::state::State;
@@ -121,9 +121,7 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     let catalog = selection(args, &entries)?;
     if args.test {
         if !matches!(args.format, Format::Text | Format::Json) {
-            return Err(Error::Usage(
-                "--test answers as text or json: pass --format json, or leave --format out".into(),
-            ));
+            return Err(Error::Usage("--test answers as text or json: use --format json, or no --format".into()));
         }
         let client = Arc::new(Client::new(&config, config_file)?);
         signals::end_on_signals(&messages, &client, "")?;
@@ -143,10 +141,9 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
 fn selection(args: &Args, entries: &[Entry]) -> Result<Catalog> {
     let mut catalog = match &args.catalog {
         Some(path) => {
-            let text = read(path)?;
-            check_kind(Kind::Catalog, path, &text)?;
+            let text = read_as(Kind::Catalog, path)?;
             let (catalog, warnings) = Catalog::parse(&text, entries).map_err(|e| e.context(path.display()))?;
-            warn(&warnings);
+            warn(&warnings.iter().map(|warning| format!("{}: {warning}", path.display())).collect::<Vec<_>>());
             catalog
         }
         None if args.select.is_empty() => Catalog::all(entries),
@@ -159,8 +156,7 @@ fn selection(args: &Args, entries: &[Entry]) -> Result<Catalog> {
 /// How far earlier runs got.
 fn bookmarks(args: &Args) -> Result<State> {
     let Some(path) = &args.state else { return Ok(State::default()) };
-    let text = read(path)?;
-    check_kind(Kind::State, path, &text)?;
+    let text = read_as(Kind::State, path)?;
     let keys: Vec<_> = streams::ALL.iter().map(|source| (source.stream.name, source.stream.replication_key)).collect();
     State::parse(&text, &keys, Utc::now()).map_err(|e| e.context(path.display()))
 }

@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::slice;
 
 use serde_json::{Map, Value};
 
@@ -96,16 +98,7 @@ fn source(path: &Path) -> Result<Source> {
     if path.as_os_str() == "ENV" {
         return Ok(Source { origin: Origin::Environment, text: from_env(std::env::vars_os())? });
     }
-    if !path.exists() {
-        let path = path.display().to_string();
-        return Err(Error::Usage(format!(
-            "{path} does not exist. Write it with at least {{\"client_id\": \"your API key\", \"token_file\": \
-             \"tokens.json\"}}, then run: {}",
-            command(&[path], "login")
-        )));
-    }
-    let text = read(path)?;
-    check_kind(Kind::Config, path, &text)?;
+    let text = read_as(Kind::Config, path)?;
     let origin = if path.is_file() { Origin::File(path.to_owned()) } else { Origin::Pipe(path.to_owned()) };
     Ok(Source { origin, text })
 }
@@ -163,7 +156,11 @@ pub(crate) fn written_back(sources: &[Source]) -> Option<PathBuf> {
 /// The text of a file, without the byte order mark that editors under Windows put before it.
 pub(crate) fn read(path: &Path) -> Result<String> {
     let bad = |why: &dyn fmt::Display| Error::Usage(format!("{}: {why}", path.display()));
-    let bytes = fs::read(path).map_err(|e| bad(&e))?;
+    let bytes = fs::read(path).map_err(|e| match e.kind() {
+        ErrorKind::NotFound => Error::Usage(format!("{} does not exist", path.display())),
+        ErrorKind::IsADirectory => Error::Usage(format!("{} is a directory, not a file", path.display())),
+        _ => bad(&e),
+    })?;
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return Err(bad(&"this is UTF-16, as PowerShell writes it; save the file as UTF-8"));
     }
@@ -192,6 +189,10 @@ pub(crate) fn json_error(text: &str, e: &serde_json::Error) -> String {
             "a string holds a line break or another control character; is a closing quote missing?"
         }
         "expected value" | "expected ident" => "this is no JSON value",
+        "EOF while parsing a string" => "the file ends within a string",
+        "EOF while parsing a value" => "the file ends where a value should be",
+        "EOF while parsing an object" => "the file ends before the closing }",
+        "EOF while parsing a list" => "the file ends before the closing ]",
         other => other,
     };
     format!("not valid JSON: line {line}, column {column}: {why}")
@@ -232,12 +233,26 @@ impl Kind {
     }
 }
 
-/// Recognizes a file that was passed for another.
+/// Reads a file and recognizes one that was passed for another.
 ///
 /// # Errors
 /// `Usage` that says what the file is and how to pass it.
-pub(crate) fn check_kind(expected: Kind, path: &Path, text: &str) -> Result<()> {
-    let Some(found) = Kind::of(text).filter(|found| *found != expected) else { return Ok(()) };
+pub(crate) fn read_as(expected: Kind, path: &Path) -> Result<String> {
+    if !path.exists() {
+        let name = path.display().to_string();
+        let advice = match expected {
+            Kind::Config => format!(
+                ". Write it with at least {{\"client_id\": \"your API key\", \"token_file\": \"tokens.json\"}}, then run: {}",
+                command(slice::from_ref(&name), "login")
+            ),
+            Kind::Catalog => format!(". To write one, run: tap-constant-contact --discover > {}", quoted(&name)),
+            Kind::State => "; leave --state out of the first run".into(),
+            Kind::Tokens | Kind::Messages => String::new(),
+        };
+        return Err(Error::Usage(format!("{name} does not exist{advice}")));
+    }
+    let text = read(path)?;
+    let Some(found) = Kind::of(&text).filter(|found| *found != expected) else { return Ok(text) };
     let wanted = match expected {
         Kind::Config => "config",
         Kind::Catalog => "catalog",
@@ -251,7 +266,9 @@ pub(crate) fn check_kind(expected: Kind, path: &Path, text: &str) -> Result<()> 
         Kind::Catalog => format!("is a catalog, not a {wanted}: pass it with --catalog {path}"),
         Kind::State => format!("is a state, not a {wanted}: pass it with --state {path}"),
         Kind::Tokens => {
-            format!("holds the tokens that login stored, not a {wanted}: name it in the config as token_file")
+            format!(
+                "holds the tokens that login stored, not a {wanted}: name it in the config, with \"token_file\": \"{path}\""
+            )
         }
         Kind::Messages => format!(
             "holds the messages of a tap, not a {wanted}; the state of that run is its last line: tail -n 1 {path} > \

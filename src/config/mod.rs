@@ -25,7 +25,7 @@ use coerce::coerce;
 pub(crate) use coerce::{allowed, types};
 use fields::Start;
 pub(crate) use fields::{Secret, is_loopback};
-pub(crate) use files::{Kind, Source, check_kind, command, json_error, read, sources, written_back};
+pub(crate) use files::{Kind, Source, command, json_error, read, read_as, sources, written_back};
 pub(crate) use words::{ActivityRoute, ActivityType, ContactStatus, OnQuota, Route, Subresource, Word, words};
 
 /// The settings. A field's comment is what users read: `--about` shows it, and the documents have it from there.
@@ -204,13 +204,19 @@ impl Config {
         let mut config = given.deserialize(&schema)?;
         config.is_lookback_set = given.is_set("activity_lookback_days");
         config.sources = sources.iter().map(Source::argument).collect();
-        config.refresh_token_from =
-            given.sources.get("refresh_token").filter(|_| config.refresh_token.is_some()).map(|source| source.argument());
+        config.refresh_token_from = given
+            .sources
+            .get("refresh_token")
+            .filter(|_| config.refresh_token.is_some())
+            .map(|source| source.argument());
         config.start_date = config.start.map(|start| start.instant(config.timezone));
-        if config.start_date.is_some_and(|at| at > now) {
-            given.wrong("start_date", fields::START, "", &schema);
+        if let Some(at) = config.start_date.filter(|at| *at > now) {
+            given.problem("start_date", format!("start_date is {at}, which is in the future"));
         }
-        if config.client_id.is_none() && (config.access_token.is_none() || config.refresh_token.is_some()) {
+        if config.client_id.is_none()
+            && !given.is_wrong("client_id")
+            && (config.access_token.is_none() || config.refresh_token.is_some())
+        {
             given.problem("client_id", "client_id is missing: set it to the API key of your application".into());
         }
         let landing_pages: Vec<_> =
@@ -223,20 +229,23 @@ impl Config {
             );
             given.problem("activity_route", why);
         }
-        config.report = config.report_window(&mut given, now.with_timezone(&config.timezone).date_naive(), &schema);
+        config.report = config.report_window(&mut given, now.with_timezone(&config.timezone).date_naive());
         given.fail_if_wrong()?;
         Ok(config)
     }
 
     /// The one window that the `report_` settings name; `None` also where one of them is wrong.
-    fn report_window(&self, given: &mut Given, today: NaiveDate, schema: &Value) -> Option<ReportWindow> {
+    fn report_window(&self, given: &mut Given, today: NaiveDate) -> Option<ReportWindow> {
         for (key, date) in [
             ("report_date", self.report_date),
             ("report_start_date", self.report_start_date),
             ("report_end_date", self.report_end_date),
         ] {
-            if date.is_some_and(|date| date > today) {
-                given.wrong(key, &format!("date YYYY-MM-DD from 1990-01-01 to today ({today})"), "", schema);
+            if let Some(date) = date.filter(|date| *date > today) {
+                given.problem(
+                    key,
+                    format!("{key} is {date}, which is in the future: today is {today} in {}", self.timezone),
+                );
             }
         }
         if given.problems.iter().any(|problem| problem.key.starts_with("report_")) {
@@ -428,6 +437,10 @@ impl<'s> Given<'s> {
         }
     }
 
+    fn is_wrong(&self, key: &str) -> bool {
+        self.problems.iter().any(|problem| problem.key == key)
+    }
+
     fn is_set(&self, key: &str) -> bool {
         self.settings.contains_key(key)
     }
@@ -485,19 +498,20 @@ fn value_shown(key: &str, value: &Value, setting: &Value) -> String {
     }
 }
 
-/// A URL without user, password, query and fragment.
+/// A URL with `***` for user, password, query and fragment.
 fn without_credentials(text: &str) -> String {
-    let cut = text.split(['?', '#']).next().unwrap_or_default();
     if !text.contains('@') {
-        return cut.to_owned();
+        let end = text.find(['?', '#']).map_or(text.len(), |at| at + 1);
+        return if end == text.len() { text.to_owned() } else { format!("{}***", &text[..end]) };
     }
     match Url::parse(text) {
         // What follows an @ in a path may have been meant as the host.
-        Ok(mut url) if url.has_host() && !url.path().contains('@') => {
-            let _ = (url.set_username(""), url.set_password(None));
-            url.set_query(None);
-            url.set_fragment(None);
-            url.to_string()
+        Ok(url) if url.has_host() && !url.path().contains('@') => {
+            let user = if url.authority().contains('@') { "***@" } else { "" };
+            let host = url.host_str().unwrap_or_default();
+            let port = url.port().map_or(String::new(), |port| format!(":{port}"));
+            let rest = if url.query().is_some() { "?***" } else { "" };
+            format!("{}://{user}{host}{port}{}{rest}", url.scheme(), url.path())
         }
         _ => "***".into(),
     }
@@ -567,10 +581,9 @@ mod tests {
              (3) unknown setting \"page_sise\": did you mean \"page_size\"? \
              (4) timezone is \"EST5\"; allowed: IANA name such as America/New_York \
              (5) contact_ids is [\"a/b\"]; allowed: contact ids (letters, digits and hyphens) \
-             (6) api_url is \"ftp://h/x\"; allowed: https:// URL (http:// for loopback only) without user, query and \
+             (6) api_url is \"ftp://***@h/x?***\"; allowed: https:// URL (http:// for loopback only) without user, query and \
              fragment \
-             (7) start_date is \"2027-01-01\"; allowed: date YYYY-MM-DD or date-time such as 2026-01-31T00:00:00Z, from \
-             1990 to now \
+             (7) start_date is 2027-01-01 00:00:00 UTC, which is in the future \
              (8) report_end_date needs a start: set report_start_date or report_start_days_back"
         );
     }
