@@ -379,7 +379,7 @@ fn is_in_set(set: &[char], c: char) -> bool {
 #[derive(Deserialize)]
 #[serde(expecting = "an object with \"streams\", as --discover writes it")]
 struct File {
-    streams: Vec<Stream>,
+    streams: Vec<StreamEntry>,
     /// Without it, a list would do in place of the object.
     #[serde(flatten)]
     _other: Map<String, Value>,
@@ -388,7 +388,7 @@ struct File {
 /// A stream's entry in the file.
 #[derive(Deserialize)]
 #[serde(expecting = "the entry of a stream, as --discover writes it")]
-struct Stream {
+struct StreamEntry {
     tap_stream_id: Option<String>,
     stream: Option<String>,
     selected: Option<bool>,
@@ -455,7 +455,7 @@ impl Metadata {
     }
 }
 
-impl Stream {
+impl StreamEntry {
     fn name(&self) -> Option<&str> {
         [&self.tap_stream_id, &self.stream].into_iter().flatten().map(String::as_str).find(|name| !name.is_empty())
     }

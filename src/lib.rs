@@ -2,15 +2,19 @@
 //!
 //! # Codemap
 //!
-//! `config` parses and checks the settings, `catalog` the selection, `state` the bookmarks; `client` makes the calls
-//! with the token that `auth` keeps; each file of `streams` knows one endpoint; `sync` ties them together and
-//! `messages` writes. `preflight` is `--test`, `about` what the tap says of itself, `progress` what a terminal shows of a run. `schema` turns the record types of
-//! `streams::records` into Singer schemas.
+//! A run goes from top to bottom:
+//!
+//! * `cli` is the command line, `config` the settings, `catalog` the selection of streams and fields, `state` the
+//!   bookmarks.
+//! * `client` makes the API calls, with the access token that `auth` keeps valid.
+//! * `streams` has a file for each stream. `run` is what a stream reads and writes with, `sync` the loop over all of them.
+//! * `messages` writes the Singer messages, `logger` and `progress` what a person reads.
+//! * `login`, `preflight` (`--test`) and `about` are what the tap does besides syncing.
 //!
 //! # Invariants
 //!
-//! * Only `messages` writes to stdout, only `log` (and `progress`, on a terminal) to stderr.
-//! * A bookmark in a STATE means that everything up to it stands before it on stdout.
+//! * Only `messages` writes to stdout; only `logger` and, on a terminal, `progress` write to stderr.
+//! * Everything that a bookmark in a STATE covers has been written to stdout before it.
 //! * A rotated refresh token is on disk before the access token that came with it is used.
 
 mod about;
@@ -56,23 +60,23 @@ use crate::state::State;
 pub use cli::Args;
 pub use error::Error;
 
-/// Runs the tap: messages to `stdout`, all else to the process's stderr.
+/// Runs the tap: messages to `stdout`, everything else to the process's stderr.
 ///
 /// # Errors
-/// Why the run ended early; its `CRITICAL` line has been written by then.
+/// Why the run ended early. The `CRITICAL` line that says so is written already.
 pub fn run(args: &Args, stdout: Box<dyn Write + Send>) -> std::result::Result<(), Error> {
     logger::start(args.log_format);
     let outcome = act(args, stdout);
     match &outcome {
-        // The reader has what it wants: that is nobody's failure.
+        // The reader of stdout has what it wants, so nothing failed.
         Ok(()) | Err(Error::Closed) => {}
         Err(e) => logger::critical(&e.to_string()),
     }
     outcome
 }
 
-/// Parses a page of contacts and writes its records, without all that a sync does around them: what the benchmark
-/// measures the tap against.
+/// Parses a page of contacts and writes its records, without anything else that a sync does: the benchmark compares the
+/// tap with it.
 ///
 /// # Errors
 /// When the page does not parse, or `out` does not take it.
@@ -132,7 +136,7 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     signals::end_on_signals(&messages, &client, "; run again with the last STATE to go on")?;
     signals::end_on_closed_stdout(&client);
     let outcome = sync::sync(&config, &client, &catalog, state, &messages);
-    // A refresh that another thread has under way has spent its token: what it brings must reach the disk.
+    // Another thread may be renewing the login. Its refresh token is spent, so the new one must reach the disk.
     client.settle();
     outcome
 }

@@ -109,8 +109,12 @@ pub(crate) fn command(configs: &[String], arguments: &str) -> String {
     if let Ok(plugin) = std::env::var("MELTANO_EXTRACTOR_NAME") {
         return format!("meltano invoke {plugin} {arguments}");
     }
-    let configs: String = configs.iter().map(|config| format!(" --config {}", quoted(config))).collect();
-    format!("tap-constant-contact {arguments}{configs}")
+    let mut command = format!("tap-constant-contact {arguments}");
+    for config in configs {
+        command += " --config ";
+        command += &quoted(config);
+    }
+    command
 }
 
 /// An argument that a shell takes as it is.
@@ -165,7 +169,8 @@ pub(crate) fn read(path: &Path) -> Result<String> {
         return Err(bad(&"this is UTF-16, as PowerShell writes it; save the file as UTF-8"));
     }
     let text = String::from_utf8(bytes).map_err(|e| {
-        let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        let readable = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]);
+        let line = readable.split('\n').count();
         bad(&format!("line {line} is not UTF-8 text; save the file as UTF-8"))
     })?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))

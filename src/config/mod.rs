@@ -605,7 +605,7 @@ mod tests {
             assert_eq!((config.page_size, warnings.len()), (500, 1), "{text}");
             assert!(warnings[0].contains("is ignored; the nearest setting is"), "{warnings:?}");
         }
-        let many: String = (0..30).map(|i| format!(r#""key{i}": 1,"#)).collect();
+        let many = (0..30).map(|i| format!(r#""key{i}": 1,"#)).collect::<Vec<_>>().concat();
         let (_, warnings) = parse(&format!("{{{many}\"x\\u001b\": 1}}")).unwrap();
         assert_eq!(
             (warnings.len(), warnings[20].as_str()),

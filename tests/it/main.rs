@@ -23,6 +23,7 @@ mod preflight;
 mod rotation;
 mod routes;
 mod secrets;
+mod selection;
 mod snapshots;
 mod sync;
 mod tls;

@@ -459,6 +459,13 @@ fn the_environment_names_its_variables() {
     }
 }
 
+#[test]
+fn under_meltano_the_commands_are_those_of_meltano() {
+    let output = command().args(["--config", "none.json"]).env("MELTANO_EXTRACTOR_NAME", "tap-cc").output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.ends_with(", then run: meltano invoke tap-cc login\n"), "{told}");
+}
+
 /// Its text can be had once only: a second read would wait for ever.
 #[cfg(unix)]
 #[test]
