@@ -443,6 +443,9 @@ fn the_environment_names_its_variables() {
     let expected = "CRITICAL environment: unknown setting \"TAP_CONSTANT_CONTACT_PAGE_SISE\": did you mean \
                     \"TAP_CONSTANT_CONTACT_PAGE_SIZE\"?\n";
     assert_eq!((code, all.as_str()), (2, expected));
+    let (code, all) = told("TAP_CONSTANT_CONTACT_PAGE_SIZE", "many".as_ref());
+    let expected = "CRITICAL environment: TAP_CONSTANT_CONTACT_PAGE_SIZE is \"many\"; allowed: integer from 1 to 500\n";
+    assert_eq!((code, all.as_str()), (2, expected));
     // Those of Meltano's own and the level of the log are not meant for the config.
     for variable in ["TAP_CONSTANT_CONTACT__SELECT", "TAP_CONSTANT_CONTACT_LOGLEVEL"] {
         let (code, all) = told(variable, "INFO".as_ref());
