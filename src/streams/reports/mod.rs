@@ -12,7 +12,7 @@ use reading::Reading;
 pub(super) use records::{ActionSummary, ActivityDetail};
 
 use super::{Probe, Shared, Source};
-use crate::config::Route;
+use crate::config::{Route, words};
 use crate::error::Result;
 use crate::run::Run;
 use crate::schema;
@@ -50,7 +50,7 @@ pub(super) static DETAILS: Source = Source {
         needs: NEEDS,
     },
     probe: Probe::OfContact(|client, config, id| {
-        let types = config.tracking_activity_types.join(",");
+        let types = words(&config.tracking_activity_types);
         let path = format!("/reports/contact_reports/{id}/activity_details");
         let query = [("tracking_activities_list", types.as_str()), ("limit", "1")];
         client.first::<ActivityDetail>(ACTIVITY_DETAILS, &path, &query, 0).map(|_| ())

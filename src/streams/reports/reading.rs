@@ -68,7 +68,8 @@ impl Reading {
     pub(super) fn scope(&self, config: &Config) -> Scope {
         let counts = self.stream.name == SUMMARY.stream.name;
         let lookback = TimeDelta::days(i64::from(config.activity_lookback_days));
-        let floor = match (counts, self.incremental) {
+        let narrowed = self.incremental || (self.window.bounded && config.is_lookback_set);
+        let floor = match (counts, narrowed) {
             (true, _) => Some(self.window.start),
             (false, true) => self.window.start.checked_sub_signed(lookback),
             (false, false) => None,
