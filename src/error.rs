@@ -3,7 +3,7 @@
 use std::io;
 
 /// Why a run ended. The text of each variant is what the user reads on the one `CRITICAL` line.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The command line, config, catalog or state cannot be used. Nothing was called.
     #[error("{0}")]

@@ -14,6 +14,7 @@ mod interruption;
 mod large;
 #[cfg(unix)]
 mod login;
+mod merging;
 mod moving;
 mod options;
 mod prefix;

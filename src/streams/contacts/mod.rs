@@ -14,6 +14,7 @@ use super::{Probe, Shared, Source};
 use crate::client::{Client, Page, Pages, Row};
 use crate::config::{Config, ContactStatus, Subresource, words};
 use crate::error::Result;
+use crate::extent::Filter;
 use crate::fanout::Step;
 use crate::field::{Key, Timestamp};
 use crate::id::Id;
@@ -37,6 +38,11 @@ pub(super) static SOURCE: Source = Source {
         replication_key: Some("updated_at"),
         schema: schema::of::<Contact>,
         needs: Needs { scopes: &["contact_data"], privileges: &["contacts:read"] },
+        narrowed_by: |config| {
+            Filter::of(&[("status", words(&config.contact_status)), ("include", words(&config.subresources))])
+        },
+        bookmark_keys: &["full_refresh_at", "filter", "deselected"],
+        only_by_campaign: &[],
     },
     probe: Probe::Listing(|client, config, found| {
         let (count, some) = count(client, config)?;
@@ -61,9 +67,9 @@ fn read(run: &mut Run, _: &mut Shared) -> Result<()> {
     let whole = read_whole(client, passes, listing, &mut met, |pass, page, met| write(run, *pass, page, met))?;
     run.check_oddities(stream)?;
     if whole {
-        run.complete(stream, start, OVERLAP);
+        run.advance_bookmark(stream, start, OVERLAP);
         if full {
-            run.contacts_were_complete(stream);
+            run.note_full_refresh(stream);
         }
     }
     Ok(())

@@ -12,8 +12,9 @@ use reading::Reading;
 pub(super) use records::{ActionSummary, ActivityDetail};
 
 use super::{Probe, Shared, Source};
-use crate::config::{Route, words};
+use crate::config::{Config, Route, words};
 use crate::error::Result;
+use crate::extent::{Filter, short_hash};
 use crate::run::Run;
 use crate::schema;
 use crate::stream::{Needs, Stream};
@@ -21,6 +22,21 @@ use crate::timestamp::stamp;
 
 const NEEDS: Needs =
     Needs { scopes: &["contact_data", "campaign_data"], privileges: &["ui:campaign:metrics", "contacts:read"] };
+
+const BOOKMARK_KEYS: &[&str] = &[
+    "filter",
+    "deselected",
+    "route",
+    "lookback_days",
+    "read_from",
+    "resume_since",
+    "resume_until",
+    "resume_route",
+    "resume_after",
+    "resume_complete",
+    "resume_filter",
+    "resume_deselected",
+];
 
 const ACTIVITY_SUMMARY: &str = "activity_summary";
 const ACTIVITY_DETAILS: &str = "activity_details";
@@ -32,6 +48,9 @@ pub(super) static SUMMARY: Source = Source {
         replication_key: Some("start_on"),
         schema: schema::of::<ActionSummary>,
         needs: NEEDS,
+        narrowed_by: |config| Filter::of(&[contacts_of(config)]),
+        bookmark_keys: BOOKMARK_KEYS,
+        only_by_campaign: &[],
     },
     probe: Probe::OfContact(|client, _, id| {
         let (day, now) = (stamp(Utc::now() - TimeDelta::days(1)), stamp(Utc::now()));
@@ -48,6 +67,16 @@ pub(super) static DETAILS: Source = Source {
         replication_key: Some("created_time"),
         schema: schema::of::<ActivityDetail>,
         needs: NEEDS,
+        narrowed_by: |config| Filter::of(&[contacts_of(config), ("types", words(&config.tracking_activity_types))]),
+        bookmark_keys: BOOKMARK_KEYS,
+        only_by_campaign: &[
+            "email_address",
+            "device_type",
+            "url_id",
+            "link_url",
+            "bounce_code",
+            "opt_out_reason",
+        ],
     },
     probe: Probe::OfContact(|client, config, id| {
         let types = words(&config.tracking_activity_types);
@@ -58,37 +87,61 @@ pub(super) static DETAILS: Source = Source {
     read: |run, shared| read(run, shared, &DETAILS.stream),
 };
 
+/// The contacts whose reports are read. Those that are named are read whatever their status.
+fn contacts_of(config: &Config) -> (&'static str, String) {
+    if config.contact_ids.is_empty() {
+        ("status", words(&config.contact_status))
+    } else {
+        ("ids", short_hash(&config.contact_ids.join(",")))
+    }
+}
+
+/// A report that is complete in a round is left alone until the round ends: as long as another selected report of it is
+/// unfinished.
+fn is_complete_in_round(run: &Run, stream: &Stream) -> bool {
+    let complete = run.resume(stream).filter(|resume| resume.is_complete);
+    complete.is_some_and(|complete| {
+        [&SUMMARY.stream, &DETAILS.stream].into_iter().filter(|report| run.selects(report)).any(|report| {
+            run.resume(report).is_some_and(|resume| !resume.is_complete && resume.until == complete.until)
+        })
+    })
+}
+
 fn read(run: &mut Run, shared: &mut Shared, stream: &'static Stream) -> Result<()> {
     let mut readings = Vec::new();
     for report in [&SUMMARY.stream, &DETAILS.stream] {
-        if run.selects(report) {
-            readings.push(Reading::begin(run, shared, report)?);
+        if !run.selects(report) || run.is_finished(report) {
+            continue;
+        }
+        if is_complete_in_round(run, report) {
+            log::info!("{}: complete in this round; read again in the next", report.name);
+            run.finish(report);
+        } else {
+            readings.push(Reading::begin(run, report)?);
         }
     }
-    match route::route(run, shared, stream, &readings)? {
+    if run.is_finished(stream) {
+        return Ok(());
+    }
+    let route = route::route(run, shared, stream, &readings)?;
+    match route {
         Route::Contacts => {
             for reading in readings.into_iter().filter(|reading| reading.stream.name == stream.name) {
-                let mut reading = reading.on(run, shared, Route::Contacts)?;
-                if !reading.complete() {
-                    by_contact::read(run, shared, &mut reading)?;
-                }
-                reading.finish(run, Route::Contacts)?;
+                let mut reading = reading.on(run, route)?;
+                by_contact::read(run, shared, &mut reading)?;
+                reading.finish(run, route)?;
             }
         }
         // The same pages hold the rows of both reports.
         Route::Campaigns => {
-            let mut readings = readings
-                .into_iter()
-                .map(|reading| reading.on(run, shared, Route::Campaigns))
-                .collect::<Result<Vec<_>>>()?;
+            let mut readings =
+                readings.into_iter().map(|reading| reading.on(run, route)).collect::<Result<Vec<_>>>()?;
             for reading in &readings {
                 run.begin(reading.stream)?;
             }
-            if readings.iter().any(|reading| !reading.complete()) {
-                by_campaign::read(run, shared, &mut readings)?;
-            }
+            by_campaign::read(run, shared, &mut readings)?;
             for reading in readings {
-                reading.finish(run, Route::Campaigns)?;
+                reading.finish(run, route)?;
             }
         }
     }
