@@ -305,7 +305,13 @@ impl<'a> Run<'a> {
     }
 
     /// Warns of older rows that a read leaves out although the settings now ask for them.
-    pub(crate) fn warn_of_unread(&self, stream: &Stream, since: Option<DateTime<Utc>>, route: Route, has_late_rows: bool) {
+    pub(crate) fn warn_of_unread(
+        &self,
+        stream: &Stream,
+        since: Option<DateTime<Utc>>,
+        route: Route,
+        has_late_rows: bool,
+    ) {
         if self.bookmark(stream).is_none() {
             return;
         }

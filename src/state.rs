@@ -428,20 +428,21 @@ impl Members {
         let is_known = |key: &str| {
             ["replication_key", "replication_key_value"].contains(&key) || stream.bookmark_keys.contains(&key)
         };
-        // One that says nothing would be a silent full read.
-        if !left.is_empty() && !left.keys().any(|key| is_known(key)) && stream.replication_key.is_some() {
-            return Err(format!("bookmarks.{name} has no replication_key_value, only {}", some_keys(&left)));
-        }
         // A resume point that is not understood would be a read that starts over without a word.
         if let Some(key) = left.keys().find(|key| key.starts_with("resume") && !is_known(key)) {
             return Err(format!("bookmarks.{name}.{key} is not known to this version"));
+        }
+        // One that says nothing would be a silent full read.
+        if !left.is_empty() && !left.keys().any(|key| is_known(key)) && stream.replication_key.is_some() {
+            return Err(format!("bookmarks.{name} has no replication_key_value, only {}", some_keys(&left)));
         }
         Ok(Members { stream, left })
     }
 
     fn bookmark(mut self, now: DateTime<Utc>) -> std::result::Result<Bookmark, String> {
         let key = self.text("replication_key")?;
-        if let (Some(found), Some(allowed)) = (key.as_deref().filter(|key| !key.is_empty()), self.stream.replication_key)
+        if let (Some(found), Some(allowed)) =
+            (key.as_deref().filter(|key| !key.is_empty()), self.stream.replication_key)
             && found != allowed
         {
             return Err(self.wrong("replication_key", found, allowed));
@@ -603,11 +604,8 @@ mod tests {
 
     static LISTS: Stream = stream("contact_lists", None, &[]);
     static CONTACTS: Stream = stream("contacts", Some("updated_at"), &["full_refresh_at", "filter", "deselected"]);
-    static CAMPAIGNS: Stream = stream(
-        "email_campaigns",
-        Some("updated_at"),
-        &["deselected", "resume_since", "resume_until", "resume_after"],
-    );
+    static CAMPAIGNS: Stream =
+        stream("email_campaigns", Some("updated_at"), &["deselected", "resume_since", "resume_until", "resume_after"]);
     static DETAILS: Stream = stream(
         "contact_activity_details",
         Some("created_time"),
@@ -640,8 +638,7 @@ mod tests {
 
     #[test]
     fn both_forms_of_a_bookmark_are_read_and_unknown_keys_kept() {
-        let plain =
-            parse(r#"{"bookmarks":{"contacts":{"updated_at":"2026-01-02T03:04:05-05:00"}},"mine":1}"#).unwrap();
+        let plain = parse(r#"{"bookmarks":{"contacts":{"updated_at":"2026-01-02T03:04:05-05:00"}},"mine":1}"#).unwrap();
         let ours = parse(
             r#"{"bookmarks":{"contacts":{"replication_key":"updated_at","replication_key_value":"2026-01-02T08:04:05Z"}},"mine":1}"#,
         )
@@ -720,10 +717,13 @@ mod tests {
         let mut warnings = Vec::new();
         let state = State::parse(&given.to_string(), &STREAMS, &[&CAMPAIGNS], END, &mut warnings).unwrap();
         let mut out = state.to_value();
-        assert_eq!(out["bookmarks"]["email_campaigns"], json!({
-            "replication_key": "", "replication_key_value": null, "deselected": "",
-            "resume_since": "", "resume_until": "", "resume_after": "",
-        }));
+        assert_eq!(
+            out["bookmarks"]["email_campaigns"],
+            json!({
+                "replication_key": "", "replication_key_value": null, "deselected": "",
+                "resume_since": "", "resume_until": "", "resume_after": "",
+            })
+        );
         out["bookmarks"].as_object_mut().unwrap().remove("email_campaigns");
         assert_eq!(out["bookmarks"], given["bookmarks"]);
         assert_eq!(warnings, ["state: no stream of this tap: elsewhere; kept as it is"]);
@@ -770,7 +770,8 @@ mod tests {
         let mut bookmark = made_under("status=active", "notes");
         for (filter, deselected) in [("status=all", "notes"), ("status=active", "")] {
             let wider = terms(filter, deselected);
-            let extent = Extent { filter: wider.filter.clone().unwrap(), deselected: wider.deselected.clone().unwrap() };
+            let extent =
+                Extent { filter: wider.filter.clone().unwrap(), deselected: wider.deselected.clone().unwrap() };
             assert!(bookmark.growth(&extent).is_some());
         }
         let from = Start(Some(at("2025-06-01")));

@@ -69,14 +69,7 @@ pub(super) static DETAILS: Source = Source {
         needs: NEEDS,
         narrowed_by: |config| Filter::of(&[contacts_of(config), ("types", words(&config.tracking_activity_types))]),
         bookmark_keys: BOOKMARK_KEYS,
-        only_by_campaign: &[
-            "email_address",
-            "device_type",
-            "url_id",
-            "link_url",
-            "bounce_code",
-            "opt_out_reason",
-        ],
+        only_by_campaign: &["email_address", "device_type", "url_id", "link_url", "bounce_code", "opt_out_reason"],
     },
     probe: Probe::OfContact(|client, config, id| {
         let types = words(&config.tracking_activity_types);
