@@ -15,6 +15,7 @@ mod large;
 #[cfg(unix)]
 mod login;
 mod merging;
+mod mistakes;
 mod moving;
 mod options;
 mod prefix;
@@ -23,6 +24,7 @@ mod preflight;
 mod rotation;
 mod routes;
 mod secrets;
+mod selection;
 mod snapshots;
 mod sync;
 mod tls;
