@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::page::{each_page, rows};
-use super::{Found, Probe, Shared, Source};
+use super::{Found, Names, Probe, Shared, Source};
 use crate::client::{Client, Row};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -73,8 +73,28 @@ fn count(client: &Arc<Client>, _: &Config, found: &mut Found) -> Result<()> {
     Ok(())
 }
 
-fn read(run: &mut Run, _: &mut Shared) -> Result<()> {
+/// The names of all lists, for other streams.
+pub(super) fn names(client: &Arc<Client>) -> Result<Names> {
+    let mut lists = Vec::new();
+    let pages = |client: &Arc<Client>, channel: &&str, priority| {
+        let query = [("status", "all"), ("channel_type", *channel), ("limit", "500")];
+        client.pages::<ContactList>(ENDPOINT, "/contact_lists", &query, priority)
+    };
+    each_page(client, vec!["email", "sms"], pages, |channel, step| match step {
+        Step::Item(page) => {
+            lists.extend(page.rows.into_iter().map(|list| (list.list_id, list.name)));
+            Ok(())
+        }
+        // Some accounts have no SMS.
+        Step::End(Err(Error::Forbidden(_) | Error::Refused(_) | Error::NotFound(_))) if *channel == "sms" => Ok(()),
+        Step::End(outcome) => outcome,
+    })?;
+    Ok(lists.iter().map(|(id, name)| (id.as_str(), name)).collect())
+}
+
+fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     let stream = &SOURCE.stream;
+    let mut names = Vec::new();
     let mut seen = HashSet::new();
     let mut has_sms = false;
     let limit = run.config.page_size.to_string();
@@ -95,6 +115,7 @@ fn read(run: &mut Run, _: &mut Shared) -> Result<()> {
                 if seen.insert(list.list_id.as_str().to_owned()) {
                     list.channel_type = Text::from(*channel);
                     run.emit(stream, &list, &page.extracted)?;
+                    names.push((list.list_id, list.name));
                 }
             }
             Ok(())
@@ -109,5 +130,6 @@ fn read(run: &mut Run, _: &mut Shared) -> Result<()> {
         }
         Step::End(outcome) => outcome,
     })?;
+    shared.lists = Some(names.iter().map(|(id, name)| (id.as_str(), name)).collect());
     run.check_oddities(stream)
 }
