@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::Shared;
 use super::contact_lists;
-use super::page::list;
+use super::page::objects;
 use crate::client::{Client, Row};
 use crate::error::{Error, Result};
 use crate::field::{Key, Text};
@@ -51,7 +51,7 @@ pub(super) struct Definition {
     pub(super) label: Text,
     #[serde(default)]
     pub(super) r#type: Text,
-    #[serde(default, deserialize_with = "list")]
+    #[serde(default, deserialize_with = "objects")]
     choices: Option<Vec<Choice>>,
 }
 
@@ -170,10 +170,10 @@ impl CustomFields {
     }
 
     /// The key of a field in `custom_field_values`: its name, or its id where the name does not tell which field it is.
-    fn key<'a>(&'a self, id: &'a Text) -> &'a str {
+    fn key<'a>(&'a self, id: &'a Text) -> Option<&'a str> {
         let name = self.get(id).and_then(|field| field.name.as_str()).filter(|name| !name.is_empty());
         let is_unique = |name: &&str| self.names.get(&name.to_lowercase()) == Some(&1);
-        name.filter(is_unique).or(id.as_str()).unwrap_or_default()
+        name.filter(is_unique).or(id.as_str())
     }
 
     /// The labels of the choices made in a field. A choice without a definition stands as its id.
@@ -184,6 +184,7 @@ impl CustomFields {
 
     /// Adds a field to an object of name → value: the text, the label of a single choice, or the labels of several.
     pub(super) fn insert_value(&self, values: &mut Map<String, Value>, id: &Text, value: &Text, choice_ids: &[Text]) {
+        let Some(key) = self.key(id) else { return };
         let mut labels = self.labels(id, choice_ids);
         let json = |text: &Text| text.as_str().map_or(Value::Null, Value::from);
         let value = match labels.len() {
@@ -191,7 +192,7 @@ impl CustomFields {
             1 => json(&labels.remove(0)),
             _ => labels.iter().map(json).collect(),
         };
-        values.insert(self.key(id).to_owned(), value);
+        values.insert(key.to_owned(), value);
     }
 }
 

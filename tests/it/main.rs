@@ -6,6 +6,7 @@ mod tap;
 mod about;
 mod bad_input;
 mod checked_in;
+mod definitions;
 mod documents;
 mod fault_matrix;
 #[cfg(unix)]
@@ -15,6 +16,7 @@ mod large;
 #[cfg(unix)]
 mod login;
 mod moving;
+mod odd;
 mod options;
 mod prefix;
 mod preflight;

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::definitions::{Definitions, Needed};
-use super::page::{Coverage, every_row, rows};
+use super::page::{Coverage, every_row, object, rows};
 use super::seen::{Seen, Sighting};
 use super::{Probe, Shared, Source};
 use crate::client::{Client, Page, Pages, Row};
@@ -252,7 +252,7 @@ struct ContactId {
     created_at: Timestamp,
     #[serde(default)]
     updated_at: Timestamp,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     email_address: Option<EmailDates>,
 }
 

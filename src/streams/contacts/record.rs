@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::client::Row;
 use crate::field::{Integer, Key, Text, Timestamp};
 use crate::streams::definitions::{Definitions, Names};
-use crate::streams::page::list;
+use crate::streams::page::{list, object, objects};
 
 /// A person the account knows, with address, subscriptions and details.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -26,7 +26,7 @@ pub(crate) struct Contact {
     #[serde(skip_deserializing)]
     pub(crate) status: Text,
     /// The contact's e-mail address and the permission to send to it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub(crate) email_address: Option<EmailAddress>,
     /// First name.
     #[serde(default)]
@@ -66,7 +66,7 @@ pub(crate) struct Contact {
     #[serde(default)]
     pub(crate) deleted_at: Timestamp,
     /// Values of the account's custom fields, at most 25.
-    #[serde(default, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "objects", skip_serializing_if = "Option::is_none")]
     pub(crate) custom_fields: Option<Vec<CustomField>>,
     /// The same values by the name of their field: the text, the label of a single choice, or a list of the labels of
     /// several. A field stands under its id where it has no definition, or where another field has the same name but for
@@ -74,10 +74,10 @@ pub(crate) struct Contact {
     #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
     pub(crate) custom_field_values: Option<Values>,
     /// Phone numbers, at most 3.
-    #[serde(default, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "objects", skip_serializing_if = "Option::is_none")]
     pub(crate) phone_numbers: Option<Vec<PhoneNumber>>,
     /// Street addresses, at most 3.
-    #[serde(default, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "objects", skip_serializing_if = "Option::is_none")]
     pub(crate) street_addresses: Option<Vec<StreetAddress>>,
     /// Ids of the lists to which the contact is subscribed, at most 50.
     #[serde(default, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
@@ -92,10 +92,10 @@ pub(crate) struct Contact {
     #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
     pub(crate) tag_names: Option<Labels>,
     /// Notes about the contact, newest first, at most 150.
-    #[serde(default, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "objects", skip_serializing_if = "Option::is_none")]
     pub(crate) notes: Option<Vec<Note>>,
     /// The contact's phone for text messages and the consents given for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub(crate) sms_channel: Option<SmsChannel>,
 }
 
@@ -235,7 +235,7 @@ pub(crate) struct SmsChannel {
     /// Who added the SMS details: Contact or Account.
     pub(crate) create_source: Text,
     /// The consents given for this phone.
-    #[serde(deserialize_with = "list", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "objects", skip_serializing_if = "Option::is_none")]
     pub(crate) sms_channel_consents: Option<Vec<SmsConsent>>,
 }
 
