@@ -2,13 +2,8 @@
 
 use std::io;
 
-<<<<<<< HEAD
-/// Why a run ended. The text of each variant is what the user reads on the one `CRITICAL` line.
-#[derive(Clone, Debug, thiserror::Error)]
-=======
 /// Why a run ended. The text is what the user reads on the `CRITICAL` line.
-#[derive(Debug, thiserror::Error)]
->>>>>>> config
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The command line, config, catalog or state cannot be used. No call was made.
     #[error("{0}")]

@@ -161,24 +161,15 @@ fn selection(args: &Args, entries: &[Entry]) -> Result<Catalog> {
 }
 
 /// How far earlier runs got.
-<<<<<<< HEAD
 fn bookmarks(args: &Args, catalog: &Catalog) -> Result<State> {
     let streams: Vec<&Stream> = streams::ALL.iter().map(|source| &source.stream).collect();
     let selected: Vec<&Stream> = streams.iter().copied().filter(|s| catalog.get(s.name).is_some()).collect();
     let Some(path) = &args.state else { return Ok(State::new(&selected)) };
-    let text = read(path)?;
-    check_kind(Kind::State, path, &text)?;
+    let text = read_as(Kind::State, path)?;
     let mut warnings = Vec::new();
     let state = State::parse(&text, &streams, &selected, Utc::now(), &mut warnings);
     warn(&warnings);
     state.map_err(|e| e.context(path.display()))
-=======
-fn bookmarks(args: &Args) -> Result<State> {
-    let Some(path) = &args.state else { return Ok(State::default()) };
-    let text = read_as(Kind::State, path)?;
-    let keys: Vec<_> = streams::ALL.iter().map(|source| (source.stream.name, source.stream.replication_key)).collect();
-    State::parse(&text, &keys, Utc::now()).map_err(|e| e.context(path.display()))
->>>>>>> config
 }
 
 fn warn(warnings: &[String]) {

@@ -6,6 +6,7 @@ mod tap;
 mod about;
 mod bad_input;
 mod checked_in;
+mod definitions;
 mod documents;
 mod fault_matrix;
 #[cfg(unix)]
@@ -17,6 +18,7 @@ mod login;
 mod merging;
 mod mistakes;
 mod moving;
+mod odd;
 mod options;
 mod prefix;
 mod preflight;
