@@ -5,6 +5,7 @@ mod tap;
 
 mod about;
 mod bad_input;
+mod bookmarks;
 mod checked_in;
 mod definitions;
 mod documents;

@@ -170,7 +170,8 @@ fn include(run: &Run) -> Vec<Subresource> {
 
 fn needed_definitions(run: &Run, include: &[Subresource]) -> Needed {
     let needs = |subresource: &str, paths: &[&[&str]]| {
-        include.iter().any(|included| included.as_str() == subresource) && paths.iter().any(|path| run.wants(&SOURCE.stream, path))
+        include.iter().any(|included| included.as_str() == subresource)
+            && paths.iter().any(|path| run.wants(&SOURCE.stream, path))
     };
     let of_field = ["name", "label", "type", "choice_labels"].map(|field| ["custom_fields", field]);
     let mut paths: Vec<&[&str]> = of_field.iter().map(<[&str; 2]>::as_slice).collect();
