@@ -6,6 +6,7 @@ mod tap;
 mod about;
 mod bad_input;
 mod checked_in;
+mod contacts;
 mod definitions;
 mod documents;
 mod fault_matrix;
