@@ -7,6 +7,7 @@ mod about;
 mod bad_input;
 mod bookmarks;
 mod checked_in;
+mod contacts;
 mod definitions;
 mod documents;
 mod fault_matrix;
