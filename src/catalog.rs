@@ -105,6 +105,19 @@ impl Mask {
         }
     }
 
+    /// The dotted paths of the properties of a schema that are not selected; one stands for all below it.
+    pub(crate) fn left_out(&self, schema: &Value) -> Vec<String> {
+        let Mask::Some(kept) = self else { return Vec::new() };
+        let mut paths = Vec::new();
+        for (name, schema) in properties(schema).into_iter().flatten() {
+            match kept.get(name) {
+                None => paths.push(name.clone()),
+                Some(mask) => paths.extend(mask.left_out(schema).into_iter().map(|path| format!("{name}.{path}"))),
+            }
+        }
+        paths
+    }
+
     /// Whether the property at this path, or anything of it, is selected.
     pub(crate) fn wants(&self, path: &[&str]) -> bool {
         match (self, path) {

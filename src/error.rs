@@ -3,7 +3,7 @@
 use std::io;
 
 /// Why a run ended. The text is what the user reads on the `CRITICAL` line.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The command line, config, catalog or state cannot be used. No call was made.
     #[error("{0}")]

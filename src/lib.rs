@@ -24,6 +24,7 @@ mod cli;
 mod client;
 mod config;
 mod error;
+mod extent;
 mod fanout;
 mod field;
 mod http;
@@ -31,6 +32,7 @@ mod id;
 mod logger;
 mod login;
 mod messages;
+mod odd_rows;
 mod preflight;
 mod progress;
 mod quota;
@@ -57,6 +59,7 @@ use crate::config::{Config, Kind, Source, command, read_as, sources, written_bac
 use crate::error::Result;
 use crate::messages::Messages;
 use crate::state::State;
+use crate::stream::Stream;
 pub use cli::Args;
 pub use error::Error;
 
@@ -131,7 +134,7 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
         signals::end_on_signals(&messages, &client, "")?;
         return preflight::test(&config, &client, &catalog, args.format);
     }
-    let state = bookmarks(args)?;
+    let state = bookmarks(args, &catalog)?;
     let client = Arc::new(Client::new(&config, config_file)?);
     signals::end_on_signals(&messages, &client, "; run again with the last STATE to go on")?;
     signals::end_on_closed_stdout(&client);
@@ -158,11 +161,15 @@ fn selection(args: &Args, entries: &[Entry]) -> Result<Catalog> {
 }
 
 /// How far earlier runs got.
-fn bookmarks(args: &Args) -> Result<State> {
-    let Some(path) = &args.state else { return Ok(State::default()) };
+fn bookmarks(args: &Args, catalog: &Catalog) -> Result<State> {
+    let streams: Vec<&Stream> = streams::ALL.iter().map(|source| &source.stream).collect();
+    let selected: Vec<&Stream> = streams.iter().copied().filter(|s| catalog.get(s.name).is_some()).collect();
+    let Some(path) = &args.state else { return Ok(State::new(&selected)) };
     let text = read_as(Kind::State, path)?;
-    let keys: Vec<_> = streams::ALL.iter().map(|source| (source.stream.name, source.stream.replication_key)).collect();
-    State::parse(&text, &keys, Utc::now()).map_err(|e| e.context(path.display()))
+    let mut warnings = Vec::new();
+    let state = State::parse(&text, &streams, &selected, Utc::now(), &mut warnings);
+    warn(&warnings);
+    state.map_err(|e| e.context(path.display()))
 }
 
 fn warn(warnings: &[String]) {

@@ -290,35 +290,6 @@ impl Config {
     pub(crate) fn login_command(&self) -> String {
         command(&self.sources, "login")
     }
-
-    /// A short fingerprint of the settings that narrow a stream.
-    pub(crate) fn filter(&self, stream: &str) -> Option<String> {
-        let (ids, status) = (self.contact_ids.join(","), words(&self.contact_status));
-        let parts = match stream {
-            "contacts" => vec![status, words(&self.subresources)],
-            "contact_action_summary" => vec![ids, status],
-            "contact_activity_details" => vec![ids, status, words(&self.tracking_activity_types)],
-            _ => return None,
-        };
-        Some(fingerprint(&parts.join(";")))
-    }
-
-    /// Fingerprint of all that an interrupted read of a contact report must have in common with the one that continues
-    /// it.
-    pub(crate) fn resume_filter(&self, stream: &str, full_table: bool) -> Option<String> {
-        match &self.report {
-            None if !full_table => self.filter(stream),
-            report => {
-                Some(fingerprint(&format!("{:?};{report:?};{full_table};{}", self.filter(stream), self.timezone)))
-            }
-        }
-    }
-}
-
-/// FNV-1a: the same in every version and on every machine.
-fn fingerprint(text: &str) -> String {
-    let hash = text.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
-    format!("{hash:08x}")
 }
 
 #[cfg(test)]

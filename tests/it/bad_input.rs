@@ -232,13 +232,19 @@ fn files_that_cannot_be_used_are_named_and_left_alone() {
         (
             "--state",
             text(json!({"bookmarks": {"contact_activity_details": {"resume": {"until": "2026-01-01T00:00:00Z"}}}})),
-            &["contact_activity_details"],
+            &["contact_activity_details.resume is not known"],
+        ),
+        ("--state", text(json!({"bookmarks": {"issues": {"updated_at": "2026-01-01T00:00:00Z"}}})), &["other streams", "issues"]),
+        (
+            "--state",
+            text(json!({"bookmarks": {"contacts": {"updated_at": "2026-01-01", "filter": "18b66e28"}}})),
+            &["contacts.filter"],
         ),
         (
             "--state",
-            text(json!({"bookmarks": {"contact_activity_details": {"resume": {
-                "since": "2020-01-01T00:00:00Z", "until": "2026-01-01T00:00:00Z", "route": "sideways"}}}})),
-            &["contact_activity_details"],
+            text(json!({"bookmarks": {"contact_activity_details": {
+                "resume_since": "", "resume_until": "2026-01-01T00:00:00Z", "resume_route": "sideways"}}})),
+            &["contact_activity_details.resume_route", "sideways"],
         ),
         (
             "--state",

@@ -5,7 +5,10 @@ mod tap;
 
 mod about;
 mod bad_input;
+mod bookmarks;
 mod checked_in;
+mod contacts;
+mod definitions;
 mod documents;
 mod fault_matrix;
 #[cfg(unix)]
@@ -14,8 +17,10 @@ mod interruption;
 mod large;
 #[cfg(unix)]
 mod login;
+mod merging;
 mod mistakes;
 mod moving;
+mod odd;
 mod options;
 mod prefix;
 mod preflight;

@@ -151,7 +151,7 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
             let kinds = &activity.candidate.kinds;
             // The summary counts every row, the details stop at the lower bound.
             let details = readings.iter().find(|reading| reading.stream.name == DETAILS.stream.name);
-            let until = details.filter(|_| !activity.summary).map(|reading| reading.window.start);
+            let until = details.filter(|_| !activity.summary).and_then(|reading| reading.since);
             kinds.iter().enumerate().map(move |(i, kind)| Listing {
                 activity: Arc::clone(activity),
                 kind: *kind,
@@ -219,7 +219,7 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
                     occurrences.clear();
                     if listing.last_of_activity {
                         std::mem::take(&mut counted).end(run, readings, &listing.activity.id)?;
-                        run.now_true()?;
+                        run.checkpoint()?;
                     }
                 }
             }
@@ -367,7 +367,7 @@ impl Counted {
             self.emit(run, reading, activity)?;
         }
         for reading in readings {
-            reading.reached(run, Route::Campaigns, activity);
+            reading.note_progress(run, Route::Campaigns, activity);
         }
         Ok(())
     }

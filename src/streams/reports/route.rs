@@ -77,33 +77,19 @@ pub(super) struct Scope {
     pub(super) floor: Option<DateTime<Utc>>,
     /// A campaign made after this has nothing for it.
     pub(super) before: Option<DateTime<Utc>>,
-    /// Already read.
-    pub(super) complete: bool,
     /// Takes but the rows of each report from here on: of a campaign last sent before, what came late.
     pub(super) stops: Option<DateTime<Utc>>,
 }
 
-/// When the account's oldest campaign was made: nothing that the reports tell is older. `None` where there is none, or
-/// campaigns may not be read.
-pub(super) fn beginning(run: &mut Run, shared: &mut Shared) -> Result<Option<DateTime<Utc>>> {
-    match shared.survey.campaigns(run.client) {
-        Ok(campaigns) => Ok(campaigns.iter().filter_map(|c| c.created_at).min()),
-        Err(Error::Forbidden(_)) => Ok(None),
-        Err(e) => Err(e),
-    }
-}
-
 /// The route of a report: as set, as begun, or the cheaper one.
 pub(super) fn route(run: &mut Run, shared: &mut Shared, stream: &Stream, readings: &[Reading]) -> Result<Route> {
-    let own = readings.iter().find(|reading| reading.stream.name == stream.name);
-    if let Some(resume) = own.and_then(|reading| reading.resume.as_ref()) {
-        log::info!("{}: going on with the round that ends at {}", stream.name, resume.until);
-    }
     if let Some(route) = run.config.activity_route.fixed() {
         return Ok(route);
     }
-    if let Some(resume) = own.and_then(|reading| reading.resume.as_ref()) {
-        return Ok(resume.route);
+    // What was begun goes on by its route, and the other report with it.
+    let own_first = readings.iter().filter(|reading| reading.stream.name == stream.name).chain(readings);
+    if let Some(route) = own_first.filter_map(|reading| reading.resume.as_ref()?.route).next() {
+        return Ok(route);
     }
     if let Some(route) = shared.survey.route {
         return Ok(route);
@@ -175,7 +161,7 @@ pub(crate) fn full_read(client: &Arc<Client>, config: &Config, streams: &[&str],
             "contacts" => calls += pages(found.contacts),
             report => {
                 let counts = report == SUMMARY.stream.name;
-                scopes.push(Scope { counts, floor: None, before: None, complete: false, stops: None });
+                scopes.push(Scope { counts, floor: None, before: None, stops: None });
             }
         }
     }
@@ -206,7 +192,7 @@ impl Survey {
         scopes: &[Scope],
     ) -> Result<(Route, u64)> {
         let listing = contacts.div_ceil(u64::from(config.page_size));
-        let by_contacts = (contacts + listing) * scopes.iter().filter(|scope| !scope.complete).count() as u64;
+        let by_contacts = (contacts + listing) * scopes.len() as u64;
         let by_campaigns = match self.candidates(client, config, now, scopes) {
             Ok(candidates) => candidates.iter().map(|candidate| candidate.calls).sum(),
             Err(Error::Forbidden(why)) if config.activity_route.fixed().is_none() => {
@@ -244,7 +230,7 @@ impl Survey {
                 .map(|scope| {
                     let too_new = scope.before.zip(campaign.created_at).is_some_and(|(before, at)| at >= before);
                     let too_old = last_possible.zip(scope.floor).is_some_and(|(last, floor)| last < floor);
-                    !scope.complete && !too_new && !too_old
+                    !too_new && !too_old
                 })
                 .collect();
             if !wanted.contains(&true) {
