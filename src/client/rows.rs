@@ -85,20 +85,18 @@ fn mended<T: Row>(text: &str) -> serde_json::Result<Body<T>> {
         let why = unusable_keys(&row, &schema);
         let (mut nulled, mut unknown) = (BTreeSet::new(), BTreeSet::new());
         mend(&mut row, &schema, "", &mut nulled);
-        match serde_ignored::deserialize::<_, _, Object<T>>(row, |path| note(&mut unknown, &path)) {
-            Ok(Object(row)) => {
-                rows.push(row);
-                if T::IS_WHOLE && oddities.unknown.len() < MOST_UNKNOWN {
-                    oddities.unknown.append(&mut unknown);
-                }
-                for field in nulled {
-                    oddities.unreadable.entry(field).or_insert_with(|| name.clone());
-                }
-            }
-            Err(_) => {
-                oddities.left_out += 1;
-                oddities.why_left_out.get_or_insert_with(|| format!("{name}: {why}"));
-            }
+        let read = serde_ignored::deserialize::<_, _, Object<T>>(row, |path| note(&mut unknown, &path));
+        let Ok(Object(row)) = read else {
+            oddities.left_out += 1;
+            oddities.why_left_out.get_or_insert_with(|| format!("{name}: {why}"));
+            continue;
+        };
+        rows.push(row);
+        if T::IS_WHOLE && oddities.unknown.len() < MOST_UNKNOWN {
+            oddities.unknown.append(&mut unknown);
+        }
+        for field in nulled {
+            oddities.unreadable.entry(field).or_insert_with(|| name.clone());
         }
     }
     Ok(Body { rows: Some(rows), envelope, oddities })
