@@ -3,7 +3,7 @@
 use std::io;
 
 /// Why a run ended. The text of each variant is what the user reads on the one `CRITICAL` line.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The command line, config, catalog or state cannot be used. Nothing was called.
     #[error("{0}")]
@@ -42,6 +42,11 @@ impl Error {
             // What a shell reports for a program that SIGPIPE ended.
             Error::Closed => 128 + 13,
         }
+    }
+
+    /// Whether the service refuses this one thing for good: another try would be answered the same.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Error::Forbidden(_) | Error::NotFound(_) | Error::Refused(_))
     }
 
     /// The same error with its text put into a larger context.

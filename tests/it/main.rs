@@ -5,6 +5,7 @@ mod tap;
 
 mod about;
 mod bad_input;
+mod campaigns;
 mod checked_in;
 mod documents;
 mod fault_matrix;
