@@ -19,6 +19,9 @@ use crate::state::{Resume, State};
 use crate::stream::Stream;
 use crate::window::lower_bound;
 
+/// `full_refresh_at` of contacts that the next run must read completely, whatever `contacts_full_refresh_days` is.
+const OVERDUE: DateTime<Utc> = DateTime::UNIX_EPOCH;
+
 /// During a long read a STATE is written at least this often.
 const STATE_EVERY: (Duration, u64) = (Duration::from_secs(60), 10_000);
 
@@ -255,6 +258,7 @@ impl<'a> Run<'a> {
         let days = TimeDelta::days(i64::from(self.config.contacts_full_refresh_days));
         bookmark.replication_key_value.is_none()
             || !self.bookmark_holds(stream)
+            || bookmark.full_refresh_at == Some(OVERDUE)
             || (!days.is_zero() && bookmark.full_refresh_at.is_none_or(|at| now - at > days))
     }
 
@@ -262,6 +266,13 @@ impl<'a> Run<'a> {
     pub(crate) fn contacts_were_complete(&mut self, stream: &Stream) {
         if let Some(bookmark) = self.state.bookmarks.get_mut(stream.name) {
             bookmark.full_refresh_at = bookmark.replication_key_value;
+        }
+    }
+
+    /// Notes in the bookmark, after [`Run::complete`], that the next run must read the contacts completely.
+    pub(crate) fn contacts_are_incomplete(&mut self, stream: &Stream) {
+        if let Some(bookmark) = self.state.bookmarks.get_mut(stream.name) {
+            bookmark.full_refresh_at = Some(OVERDUE);
         }
     }
 

@@ -9,7 +9,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::email_campaigns::EmailCampaign;
-use super::page::each_page;
+use super::page::{Coverage, each_page, every_row};
+use super::seen::{Seen, Sighting};
 use crate::client::{Client, Oddities, Row};
 use crate::config::Config;
 use crate::error::Result;
@@ -32,6 +33,8 @@ pub(super) struct Listing {
     /// Each campaign once, however often the listing repeats it.
     pub(super) campaigns: BTreeMap<Id, Listed>,
     pub(super) oddities: PageOddities,
+    /// Why campaigns may be missing, where the listing changed while it was read.
+    pub(super) may_lack: Option<String>,
 }
 
 /// A campaign of the listing.
@@ -125,7 +128,7 @@ pub(super) fn list(client: &Arc<Client>, config: &Config, since: Option<DateTime
         client.pages::<EmailCampaign>("emails", "/emails", &query, priority)
     };
     let mut listing = Listing::default();
-    each_page(client, vec![()], pages, |(), step| {
+    let coverage = every_row(client, "campaigns", vec![()], pages, &mut Seen::default(), |(), step, seen| {
         let page = match step {
             Step::Item(page) => page,
             Step::End(outcome) => return outcome,
@@ -134,10 +137,16 @@ pub(super) fn list(client: &Arc<Client>, config: &Config, since: Option<DateTime
         let extracted: Arc<str> = page.extracted.into();
         for campaign in page.rows {
             let id = Id::from(campaign.campaign_id.as_str());
+            let (entered_at, changed_at) = (campaign.created_at.instant(), campaign.updated_at.instant());
+            seen.insert(Sighting { id: id.clone(), entered_at, changed_at, is_wanted: true });
+            // The last of repeated rows is the newest.
             listing.campaigns.insert(id, Listed { campaign, extracted: Arc::clone(&extracted) });
         }
         Ok(())
     })?;
+    if let Coverage::MayLackRows(why) = coverage {
+        listing.may_lack = Some(why);
+    }
     Ok(listing)
 }
 

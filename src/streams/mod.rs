@@ -6,6 +6,7 @@ mod contacts;
 mod email_campaigns;
 mod page;
 mod reports;
+mod seen;
 
 use std::sync::Arc;
 

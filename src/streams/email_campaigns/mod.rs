@@ -154,6 +154,9 @@ fn choose(
         Arc::new(campaigns::list(run.client, run.config, since)?)
     };
     note(run, &listing.oddities);
+    if let Some(why) = &listing.may_lack {
+        log::warn!("email_campaigns: {why}. Campaigns may be missing; run once with --full-table email_campaigns");
+    }
     let lookback = TimeDelta::days(i64::from(run.config.activity_lookback_days));
     let due = |updated_at: Option<DateTime<Utc>>, summary: Option<&Summary>| {
         let sent = summary.filter(|_| wanted.counts).and_then(|summary| summary.last_sent_date.instant());
