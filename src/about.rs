@@ -6,7 +6,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use serde_json::{Map, Value, json};
 
-use crate::cli::{AboutFormat, Args};
+use crate::cli::{Args, Format};
 use crate::config::{allowed, schema, types};
 use crate::error::{Error, Result};
 
@@ -31,11 +31,11 @@ refresh tokens it is needed, on a disk that outlives the run: Meltano deletes th
 ";
 
 /// The answer to `--about`.
-pub(crate) fn text(format: AboutFormat) -> String {
+pub(crate) fn text(format: Format) -> String {
     let schema = schema();
     match format {
-        AboutFormat::Text => plain(&schema),
-        AboutFormat::Json => {
+        Format::Text => plain(&schema),
+        Format::Json => {
             let about = json!({
                 "name": NAME,
                 "description": DESCRIPTION,
@@ -45,8 +45,8 @@ pub(crate) fn text(format: AboutFormat) -> String {
             });
             format!("{about:#}\n")
         }
-        AboutFormat::Markdown => markdown(&schema),
-        AboutFormat::Meltano => format!("{:#}\n", definition(&schema)),
+        Format::Markdown => markdown(&schema),
+        Format::Meltano => format!("{:#}\n", definition(&schema)),
     }
 }
 

@@ -20,6 +20,7 @@ mod cli;
 mod client;
 mod config;
 mod error;
+mod extent;
 mod fanout;
 mod field;
 mod http;
@@ -27,12 +28,14 @@ mod id;
 mod logger;
 mod login;
 mod messages;
+mod odd_rows;
 mod preflight;
 mod progress;
 mod quota;
 mod run;
 mod schema;
 mod signals;
+mod spelling;
 mod state;
 mod stream;
 mod streams;
@@ -40,18 +43,19 @@ mod sync;
 mod timestamp;
 mod window;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write, stderr};
 use std::sync::Arc;
 
 use chrono::Utc;
 
 use crate::catalog::{Catalog, Entry};
-use crate::cli::Command;
+use crate::cli::{Command, Format};
 use crate::client::Client;
-use crate::config::{Config, read, sources, written_back};
+use crate::config::{Config, Kind, Source, check_kind, read, sources, written_back};
 use crate::error::Result;
 use crate::messages::Messages;
 use crate::state::State;
+use crate::stream::Stream;
 pub use cli::Args;
 pub use error::Error;
 
@@ -82,7 +86,7 @@ pub fn parse_and_write_contacts(page: &str, out: &mut impl Write) -> std::io::Re
 
 fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     let messages = Arc::new(Messages::new(stdout));
-    // What needs none of the files comes first, since orchestrators pass all flags together.
+    // Orchestrators pass all flags together: what needs none of the files comes first and does not look at them.
     if args.about {
         return messages.answer(about::text(args.format).as_bytes());
     }
@@ -97,34 +101,36 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
         .map(|s| Entry { name: s.name, keys: s.keys, replication_key: s.replication_key, schema: (s.schema)() })
         .collect();
     if args.discover {
-        return messages.catalog(&catalog::discover(&entries));
+        messages.catalog(&catalog::discover(&entries))?;
+        if stderr().is_terminal() {
+            logger::say(CHOOSE);
+        }
+        return Ok(());
+    }
+    let sources = sources(&args.config)?;
+    for (path, text) in sources.iter().filter_map(Source::file) {
+        auth::check_config(path, text);
     }
     let mut warnings = Vec::new();
-    let config = Config::parse(&sources(&args.config)?, Utc::now(), &mut warnings);
+    let config = Config::parse(&sources, Utc::now(), &mut warnings);
     warn(&warnings);
     let config = config?;
-    let config_file = written_back(&args.config);
+    let config_file = written_back(&sources);
     if let Some(Command::Login(options)) = &args.command {
         return login::login(&config, config_file, options, &messages);
     }
-    let catalog = match &args.catalog {
-        None => Catalog::all(&entries),
-        Some(path) => {
-            let (catalog, warnings) = Catalog::parse(&read(path)?, &entries).map_err(|e| e.context(path.display()))?;
-            warn(&warnings);
-            catalog
-        }
-    };
+    let catalog = selection(args, &entries)?;
     if args.test {
+        if !matches!(args.format, Format::Text | Format::Json) {
+            return Err(Error::Usage(
+                "--test answers as text or json: pass --format json, or leave --format out".into(),
+            ));
+        }
         let client = Arc::new(Client::new(&config, config_file)?);
         signals::end_on_signals(&messages, &client, "")?;
-        return preflight::test(&config, &client, &catalog);
+        return preflight::test(&config, &client, &catalog, args.format);
     }
-    let keys: Vec<_> = streams::ALL.iter().map(|source| (source.stream.name, source.stream.replication_key)).collect();
-    let state = match &args.state {
-        None => State::default(),
-        Some(path) => State::parse(&read(path)?, &keys, Utc::now()).map_err(|e| e.context(path.display()))?,
-    };
+    let state = bookmarks(args, &catalog)?;
     let client = Arc::new(Client::new(&config, config_file)?);
     signals::end_on_signals(&messages, &client, "; run again with the last STATE to go on")?;
     signals::end_on_closed_stdout(&client);
@@ -132,6 +138,40 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     // A refresh that another thread has under way has spent its token: what it brings must reach the disk.
     client.settle();
     outcome
+}
+
+/// What a person who looks at the catalog may want next.
+const CHOOSE: &str = "To read a part of this: tap-constant-contact --config config.json --select contacts,email_campaigns \
+                      --select '!contacts.notes'";
+
+/// The streams and fields to read: from the catalog, the patterns, or all.
+fn selection(args: &Args, entries: &[Entry]) -> Result<Catalog> {
+    let mut catalog = match &args.catalog {
+        Some(path) => {
+            let text = read(path)?;
+            check_kind(Kind::Catalog, path, &text)?;
+            let (catalog, warnings) = Catalog::parse(&text, entries).map_err(|e| e.context(path.display()))?;
+            warn(&warnings);
+            catalog
+        }
+        None if args.select.is_empty() => Catalog::all(entries),
+        None => Catalog::select(&args.select, entries)?,
+    };
+    catalog.read_full_table(&args.full_table, entries)?;
+    Ok(catalog)
+}
+
+/// How far earlier runs got.
+fn bookmarks(args: &Args, catalog: &Catalog) -> Result<State> {
+    let streams: Vec<&Stream> = streams::ALL.iter().map(|source| &source.stream).collect();
+    let selected: Vec<&Stream> = streams.iter().copied().filter(|s| catalog.get(s.name).is_some()).collect();
+    let Some(path) = &args.state else { return Ok(State::new(&selected)) };
+    let text = read(path)?;
+    check_kind(Kind::State, path, &text)?;
+    let mut warnings = Vec::new();
+    let state = State::parse(&text, &streams, &selected, Utc::now(), &mut warnings);
+    warn(&warnings);
+    state.map_err(|e| e.context(path.display()))
 }
 
 fn warn(warnings: &[String]) {

@@ -1,5 +1,7 @@
 //! From days, dates and bookmarks to the window that a stream reads. Pure.
 
+use std::fmt;
+
 use chrono::{DateTime, Days, Months, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 
@@ -25,6 +27,26 @@ pub(crate) enum ReportWindow {
     Day(NaiveDate),
     DaysBack(u32),
     Range { start: Edge, end: Option<Edge> },
+}
+
+impl fmt::Display for Edge {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Edge::Date(date) => write!(f, "{date}"),
+            Edge::DaysBack(n) => write!(f, "{n} days back"),
+        }
+    }
+}
+
+impl fmt::Display for ReportWindow {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            ReportWindow::Day(date) => write!(f, "{date}"),
+            ReportWindow::DaysBack(n) => write!(f, "{n} days back to now"),
+            ReportWindow::Range { start, end: None } => write!(f, "{start} to now"),
+            ReportWindow::Range { start, end: Some(end) } => write!(f, "{start} to {end}"),
+        }
+    }
 }
 
 impl Edge {

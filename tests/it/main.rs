@@ -15,6 +15,7 @@ mod interruption;
 mod large;
 #[cfg(unix)]
 mod login;
+mod merging;
 mod moving;
 mod options;
 mod prefix;

@@ -12,8 +12,9 @@ use super::page::{Coverage, every_row, rows};
 use super::seen::{Seen, Sighting};
 use super::{Probe, Shared, Source};
 use crate::client::{Client, Page, Pages, Row};
-use crate::config::Config;
+use crate::config::{Config, Subresource, words};
 use crate::error::Result;
+use crate::extent::Filter;
 use crate::fanout::Step;
 use crate::field::{Key, Timestamp};
 use crate::id::Id;
@@ -34,6 +35,11 @@ pub(super) static SOURCE: Source = Source {
         replication_key: Some("updated_at"),
         schema: schema::of::<Contact>,
         needs: Needs { scopes: &["contact_data"], privileges: &["contacts:read"] },
+        narrowed_by: |config| {
+            Filter::of(&[("status", words(&config.contact_status)), ("include", words(&config.subresources))])
+        },
+        bookmark_keys: &["full_refresh_at", "filter", "deselected"],
+        only_by_campaign: &[],
     },
     probe: Probe::Listing(|client, config, found| {
         let (count, some) = count(client, config)?;
@@ -60,13 +66,13 @@ fn read(run: &mut Run, _: &mut Shared) -> Result<()> {
             Step::End(outcome) => outcome,
         })?;
     run.check_oddities(stream)?;
-    run.complete(stream, start, OVERLAP);
+    run.advance_bookmark(stream, start, OVERLAP);
     match coverage {
-        Coverage::Whole if full => run.contacts_were_complete(stream),
+        Coverage::Whole if full => run.note_full_refresh(stream),
         Coverage::Whole => {}
         Coverage::MayLackRows(why) => {
             log::warn!("contacts: {why}. Contacts may be missing; the next run reads all contacts again");
-            run.contacts_are_incomplete(stream);
+            run.note_missed_contacts(stream);
         }
     }
     Ok(())
@@ -75,9 +81,9 @@ fn read(run: &mut Run, _: &mut Shared) -> Result<()> {
 /// The pages of a listing, with these sub-resources of each contact.
 fn pages<T: Row>(
     config: &Config,
-    include: &[String],
-) -> impl Fn(&Arc<Client>, &Filter, usize) -> Pages<T> + Clone + Send + Sync + use<T> + 'static {
-    let (status, include) = (config.contact_status.join(","), include.join(","));
+    include: &[Subresource],
+) -> impl Fn(&Arc<Client>, &Pass, usize) -> Pages<T> + Clone + Send + Sync + use<T> + 'static {
+    let (status, include) = (words(&config.contact_status), words(include));
     let limit = config.page_size.to_string();
     move |client, filter, priority| {
         let mut query = vec![("status", status.as_str()), ("limit", &limit), ("include_count", "true")];
@@ -104,9 +110,9 @@ pub(crate) fn parse_and_write(page: &str, out: &mut impl std::io::Write) -> std:
 }
 
 /// The filter of a listing with its lower bound; `None` lists everything.
-type Filter = Option<(&'static str, DateTime<Utc>)>;
+type Pass = Option<(&'static str, DateTime<Utc>)>;
 
-fn write(run: &mut Run, filter: Filter, mut page: Page<Contact>, seen: &mut Seen) -> Result<()> {
+fn write(run: &mut Run, filter: Pass, mut page: Page<Contact>, seen: &mut Seen) -> Result<()> {
     let stream = &SOURCE.stream;
     for contact in rows(run, stream, &mut page) {
         if seen.insert(sighting(&contact, filter)) {
@@ -116,7 +122,7 @@ fn write(run: &mut Run, filter: Filter, mut page: Page<Contact>, seen: &mut Seen
     Ok(())
 }
 
-fn sighting(contact: &Contact, filter: Filter) -> Sighting {
+fn sighting(contact: &Contact, filter: Pass) -> Sighting {
     let email = contact.email_address.as_ref();
     let (created_at, updated_at) = (contact.created_at.instant(), contact.updated_at.instant());
     let opt_out_date = email.and_then(|email| email.opt_out_date.instant());
@@ -189,7 +195,7 @@ pub(super) fn ids(run: &Run) -> Result<(Vec<Id>, bool)> {
 
 /// How many contacts there are, and the id of one.
 pub(super) fn count(client: &Client, config: &Config) -> Result<(u64, Option<String>)> {
-    let status = config.contact_status.join(",");
+    let status = words(&config.contact_status);
     let query = [("status", status.as_str()), ("limit", "1"), ("include_count", "true")];
     let page = client.first::<ContactId>(ENDPOINT, "/contacts", &query, 0)?;
     let some = page.rows.first().map(|row| row.contact_id.as_str().to_owned());

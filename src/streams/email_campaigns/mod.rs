@@ -17,6 +17,7 @@ use super::{Found, Probe, Shared, Source};
 use crate::client::{Client, Oddities};
 use crate::config::Config;
 use crate::error::Result;
+use crate::extent::Filter;
 use crate::fanout::{self, Step};
 use crate::field::{Integer, Key, Text};
 use crate::id::Id;
@@ -36,6 +37,9 @@ pub(super) static SOURCE: Source = Source {
         replication_key: Some("updated_at"),
         schema: schema::of::<EmailCampaign>,
         needs: Needs { scopes: &["campaign_data"], privileges: &["campaign:read"] },
+        narrowed_by: |_| Filter::default(),
+        bookmark_keys: &["deselected", "resume_since", "resume_until", "resume_after"],
+        only_by_campaign: &[],
     },
     probe: Probe::Listing(count),
     read,
@@ -134,7 +138,7 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     let chosen = choose(run, account, wanted, since)?;
     write(run, account, chosen)?;
     run.check_oddities(stream)?;
-    run.complete(stream, start, OVERLAP);
+    run.advance_bookmark(stream, start, OVERLAP);
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use super::records::{ActionSummary, ActivityDetail};
 use super::route::{self, Candidate, Scope};
 use super::{DETAILS, Reading, SUMMARY};
 use crate::client::Row;
-use crate::config::Route;
+use crate::config::{ContactStatus, Route, Word};
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::field::{Integer, Key, KeyInteger, KeyTimestamp, Text, Timestamp};
@@ -135,7 +135,7 @@ struct Listing {
 pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading]) -> Result<()> {
     let contacts = match named(run) {
         Some(ids) => Some(ids.into_iter().collect::<HashSet<_>>()),
-        None if run.config.contact_status == ["all"] => None,
+        None if run.config.contact_status == [ContactStatus::All] => None,
         None => {
             let (ids, all) = ids(run)?;
             for reading in readings.iter_mut() {
@@ -152,7 +152,7 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
             let kinds = &activity.candidate.kinds;
             // The summary counts every row, the details stop at the lower bound.
             let details = readings.iter().find(|reading| reading.stream.name == DETAILS.stream.name);
-            let until = details.filter(|_| !activity.summary).map(|reading| reading.window.start);
+            let until = details.filter(|_| !activity.summary).and_then(|reading| reading.since);
             kinds.iter().enumerate().map(move |(i, kind)| Listing {
                 activity: Arc::clone(activity),
                 kind: *kind,
@@ -193,7 +193,11 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
                             counted.row(&id, listing.kind, &row);
                         }
                         if details.is_some_and(|reading| row.created_time.instant().is_some_and(|at| reading.holds(at)))
-                            && run.config.tracking_activity_types.iter().any(|name| name == listing.kind.name())
+                            && run
+                                .config
+                                .tracking_activity_types
+                                .iter()
+                                .any(|kind| kind.as_str() == listing.kind.name())
                         {
                             let key = hasher.hash_one((&id, row.created_time.instant()));
                             let occurrence = occurrences.entry(key).or_insert(0);
@@ -216,7 +220,7 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
                     occurrences.clear();
                     if listing.last_of_activity {
                         std::mem::take(&mut counted).end(run, readings, &listing.activity.id)?;
-                        run.now_true()?;
+                        run.checkpoint()?;
                     }
                 }
             }
@@ -361,7 +365,7 @@ impl Counted {
             self.emit(run, reading, activity)?;
         }
         for reading in readings {
-            reading.reached(run, Route::Campaigns, activity);
+            reading.note_progress(run, Route::Campaigns, activity);
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use indicatif::HumanDuration;
 use super::by_campaign::{Kind, kinds};
 use super::{DETAILS, Reading, SUMMARY};
 use crate::client::Client;
-use crate::config::{Config, Route};
+use crate::config::{Config, Route, Word};
 use crate::error::{Error, Result};
 use crate::id::Id;
 use crate::quota::{DAILY_QUOTA, share_of_quota};
@@ -61,33 +61,19 @@ pub(super) struct Scope {
     pub(super) floor: Option<DateTime<Utc>>,
     /// A campaign made after this has nothing for it.
     pub(super) before: Option<DateTime<Utc>>,
-    /// Already read.
-    pub(super) complete: bool,
     /// Takes but the rows of each report from here on: of a campaign last sent before, what came late.
     pub(super) stops: Option<DateTime<Utc>>,
 }
 
-/// When the account's oldest campaign was made: nothing that the reports tell is older. `None` where there is none, or
-/// campaigns may not be read.
-pub(super) fn beginning(run: &mut Run, shared: &mut Shared) -> Result<Option<DateTime<Utc>>> {
-    match shared.survey.campaigns.listing(run.client, run.config) {
-        Ok(listing) => Ok(listing.campaigns.values().filter_map(|row| row.campaign.created_at.instant()).min()),
-        Err(Error::Forbidden(_)) => Ok(None),
-        Err(e) => Err(e),
-    }
-}
-
 /// The route of a report: as set, as begun, or the cheaper one.
 pub(super) fn route(run: &mut Run, shared: &mut Shared, stream: &Stream, readings: &[Reading]) -> Result<Route> {
-    let own = readings.iter().find(|reading| reading.stream.name == stream.name);
-    if let Some(resume) = own.and_then(|reading| reading.resume.as_ref()) {
-        log::info!("{}: going on with the round that ends at {}", stream.name, resume.until);
-    }
-    if let Some(route) = run.config.activity_route {
+    if let Some(route) = run.config.activity_route.fixed() {
         return Ok(route);
     }
-    if let Some(resume) = own.and_then(|reading| reading.resume.as_ref()) {
-        return Ok(resume.route);
+    // What was begun goes on by its route, and the other report with it.
+    let own_first = readings.iter().filter(|reading| reading.stream.name == stream.name).chain(readings);
+    if let Some(route) = own_first.filter_map(|reading| reading.resume.as_ref()?.route).next() {
+        return Ok(route);
     }
     if let Some(route) = shared.survey.route {
         return Ok(route);
@@ -120,7 +106,7 @@ pub(super) fn tell(run: &Run, shared: &Shared, what: &str, route: Route, calls: 
 
 /// Whether there is but the contact route: for contacts that are named, and for landing pages.
 fn only_by_contact(config: &Config, details: bool) -> bool {
-    let landing_pages = config.tracking_activity_types.iter().any(|kind| kind.starts_with("p_"));
+    let landing_pages = config.tracking_activity_types.iter().any(|kind| kind.is_of_landing_pages());
     !config.contact_ids.is_empty() || (landing_pages && details)
 }
 
@@ -159,7 +145,7 @@ pub(crate) fn full_read(client: &Arc<Client>, config: &Config, streams: &[&str],
             "contacts" => calls += pages(found.contacts),
             report => {
                 let counts = report == SUMMARY.stream.name;
-                scopes.push(Scope { counts, floor: None, before: None, complete: false, stops: None });
+                scopes.push(Scope { counts, floor: None, before: None, stops: None });
             }
         }
     }
@@ -168,7 +154,7 @@ pub(crate) fn full_read(client: &Arc<Client>, config: &Config, streams: &[&str],
     }
     let contacts = found.contacts.unwrap_or(0);
     let reports = scopes.len() as u64;
-    let forced = config.activity_route == Some(Route::Contacts)
+    let forced = config.activity_route.fixed() == Some(Route::Contacts)
         || only_by_contact(config, streams.contains(&DETAILS.stream.name));
     let (route, more) = if forced {
         let given = config.contact_ids.len() as u64;
@@ -190,16 +176,16 @@ impl Survey {
         scopes: &[Scope],
     ) -> Result<(Route, u64)> {
         let listing = contacts.div_ceil(u64::from(config.page_size));
-        let by_contacts = (contacts + listing) * scopes.iter().filter(|scope| !scope.complete).count() as u64;
+        let by_contacts = (contacts + listing) * scopes.len() as u64;
         let by_campaigns = match self.candidates(client, config, now, scopes) {
             Ok(candidates) => candidates.iter().map(|candidate| candidate.calls).sum(),
-            Err(Error::Forbidden(why)) if config.activity_route.is_none() => {
+            Err(Error::Forbidden(why)) if config.activity_route.fixed().is_none() => {
                 log::info!("the campaigns' reports may not be read ({why}): the contact route is left");
                 u64::MAX
             }
             Err(e) => return Err(e),
         };
-        let by_contact = config.activity_route != Some(Route::Campaigns) && by_contacts <= by_campaigns;
+        let by_contact = config.activity_route.fixed() != Some(Route::Campaigns) && by_contacts <= by_campaigns;
         Ok(if by_contact { (Route::Contacts, by_contacts) } else { (Route::Campaigns, by_campaigns) })
     }
 
@@ -231,7 +217,7 @@ impl Survey {
                 .map(|scope| {
                     let too_new = scope.before.zip(created_at).is_some_and(|(before, at)| at >= before);
                     let too_old = last_possible.zip(scope.floor).is_some_and(|(last, floor)| last < floor);
-                    !scope.complete && !too_new && !too_old
+                    !too_new && !too_old
                 })
                 .collect();
             if !wanted.contains(&true) {
@@ -241,7 +227,7 @@ impl Survey {
             // The counts may lag behind the rows: only those of a campaign that rests are believed.
             let rests = last.is_some_and(|last| now - last > lookback.max(TimeDelta::days(1)));
             let kinds: Vec<Kind> = kinds()
-                .filter(|kind| counts_all || config.tracking_activity_types.iter().any(|t| t == kind.name()))
+                .filter(|kind| counts_all || config.tracking_activity_types.iter().any(|t| t.as_str() == kind.name()))
                 .filter(|kind| !(rests && counted.is_some_and(|sent| unique(sent, *kind) == 0)))
                 .collect();
             // Nothing is asked about a campaign of which there is nothing to read.
