@@ -344,3 +344,53 @@ fn campaigns_that_slip_between_pages_are_read_all_the_same() {
     assert_eq!(before.intersection(&now).filter(|id| !read.contains(*id)).collect::<Vec<_>>(), Vec::<&String>::new());
     assert!(now.difference(&before).count() == 4 && ran.stderr.contains("reading it again"), "{}", ran.stderr);
 }
+
+#[test]
+fn a_read_that_was_cut_off_goes_on_after_the_last_campaign_written() {
+    let fake = fake();
+    let (mut state, mut read, mut runs) = (None, Vec::new(), 0);
+    loop {
+        fake.forget_calls();
+        let ran = tap_with(&fake, &json!({"max_requests": 25}), state.as_ref(), Some(&only(&[STREAM])));
+        runs += 1;
+        read.extend(ran.records(STREAM));
+        let last = ran.last_state();
+        let bookmark = &last["bookmarks"][STREAM];
+        if ran.code == Some(0) {
+            assert!(bookmark["replication_key_value"].is_string());
+            for key in ["resume_since", "resume_until", "resume_after"] {
+                assert_eq!(bookmark[key], "", "{last}");
+            }
+            break;
+        }
+        assert_eq!(ran.code, Some(4), "{}", ran.stderr);
+        assert_eq!(bookmark["replication_key_value"], Value::Null);
+        assert_eq!(bookmark["resume_after"], read.last().unwrap()["campaign_id"]);
+        assert!(bookmark["resume_until"].is_string() && bookmark["resume_since"] == "", "{last}");
+        if runs == 1 {
+            // What changes meanwhile behind the place comes with the next run.
+            let mut account = fake.account();
+            let now = account.now() + TimeDelta::seconds(1);
+            let id = read[0]["campaign_id"].as_str().unwrap();
+            let campaign = account.campaigns.iter_mut().find(|campaign| *campaign.id == *id).unwrap();
+            campaign.name = "Renamed meanwhile".into();
+            campaign.updated_at = now;
+        }
+        state = Some(last);
+        assert!(runs < 10);
+    }
+    assert!(runs > 2, "{runs}");
+    // Each campaign once, in order.
+    let ids: Vec<&str> = read.iter().map(|row| row["campaign_id"].as_str().unwrap()).collect();
+    assert!(ids.is_sorted_by(|a, b| a < b));
+    assert_eq!(ids.len(), fake.account().campaigns.len());
+    let first = ids[0].to_owned();
+    assert_eq!(sorted(read[1..].to_vec()), sorted(truth(&fake).into_iter().filter(|row| row["campaign_id"] != first)));
+    let last = tap_with(&fake, &json!({}), Some(&state_of(&fake, &state.unwrap())), Some(&only(&[STREAM])));
+    assert!(self::ids(&last).contains(&first), "{}", last.stderr);
+}
+
+/// The state after one more run.
+fn state_of(fake: &Fake, state: &Value) -> Value {
+    tap_with(fake, &json!({}), Some(state), Some(&only(&[STREAM]))).last_state()
+}

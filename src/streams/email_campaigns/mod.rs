@@ -23,6 +23,7 @@ use crate::field::{Integer, Key, Text};
 use crate::id::Id;
 use crate::run::Run;
 use crate::schema;
+use crate::state::{Resume, Start};
 use crate::stream::{Needs, Stream};
 use crate::timestamp::stamp;
 pub(super) use record::EmailCampaign;
@@ -132,13 +133,23 @@ struct Email {
 fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     let stream = &SOURCE.stream;
     let start = run.client.run_start()?;
-    let since = run.since(stream, start);
+    // An interrupted read goes on as it began: what happened since then comes with the next run.
+    let mut place = run.resume(stream).unwrap_or_else(|| Resume {
+        since: Start(run.since(stream, start)),
+        until: start,
+        ..Resume::default()
+    });
     let wanted = Wanted::by(run);
     let account = &mut shared.survey.campaigns;
-    let chosen = choose(run, account, wanted, since)?;
-    write(run, account, chosen)?;
+    let mut chosen = choose(run, account, wanted, place.since.0)?;
+    if let Some(after) = &place.after {
+        chosen = chosen.split_off(&Id::from(after.as_str()));
+        chosen.remove(&Id::from(after.as_str()));
+        log::info!("{}: going on after campaign {after}; {} are left", stream.name, chosen.len());
+    }
+    write(run, account, &mut place, chosen)?;
     run.check_oddities(stream)?;
-    run.advance_bookmark(stream, start, OVERLAP);
+    run.advance_bookmark(stream, place.until, OVERLAP);
     Ok(())
 }
 
@@ -233,7 +244,7 @@ fn note(run: &mut Run, pages: &PageOddities) {
 }
 
 /// Writes the campaigns one by one; what is to be asked about the next ones is under way meanwhile.
-fn write(run: &mut Run, account: &mut Campaigns, chosen: BTreeMap<Id, Chosen>) -> Result<()> {
+fn write(run: &mut Run, account: &mut Campaigns, place: &mut Resume, chosen: BTreeMap<Id, Chosen>) -> Result<()> {
     let stream = &SOURCE.stream;
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
     let fetch = move |priority: usize, (id, chosen): &(Id, Chosen), push: &mut dyn FnMut(Answers) -> bool| {
@@ -264,7 +275,9 @@ fn write(run: &mut Run, account: &mut Campaigns, chosen: BTreeMap<Id, Chosen>) -
                     answers.extracted.as_deref().or(chosen.listed.as_ref().map(|listed| &*listed.extracted));
                 run.emit(stream, &campaign, extracted.unwrap_or(&stamp(Utc::now())))?;
             }
-            Ok(())
+            place.after = Some(id.to_string());
+            run.note_progress(stream, place.clone());
+            run.checkpoint()
         },
     )
 }
