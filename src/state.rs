@@ -428,13 +428,13 @@ impl Members {
         let is_known = |key: &str| {
             ["replication_key", "replication_key_value"].contains(&key) || stream.bookmark_keys.contains(&key)
         };
-        // One that says nothing would be a silent full read.
-        if !left.is_empty() && !left.keys().any(|key| is_known(key)) && stream.replication_key.is_some() {
-            return Err(format!("bookmarks.{name} has no replication_key_value, only {}", some_keys(&left)));
-        }
         // A resume point that is not understood would be a read that starts over without a word.
         if let Some(key) = left.keys().find(|key| key.starts_with("resume") && !is_known(key)) {
             return Err(format!("bookmarks.{name}.{key} is not known to this version"));
+        }
+        // One that says nothing would be a silent full read.
+        if !left.is_empty() && !left.keys().any(|key| is_known(key)) && stream.replication_key.is_some() {
+            return Err(format!("bookmarks.{name} has no replication_key_value, only {}", some_keys(&left)));
         }
         Ok(Members { stream, left })
     }

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use crate::field::{Flag, Integer, Key, KeyInteger, KeyTimestamp, Text, Timestamp};
+use crate::field::{Flag, Integer, Key, KeyInteger, KeyTimestamp, Object, Text, Timestamp};
 use crate::schema;
 
 /// A row of a listing.
@@ -109,8 +109,8 @@ fn mended_row<T: DeserializeOwned>(
     let why = unusable_keys(&row, schema);
     let mut nulled = BTreeSet::new();
     mend(&mut row, schema, "", &mut nulled);
-    let row = serde_ignored::deserialize::<_, _, T>(row, |path| note(unknown, &path));
-    let row = row.map_err(|_| format!("{name}: {why}"))?;
+    let row = serde_ignored::deserialize::<_, _, Object<T>>(row, |path| note(unknown, &path));
+    let Object(row) = row.map_err(|_| format!("{name}: {why}"))?;
     for field in nulled {
         oddities.unreadable.entry(field).or_insert_with(|| name.clone());
     }
@@ -120,13 +120,13 @@ fn mended_row<T: DeserializeOwned>(
 /// Reads a body that is one object, with the leniency of a row; fields that the type does not name are left alone.
 pub(super) fn read_one<T: DeserializeOwned + JsonSchema>(text: &str) -> Result<(T, Oddities), String> {
     let mut oddities = Oddities::default();
-    let row = match serde_json::from_str::<T>(text) {
+    let row = match serde_json::from_str::<Object<T>>(text) {
         Err(e) if e.is_data() => {
             let row = serde_json::from_str(text).map_err(|e| unreadable(&e))?;
             mended_row(row, &schema::of::<T>(), &mut oddities, &mut BTreeSet::new())
                 .map_err(|why| format!("200 response of an unexpected form ({why})"))?
         }
-        row => row.map_err(|e| unreadable(&e))?,
+        row => row.map_err(|e| unreadable(&e))?.0,
     };
     Ok((row, oddities))
 }
@@ -260,7 +260,12 @@ impl<'de, T: Row> ReadRow<'de> for TypedRow<'_, T> {
     type Row = T;
 
     fn row<D: Deserializer<'de>>(&mut self, d: D) -> Result<T, D::Error> {
-        if T::IS_WHOLE { serde_ignored::deserialize(d, |path| note(self.unknown, &path)) } else { T::deserialize(d) }
+        let row: Object<T> = if T::IS_WHOLE {
+            serde_ignored::deserialize(d, |path| note(self.unknown, &path))?
+        } else {
+            Object::deserialize(d)?
+        };
+        Ok(row.0)
     }
 }
 
@@ -470,9 +475,10 @@ mod tests {
 
     #[test]
     fn a_row_without_a_usable_key_is_left_out_and_counted() {
-        let body = things(r#"{"things":[{"name":"a-secret"},{"thing_id":"1","odd":1},"a-secret",{"thing_id":[]}]}"#);
+        let body =
+            things(r#"{"things":[{"name":"a-secret"},{"thing_id":"1","odd":1},"a-secret",{"thing_id":[]},["7"]]}"#);
         assert_eq!(body.rows.unwrap().len(), 1);
-        assert_eq!(body.oddities.left_out, 3);
+        assert_eq!(body.oddities.left_out, 4);
         let why = body.oddities.why_left_out.unwrap();
         assert_eq!(why, "a row without keys: thing_id missing or unusable");
         assert_eq!(body.oddities.unknown, BTreeSet::from(["odd".to_owned()]));

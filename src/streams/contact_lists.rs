@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Found, Probe, Shared, Source};
+use super::{Found, Names, Probe, Shared, Source};
 use crate::client::{Client, Page, Row};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -121,6 +121,16 @@ impl Lists {
             }
             Err(e) => Err(e.clone()),
         }
+    }
+}
+
+impl Lists {
+    /// The names of all lists, for other streams.
+    pub(super) fn names(&mut self, client: &Arc<Client>, config: &Config) -> Result<Names> {
+        self.sms(client, config);
+        self.email(client, config).end.clone()?;
+        let lists = self.email.iter().chain(&self.sms).flat_map(Listing::lists);
+        Ok(lists.map(|list| (list.list_id.as_str(), &list.name)).collect())
     }
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 use crate::client::{Client, Page, Row};
 use crate::error::Result;
 use crate::fanout::{self, Step};
+use crate::field::Object;
 use crate::run::Run;
 use crate::stream::Stream;
 use crate::streams::seen::{PageFacts, Seen};
@@ -30,6 +31,20 @@ pub(super) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 ) -> std::result::Result<Option<Vec<T>>, D::Error> {
     let items: Option<Vec<Option<T>>> = Deserialize::deserialize(d)?;
     Ok(items.map(|items| items.into_iter().flatten().collect()))
+}
+
+/// Deserializes an object. Other JSON in its place is a value that the field cannot hold.
+pub(super) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(d: D) -> std::result::Result<Option<T>, D::Error> {
+    let object: Option<Object<T>> = Deserialize::deserialize(d)?;
+    Ok(object.map(|object| object.0))
+}
+
+/// Deserializes a list of objects, like [`list`] and [`object`].
+pub(super) fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    d: D,
+) -> std::result::Result<Option<Vec<T>>, D::Error> {
+    let objects: Option<Vec<Object<T>>> = list(d)?;
+    Ok(objects.map(|objects| objects.into_iter().map(|object| object.0).collect()))
 }
 
 /// The pages of several listings, fetched at the same time and handed over listing by listing: while one page is

@@ -7,6 +7,7 @@ mod about;
 mod bad_input;
 mod campaigns;
 mod checked_in;
+mod definitions;
 mod documents;
 mod fault_matrix;
 #[cfg(unix)]
@@ -16,7 +17,9 @@ mod large;
 #[cfg(unix)]
 mod login;
 mod merging;
+mod mistakes;
 mod moving;
+mod odd;
 mod options;
 mod prefix;
 mod preflight;
@@ -24,6 +27,7 @@ mod preflight;
 mod rotation;
 mod routes;
 mod secrets;
+mod selection;
 mod snapshots;
 mod sync;
 mod tls;

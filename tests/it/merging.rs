@@ -49,6 +49,14 @@ fn put_into(old: &mut Value, new: &Value) {
     }
 }
 
+/// Whether a state has nothing that is unfinished.
+pub fn is_at_rest(state: &Value) -> bool {
+    let is_finished = |(key, value): (&String, &Value)| !key.starts_with("resume_") || value == "" || value == false;
+    let mut bookmarks = state["bookmarks"].as_object().unwrap().values();
+    state["currently_syncing"].is_null()
+        && bookmarks.all(|bookmark| bookmark.as_object().unwrap().iter().all(is_finished))
+}
+
 /// Asserts of a run's STATEs that they may be merged into the state that it was given, and into each other.
 pub fn assert_mergeable(given: Option<&Value>, ran: &Ran, selected: &[String]) {
     let states = ran.states();
@@ -185,7 +193,7 @@ fn a_run_of_other_streams_leaves_resume_points_and_bookmarks() {
     let rest = tap(&fake, &more, Some(&between.last_state()));
     assert_eq!(rest.code, Some(0), "{}", rest.stderr);
     let asked = fake.api_calls().iter().filter(|call| call.path.contains("activity_details")).count();
-    assert!(asked < 25, "{asked} contacts were asked for again");
+    assert!(asked < 30, "{asked} contacts were asked for again");
     let mut read = sorted([&cut, &rest].iter().flat_map(|ran| ran.records("contact_activity_details")));
     read.dedup();
     assert_eq!(read, sorted(fake.account().truth("contact_activity_details").iter().map(without_nulls)));
@@ -232,7 +240,7 @@ fn a_report_window_leaves_bookmarks_and_unfinished_reads_alone() {
     let second = tap_with(&fake, &window, Some(&first.last_state()), Some(&reports));
     assert_eq!(second.code, Some(0), "{}", second.stderr);
     let asked = fake.api_calls().iter().filter(|call| call.path.contains("activity_details")).count();
-    assert!(asked < 25 && !second.stderr.contains("unfinished read"), "{asked}: {}", second.stderr);
+    assert!(asked < 30 && !second.stderr.contains("unfinished read"), "{asked}: {}", second.stderr);
     let end = &second.last_state()["bookmarks"];
     for report in &STREAMS[3..] {
         assert!(end[report]["replication_key_value"].is_null() && end[report]["resume_until"] == "", "{end}");

@@ -118,7 +118,7 @@ pub fn tap_with(fake: &Fake, more: &Value, state: Option<&Value>, catalog: Optio
 fn selected(catalog: Option<&Value>) -> Vec<String> {
     let Some(catalog) = catalog else { return merging::STREAMS.map(str::to_owned).to_vec() };
     let is_selected = |entry: &&Value| entry["metadata"][0]["metadata"]["selected"] == true;
-    let entries = catalog["streams"].as_array().unwrap().iter().filter(is_selected);
+    let entries = catalog["streams"].as_array().into_iter().flatten().filter(is_selected);
     entries.map(|entry| entry["tap_stream_id"].as_str().unwrap().to_owned()).collect()
 }
 

@@ -2,22 +2,24 @@
 
 mod record;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::page::{Coverage, every_row, rows};
+use super::definitions::{Definitions, Needed};
+use super::page::{Coverage, every_row, object, rows};
 use super::seen::{Seen, Sighting};
 use super::{Probe, Shared, Source};
 use crate::client::{Client, Page, Pages, Row};
-use crate::config::{Config, Subresource, words};
+use crate::config::{Config, ContactStatus, Subresource, Word, words};
 use crate::error::Result;
-use crate::extent::Filter;
+use crate::extent;
 use crate::fanout::Step;
 use crate::field::{Key, Timestamp};
 use crate::id::Id;
+use crate::quota::DAILY_QUOTA;
 use crate::run::{Run, asked_from, in_extra_second};
 use crate::schema;
 use crate::stream::{Needs, Stream};
@@ -36,7 +38,7 @@ pub(super) static SOURCE: Source = Source {
         schema: schema::of::<Contact>,
         needs: Needs { scopes: &["contact_data"], privileges: &["contacts:read"] },
         narrowed_by: |config| {
-            Filter::of(&[("status", words(&config.contact_status)), ("include", words(&config.subresources))])
+            extent::Filter::of(&[("status", words(&config.contact_status)), ("include", words(&config.subresources))])
         },
         bookmark_keys: &["full_refresh_at", "filter", "deselected"],
         only_by_campaign: &[],
@@ -50,25 +52,43 @@ pub(super) static SOURCE: Source = Source {
     read,
 };
 
-fn read(run: &mut Run, _: &mut Shared) -> Result<()> {
+fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     let stream = &SOURCE.stream;
+    if run.config.contact_status != [ContactStatus::All] {
+        log::warn!(
+            "contacts: contact_status leaves out contacts that change to another status, so their last record stays as \
+             it was. To see such changes, set contact_status to all and filter on the field status"
+        );
+    }
     let start = run.client.run_start()?;
-    let full = run.contacts_are_due(stream, start);
-    let since = if full { run.beginning(stream, start) } else { run.since(stream, start) };
-    let listings = match since {
-        None => vec![None],
-        Some(bound) => vec![Some(("updated_after", bound)), Some(("optout_after", bound))],
+    let include = include(run);
+    let definitions = Definitions::read(run, shared, stream, &needed_definitions(run, &include))?;
+    let pages = pages(run.config, &include);
+    let complete = complete_read(run, start, &pages)?;
+    let is_complete = complete.is_some();
+    let Reading { listings, first } = match complete {
+        Some(reading) => reading,
+        None => Reading::of(run.since(stream, start)),
     };
-    let (client, pages) = (run.client, pages(run.config, &run.config.subresources));
-    let coverage =
-        every_row(client, stream.name, listings, pages, &mut Seen::default(), |filter, step, seen| match step {
-            Step::Item(page) => write(run, *filter, page, seen),
-            Step::End(outcome) => outcome,
-        })?;
+    let first = Arc::new(Mutex::new(first));
+    let pages = move |client: &Arc<Client>, filter: &Filter, priority| {
+        // Only the first listing can have begun, and only its first pass.
+        let begun = first.lock().unwrap_or_else(PoisonError::into_inner).take_if(|begun| begun.filter == *filter);
+        let (page, rest) = match begun {
+            Some(begun) => (Some(Ok(begun.page)), begun.rest),
+            None => (None, pages(client, filter, priority)),
+        };
+        page.into_iter().chain(rest)
+    };
+    let mut seen = Seen::default();
+    let coverage = every_row(run.client, stream.name, listings, pages, &mut seen, |filter, step, seen| match step {
+        Step::Item(page) => write(run, *filter, page, &definitions, seen),
+        Step::End(outcome) => outcome,
+    })?;
     run.check_oddities(stream)?;
     run.advance_bookmark(stream, start, OVERLAP);
     match coverage {
-        Coverage::Whole if full => run.note_full_refresh(stream),
+        Coverage::Whole if is_complete => run.note_full_refresh(stream),
         Coverage::Whole => {}
         Coverage::MayLackRows(why) => {
             log::warn!("contacts: {why}. Contacts may be missing; the next run reads all contacts again");
@@ -78,11 +98,96 @@ fn read(run: &mut Run, _: &mut Shared) -> Result<()> {
     Ok(())
 }
 
+/// What a run reads of the contacts.
+struct Reading {
+    listings: Vec<Filter>,
+    /// The first listing, where its first page was read to learn the count.
+    first: Option<Begun>,
+}
+
+/// A listing whose first page has been read.
+struct Begun {
+    filter: Filter,
+    page: Page<Contact>,
+    rest: Pages<Contact>,
+}
+
+impl Reading {
+    /// The contacts that changed since a bound. Unsubscribing is not such a change, so it takes a listing of its own.
+    fn of(since: Option<DateTime<Utc>>) -> Reading {
+        let listings = match since {
+            None => vec![None],
+            Some(bound) => vec![Some(("updated_after", bound)), Some(("optout_after", bound))],
+        };
+        Reading { listings, first: None }
+    }
+}
+
+/// A read of all contacts, if one is due and its calls can be afforded.
+fn complete_read(
+    run: &Run,
+    start: DateTime<Utc>,
+    pages: &impl Fn(&Arc<Client>, &Filter, usize) -> Pages<Contact>,
+) -> Result<Option<Reading>> {
+    let stream = &SOURCE.stream;
+    if !run.contacts_are_due(stream, start) {
+        return Ok(None);
+    }
+    let mut reading = Reading::of(run.beginning(stream, start));
+    // Without a bookmark there is nothing cheaper.
+    if run.bookmark(stream).is_some() {
+        let filter = reading.listings[0];
+        let mut rest = pages(run.client, &filter, 0);
+        let Some(page) = rest.next().transpose()? else { return Ok(Some(reading)) };
+        let calls = page.count.unwrap_or(0).div_ceil(u64::from(run.config.page_size)).saturating_sub(1);
+        let left = run.config.max_requests.map(|most| most.saturating_sub(run.client.calls()));
+        if left.is_some_and(|left| calls > left) || calls > DAILY_QUOTA / 2 {
+            log::warn!(
+                "contacts: a complete read is due, but would take {calls} more calls ({}). Only changes are read; raise \
+                 max_requests or page_size, or set contacts_full_refresh_days to 0",
+                left.map_or("over half of a day's quota".into(), |left| format!("max_requests leaves {left}"))
+            );
+            return Ok(None);
+        }
+        reading.first = Some(Begun { filter, page, rest });
+    }
+    Ok(Some(reading))
+}
+
+/// Sub-resources whose ids the tap translates, and the field that it fills in.
+const TRANSLATED: [(&str, &str); 3] =
+    [("custom_fields", "custom_field_values"), ("taggings", "tag_names"), ("list_memberships", "list_names")];
+
+/// The sub-resources that the selected fields need, as far as `include_subresources` allows them.
+fn include(run: &Run) -> Vec<Subresource> {
+    let wants = |field: &str| run.wants(&SOURCE.stream, &[field]);
+    let is_needed = |subresource: &Subresource| {
+        let name = subresource.as_str();
+        wants(name) || TRANSLATED.iter().any(|(translated, field)| name == *translated && wants(field))
+    };
+    run.config.subresources.iter().copied().filter(is_needed).collect()
+}
+
+fn needed_definitions(run: &Run, include: &[Subresource]) -> Needed {
+    let needs = |subresource: &str, paths: &[&[&str]]| {
+        include.iter().any(|included| included.as_str() == subresource)
+            && paths.iter().any(|path| run.wants(&SOURCE.stream, path))
+    };
+    let of_field = ["name", "label", "type", "choice_labels"].map(|field| ["custom_fields", field]);
+    let mut paths: Vec<&[&str]> = of_field.iter().map(<[&str; 2]>::as_slice).collect();
+    paths.push(&["custom_field_values"]);
+    Needed {
+        custom_fields: needs("custom_fields", &paths),
+        tags: needs("taggings", &[&["tag_names"]]),
+        lists: needs("list_memberships", &[&["list_names"]]),
+    }
+}
+
 /// The pages of a listing, with these sub-resources of each contact.
 fn pages<T: Row>(
     config: &Config,
     include: &[Subresource],
-) -> impl Fn(&Arc<Client>, &Pass, usize) -> Pages<T> + Clone + Send + Sync + use<T> + 'static {
+) -> impl Fn(&Arc<Client>, &Filter, usize) -> Pages<T> + Clone + Send + Sync + use<T> + 'static {
     let (status, include) = (words(&config.contact_status), words(include));
     let limit = config.page_size.to_string();
     move |client, filter, priority| {
@@ -110,19 +215,26 @@ pub(crate) fn parse_and_write(page: &str, out: &mut impl std::io::Write) -> std:
 }
 
 /// The filter of a listing with its lower bound; `None` lists everything.
-type Pass = Option<(&'static str, DateTime<Utc>)>;
+type Filter = Option<(&'static str, DateTime<Utc>)>;
 
-fn write(run: &mut Run, filter: Pass, mut page: Page<Contact>, seen: &mut Seen) -> Result<()> {
+fn write(
+    run: &mut Run,
+    filter: Filter,
+    mut page: Page<Contact>,
+    definitions: &Definitions,
+    seen: &mut Seen,
+) -> Result<()> {
     let stream = &SOURCE.stream;
-    for contact in rows(run, stream, &mut page) {
+    for mut contact in rows(run, stream, &mut page) {
         if seen.insert(sighting(&contact, filter)) {
+            contact.complete(definitions);
             run.emit(stream, &contact, &page.extracted)?;
         }
     }
     Ok(())
 }
 
-fn sighting(contact: &Contact, filter: Pass) -> Sighting {
+fn sighting(contact: &Contact, filter: Filter) -> Sighting {
     let email = contact.email_address.as_ref();
     let (created_at, updated_at) = (contact.created_at.instant(), contact.updated_at.instant());
     let opt_out_date = email.and_then(|email| email.opt_out_date.instant());
@@ -148,7 +260,7 @@ struct ContactId {
     created_at: Timestamp,
     #[serde(default)]
     updated_at: Timestamp,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     email_address: Option<EmailDates>,
 }
 

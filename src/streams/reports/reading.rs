@@ -10,6 +10,7 @@ use crate::id::Id;
 use crate::run::Run;
 use crate::state::{Resume, Start};
 use crate::stream::Stream;
+use crate::timestamp::stamp;
 
 /// How late a row may appear after the moment that dates it: opens and clicks may be attributed hours late.
 fn overlap(stream: &Stream) -> TimeDelta {
@@ -37,18 +38,7 @@ pub(super) struct Reading {
 impl Reading {
     /// Where the unfinished read stands, or where a new one begins.
     pub(super) fn begin(run: &Run, stream: &'static Stream) -> Result<Reading> {
-        let resume = run.resume(stream).filter(|resume| !resume.is_complete);
-        if let Some(resume) = &resume {
-            log::info!("{}: continuing the read that ends at {}", stream.name, resume.until);
-        } else if run.has_other_unfinished(stream) {
-            log::warn!(
-                "{name}: the state holds an unfinished read of {name} under other settings, which is left as it is. If this \
-                 run is interrupted, it cannot be resumed, unless the other read is finished first or this run has a state \
-                 file of its own",
-                name = stream.name
-            );
-        }
-        Reading::from(run, stream, resume)
+        Reading::from(run, stream, run.resume(stream).filter(|resume| !resume.is_complete))
     }
 
     fn from(run: &Run, stream: &'static Stream, resume: Option<Resume>) -> Result<Reading> {
@@ -77,15 +67,25 @@ impl Reading {
         Scope { counts, floor, before, stops }
     }
 
-    /// The same report on a route: how far another route got says nothing there.
+    /// The same report on a route, about to be read: how far another route got says nothing there.
     pub(super) fn on(self, run: &Run, route: Route) -> Result<Reading> {
+        let name = self.stream.name;
+        if run.has_other_unfinished(self.stream) {
+            log::warn!(
+                "{name}: the state holds an unfinished read of {name} under other settings, which is left as it is. If this \
+                 run is interrupted, it cannot be resumed, unless the other read is finished first or this run has a state \
+                 file of its own"
+            );
+        }
         let reading = if self.resume.as_ref().is_some_and(|resume| resume.route != Some(route)) {
-            log::warn!("{}: it was interrupted on the other route; its window starts over", self.stream.name);
+            log::warn!("{name}: it was interrupted on the other route, so that it starts over");
             Reading::from(run, self.stream, None)?
         } else {
             self
         };
-        if reading.incremental {
+        if let Some(resume) = &reading.resume {
+            log::info!("{name}: continuing the read that ends at {}", stamp(resume.until));
+        } else if reading.incremental {
             let has_late_rows = reading.stream.name == DETAILS.stream.name && route == Route::Campaigns;
             run.warn_of_unread(reading.stream, reading.since, route, has_late_rows);
         }
@@ -140,7 +140,7 @@ impl Reading {
             log::warn!(
                 "{}: what was interrupted is complete, up to {}; run again for what is newer",
                 self.stream.name,
-                self.until
+                stamp(self.until)
             );
         }
         Ok(())
