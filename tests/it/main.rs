@@ -6,6 +6,7 @@ mod tap;
 mod about;
 mod bad_input;
 mod bookmarks;
+mod campaigns;
 mod checked_in;
 mod contacts;
 mod definitions;
