@@ -9,6 +9,8 @@ mod checked_in;
 mod documents;
 mod fault_matrix;
 #[cfg(unix)]
+mod histories;
+#[cfg(unix)]
 mod interruption;
 #[cfg(target_os = "linux")]
 mod large;
