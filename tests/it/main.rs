@@ -13,6 +13,8 @@ mod definitions;
 mod documents;
 mod fault_matrix;
 #[cfg(unix)]
+mod histories;
+#[cfg(unix)]
 mod interruption;
 #[cfg(target_os = "linux")]
 mod large;
