@@ -71,4 +71,14 @@ impl From<io::Error> for Error {
     }
 }
 
+/// Text from outside as a message shows it: without control characters, and cut at 200 characters.
+pub(crate) fn shown(text: &str) -> String {
+    let mut kept = text.chars().filter(|c| !c.is_control());
+    let mut short: String = kept.by_ref().take(200).collect();
+    if kept.next().is_some() {
+        short.push('…');
+    }
+    short
+}
+
 pub(crate) type Result<T> = std::result::Result<T, Error>;

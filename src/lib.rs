@@ -33,6 +33,7 @@ mod quota;
 mod run;
 mod schema;
 mod signals;
+mod spelling;
 mod state;
 mod stream;
 mod streams;
@@ -40,15 +41,15 @@ mod sync;
 mod timestamp;
 mod window;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write, stderr};
 use std::sync::Arc;
 
 use chrono::Utc;
 
 use crate::catalog::{Catalog, Entry};
-use crate::cli::Command;
+use crate::cli::{Command, Format};
 use crate::client::Client;
-use crate::config::{Config, read, sources, written_back};
+use crate::config::{Config, Kind, Source, command, read_as, sources, written_back};
 use crate::error::Result;
 use crate::messages::Messages;
 use crate::state::State;
@@ -82,7 +83,7 @@ pub fn parse_and_write_contacts(page: &str, out: &mut impl Write) -> std::io::Re
 
 fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     let messages = Arc::new(Messages::new(stdout));
-    // What needs none of the files comes first, since orchestrators pass all flags together.
+    // Orchestrators pass all flags together: what needs none of the files comes first and does not look at them.
     if args.about {
         return messages.answer(about::text(args.format).as_bytes());
     }
@@ -97,34 +98,36 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
         .map(|s| Entry { name: s.name, keys: s.keys, replication_key: s.replication_key, schema: (s.schema)() })
         .collect();
     if args.discover {
-        return messages.catalog(&catalog::discover(&entries));
+        messages.catalog(&catalog::discover(&entries))?;
+        if stderr().is_terminal() {
+            let configs: Vec<String> = args.config.iter().map(|path| path.display().to_string()).collect();
+            let patterns = "--select contacts,email_campaigns --select '!contacts.notes'";
+            logger::say(&format!("To read a part of this: {}", command(&configs, patterns)));
+        }
+        return Ok(());
+    }
+    let sources = sources(&args.config)?;
+    for (path, text) in sources.iter().filter_map(Source::file) {
+        auth::check_config(path, text);
     }
     let mut warnings = Vec::new();
-    let config = Config::parse(&sources(&args.config)?, Utc::now(), &mut warnings);
+    let config = Config::parse(&sources, Utc::now(), &mut warnings);
     warn(&warnings);
     let config = config?;
-    let config_file = written_back(&args.config);
+    let config_file = written_back(&sources);
     if let Some(Command::Login(options)) = &args.command {
         return login::login(&config, config_file, options, &messages);
     }
-    let catalog = match &args.catalog {
-        None => Catalog::all(&entries),
-        Some(path) => {
-            let (catalog, warnings) = Catalog::parse(&read(path)?, &entries).map_err(|e| e.context(path.display()))?;
-            warn(&warnings);
-            catalog
-        }
-    };
+    let catalog = selection(args, &entries)?;
     if args.test {
+        if !matches!(args.format, Format::Text | Format::Json) {
+            return Err(Error::Usage("--test answers as text or json: use --format json, or no --format".into()));
+        }
         let client = Arc::new(Client::new(&config, config_file)?);
         signals::end_on_signals(&messages, &client, "")?;
-        return preflight::test(&config, &client, &catalog);
+        return preflight::test(&config, &client, &catalog, args.format);
     }
-    let keys: Vec<_> = streams::ALL.iter().map(|source| (source.stream.name, source.stream.replication_key)).collect();
-    let state = match &args.state {
-        None => State::default(),
-        Some(path) => State::parse(&read(path)?, &keys, Utc::now()).map_err(|e| e.context(path.display()))?,
-    };
+    let state = bookmarks(args)?;
     let client = Arc::new(Client::new(&config, config_file)?);
     signals::end_on_signals(&messages, &client, "; run again with the last STATE to go on")?;
     signals::end_on_closed_stdout(&client);
@@ -132,6 +135,30 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     // A refresh that another thread has under way has spent its token: what it brings must reach the disk.
     client.settle();
     outcome
+}
+
+/// The streams and fields to read: from the catalog, the patterns, or all.
+fn selection(args: &Args, entries: &[Entry]) -> Result<Catalog> {
+    let mut catalog = match &args.catalog {
+        Some(path) => {
+            let text = read_as(Kind::Catalog, path)?;
+            let (catalog, warnings) = Catalog::parse(&text, entries).map_err(|e| e.context(path.display()))?;
+            warn(&warnings.iter().map(|warning| format!("{}: {warning}", path.display())).collect::<Vec<_>>());
+            catalog
+        }
+        None if args.select.is_empty() => Catalog::all(entries),
+        None => Catalog::select(&args.select, entries)?,
+    };
+    catalog.read_full_table(&args.full_table, entries)?;
+    Ok(catalog)
+}
+
+/// How far earlier runs got.
+fn bookmarks(args: &Args) -> Result<State> {
+    let Some(path) = &args.state else { return Ok(State::default()) };
+    let text = read_as(Kind::State, path)?;
+    let keys: Vec<_> = streams::ALL.iter().map(|source| (source.stream.name, source.stream.replication_key)).collect();
+    State::parse(&text, &keys, Utc::now()).map_err(|e| e.context(path.display()))
 }
 
 fn warn(warnings: &[String]) {

@@ -286,7 +286,7 @@ impl<'a> Run<'a> {
     pub(crate) fn resume(&self, stream: &Stream) -> Option<Resume> {
         let resume = self.state.bookmark(stream.name).resume?;
         let present = self.config.resume_filter(stream.name, self.full_table(stream));
-        let other_route = self.config.activity_route.is_some_and(|route| route != resume.route);
+        let other_route = self.config.activity_route.fixed().is_some_and(|route| route != resume.route);
         // One without a fingerprint counts as made under the present settings, but not under those for one run.
         let own = self.config.report.is_some() || self.full_table(stream);
         if other_route || ((resume.filter.is_some() || own) && resume.filter != present) {

@@ -14,6 +14,7 @@ mod interruption;
 mod large;
 #[cfg(unix)]
 mod login;
+mod mistakes;
 mod moving;
 mod options;
 mod prefix;

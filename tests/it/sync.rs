@@ -114,7 +114,7 @@ fn second_run(route: &str) {
 fn a_wrong_setting_stops_the_run_before_any_call() {
     let fake = Fake::start(account());
     for (more, told) in [
-        (serde_json::json!({"page_size": 501}), "page_size is 501; allowed: a whole number from 1 to 500"),
+        (serde_json::json!({"page_size": 501}), "page_size is 501; allowed: integer from 1 to 500"),
         (serde_json::json!({"contact_status": "actve"}), "contact_status"),
         (serde_json::json!({"report_date": "2026-01-01", "report_days_back": 3}), "do not go together"),
         (serde_json::json!({"timezone": "Mars/Olympus"}), "timezone is \"Mars/Olympus\""),

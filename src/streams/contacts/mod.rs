@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::page::{each_page, rows};
 use super::{Probe, Shared, Source};
 use crate::client::{Client, Page, Pages, Row};
-use crate::config::Config;
+use crate::config::{Config, ContactStatus, Subresource, words};
 use crate::error::Result;
 use crate::fanout::Step;
 use crate::field::{Key, Timestamp};
@@ -72,9 +72,9 @@ fn read(run: &mut Run, _: &mut Shared) -> Result<()> {
 /// The calls of a pass, with these sub-resources of each contact.
 fn listing<T: Row>(
     config: &Config,
-    include: &[String],
+    include: &[Subresource],
 ) -> impl Fn(&Arc<Client>, &Pass, usize) -> Pages<T> + Clone + Send + Sync + use<T> + 'static {
-    let (status, include) = (config.contact_status.join(","), include.join(","));
+    let (status, include) = (words(&config.contact_status), words(include));
     let limit = config.page_size.to_string();
     move |client, pass, priority| {
         let mut query = vec![("status", status.as_str()), ("limit", &limit), ("include_count", "true")];
@@ -167,7 +167,7 @@ struct Met {
 impl Met {
     fn new(config: &Config, passes: &[Pass]) -> Met {
         // Among all, a deleted contact stays.
-        Met { is_fixed: config.contact_status == ["all"] && passes == [None], ..Met::default() }
+        Met { is_fixed: config.contact_status == [ContactStatus::All] && passes == [None], ..Met::default() }
     }
 
     /// Takes note of a page before its contacts are met.
@@ -247,7 +247,7 @@ pub(super) fn ids(run: &Run) -> Result<(Vec<Id>, bool)> {
 
 /// How many contacts there are, and the id of one.
 pub(super) fn count(client: &Client, config: &Config) -> Result<(u64, Option<String>)> {
-    let status = config.contact_status.join(",");
+    let status = words(&config.contact_status);
     let query = [("status", status.as_str()), ("limit", "1"), ("include_count", "true")];
     let page = client.first::<ContactId>(ENDPOINT, "/contacts", &query, 0)?;
     let some = page.rows.first().map(|row| row.contact_id.as_str().to_owned());

@@ -15,7 +15,7 @@ use super::records::{ActionSummary, ActivityDetail};
 use super::route::{self, Candidate, Scope};
 use super::{DETAILS, Reading, SUMMARY};
 use crate::client::Row;
-use crate::config::Route;
+use crate::config::{ContactStatus, Route, Word};
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::field::{Integer, Key, KeyInteger, KeyTimestamp, Text, Timestamp};
@@ -134,7 +134,7 @@ struct Listing {
 pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading]) -> Result<()> {
     let contacts = match named(run) {
         Some(ids) => Some(ids.into_iter().collect::<HashSet<_>>()),
-        None if run.config.contact_status == ["all"] => None,
+        None if run.config.contact_status == [ContactStatus::All] => None,
         None => {
             let (ids, all) = ids(run)?;
             for reading in readings.iter_mut() {
@@ -192,7 +192,11 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
                             counted.row(&id, listing.kind, &row);
                         }
                         if details.is_some_and(|reading| row.created_time.instant().is_some_and(|at| reading.holds(at)))
-                            && run.config.tracking_activity_types.iter().any(|name| name == listing.kind.name())
+                            && run
+                                .config
+                                .tracking_activity_types
+                                .iter()
+                                .any(|kind| kind.as_str() == listing.kind.name())
                         {
                             let key = hasher.hash_one((&id, row.created_time.instant()));
                             let occurrence = occurrences.entry(key).or_insert(0);

@@ -11,7 +11,7 @@ use super::newest_first::{Listing, Part, newest_first};
 use super::records::{ActionSummary, ActivityDetail};
 use super::{ACTIVITY_DETAILS, ACTIVITY_SUMMARY, DETAILS, Reading, SUMMARY, route};
 use crate::client::Client;
-use crate::config::Route;
+use crate::config::{Route, words};
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::field::{Key, KeyInteger};
@@ -145,7 +145,7 @@ fn fetch_summary(window: &Window) -> Fetch<ActionSummary> {
 }
 
 fn fetch_details(run: &Run, window: &Window) -> Fetch<ActivityDetail> {
-    let types = run.config.tracking_activity_types.join(",");
+    let types = words(&run.config.tracking_activity_types);
     let limit = run.config.page_size.min(100).to_string();
     // The service calls leaving the names out cheaper.
     let names = if run.wants(&DETAILS.stream, &["campaign_activity_name"]) { "true" } else { "false" };

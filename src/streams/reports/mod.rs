@@ -11,7 +11,7 @@ pub(super) use records::{ActionSummary, ActivityDetail};
 use route::Scope;
 
 use super::{Probe, Shared, Source};
-use crate::config::{Config, Route};
+use crate::config::{Config, Route, words};
 use crate::error::Result;
 use crate::id::Id;
 use crate::run::Run;
@@ -52,7 +52,7 @@ pub(super) static DETAILS: Source = Source {
         needs: NEEDS,
     },
     probe: Probe::OfContact(|client, config, id| {
-        let types = config.tracking_activity_types.join(",");
+        let types = words(&config.tracking_activity_types);
         let path = format!("/reports/contact_reports/{id}/activity_details");
         let query = [("tracking_activities_list", types.as_str()), ("limit", "1")];
         client.first::<ActivityDetail>(ACTIVITY_DETAILS, &path, &query, 0).map(|_| ())
@@ -115,7 +115,8 @@ impl Reading {
     fn scope(&self, config: &Config) -> Scope {
         let counts = self.stream.name == SUMMARY.stream.name;
         let lookback = TimeDelta::days(i64::from(config.activity_lookback_days));
-        let floor = match (counts, self.incremental) {
+        let narrowed = self.incremental || (self.window.bounded && config.is_lookback_set);
+        let floor = match (counts, narrowed) {
             (true, _) => Some(self.window.start),
             (false, true) => self.window.start.checked_sub_signed(lookback),
             (false, false) => None,

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::by_campaign::{Kind, kinds};
 use super::{DETAILS, Reading, SUMMARY};
 use crate::client::{Client, Row};
-use crate::config::{Config, Route};
+use crate::config::{Config, Route, Word};
 use crate::error::{Error, Result};
 use crate::fanout::Step;
 use crate::field::{Integer, Key, Text, Timestamp};
@@ -99,7 +99,7 @@ pub(super) fn route(run: &mut Run, shared: &mut Shared, stream: &Stream, reading
     if let Some(resume) = own.and_then(|reading| reading.resume.as_ref()) {
         log::info!("{}: going on with the round that ends at {}", stream.name, resume.until);
     }
-    if let Some(route) = run.config.activity_route {
+    if let Some(route) = run.config.activity_route.fixed() {
         return Ok(route);
     }
     if let Some(resume) = own.and_then(|reading| reading.resume.as_ref()) {
@@ -136,7 +136,7 @@ pub(super) fn tell(run: &Run, shared: &Shared, what: &str, route: Route, calls: 
 
 /// Whether there is but the contact route: for contacts that are named, and for landing pages.
 fn only_by_contact(config: &Config, details: bool) -> bool {
-    let landing_pages = config.tracking_activity_types.iter().any(|kind| kind.starts_with("p_"));
+    let landing_pages = config.tracking_activity_types.iter().any(|kind| kind.is_of_landing_pages());
     !config.contact_ids.is_empty() || (landing_pages && details)
 }
 
@@ -184,7 +184,7 @@ pub(crate) fn full_read(client: &Arc<Client>, config: &Config, streams: &[&str],
     }
     let contacts = found.contacts.unwrap_or(0);
     let reports = scopes.len() as u64;
-    let forced = config.activity_route == Some(Route::Contacts)
+    let forced = config.activity_route.fixed() == Some(Route::Contacts)
         || only_by_contact(config, streams.contains(&DETAILS.stream.name));
     let (route, more) = if forced {
         let given = config.contact_ids.len() as u64;
@@ -209,13 +209,13 @@ impl Survey {
         let by_contacts = (contacts + listing) * scopes.iter().filter(|scope| !scope.complete).count() as u64;
         let by_campaigns = match self.candidates(client, config, now, scopes) {
             Ok(candidates) => candidates.iter().map(|candidate| candidate.calls).sum(),
-            Err(Error::Forbidden(why)) if config.activity_route.is_none() => {
+            Err(Error::Forbidden(why)) if config.activity_route.fixed().is_none() => {
                 log::info!("the campaigns' reports may not be read ({why}): the contact route is left");
                 u64::MAX
             }
             Err(e) => return Err(e),
         };
-        let by_contact = config.activity_route != Some(Route::Campaigns) && by_contacts <= by_campaigns;
+        let by_contact = config.activity_route.fixed() != Some(Route::Campaigns) && by_contacts <= by_campaigns;
         Ok(if by_contact { (Route::Contacts, by_contacts) } else { (Route::Campaigns, by_campaigns) })
     }
 
@@ -254,7 +254,7 @@ impl Survey {
             // The counts may lag behind the rows: only those of a campaign that rests are believed.
             let rests = last.is_some_and(|last| now - last > lookback.max(TimeDelta::days(1)));
             let kinds: Vec<Kind> = kinds()
-                .filter(|kind| counts_all || config.tracking_activity_types.iter().any(|t| t == kind.name()))
+                .filter(|kind| counts_all || config.tracking_activity_types.iter().any(|t| t.as_str() == kind.name()))
                 .filter(|kind| !(rests && counted.is_some_and(|sent| sent.unique(*kind) == 0)))
                 .collect();
             // Nothing is asked about a campaign of which there is nothing to read.
