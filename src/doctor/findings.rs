@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::observe::{Boundary, Contact, DeletedReport, KINDS, Listed, Observations, PageSize};
 use super::report::{Finding, Verdict};
-use crate::config::{Config, Route};
+use crate::config::{ActivityRoute, Config};
 
 use Verdict::{CannotTell, Confirmed, Refuted};
 
@@ -32,11 +32,7 @@ pub(super) fn findings(seen: &Observations, config: &Config) -> Vec<Finding> {
         deletions(seen, config),
         notes(seen, config),
         consents(seen, config),
-        undated(
-            "list_memberships_move_updated_at",
-            "A change of a contact's lists moves updated_at",
-            config,
-        ),
+        undated("list_memberships_move_updated_at", "A change of a contact's lists moves updated_at", config),
         undated("tags_move_updated_at", "A change of a contact's tags moves updated_at", config),
         both_routes(seen, config),
         unique_counts(seen),
@@ -65,9 +61,7 @@ fn plural(count: u64, what: &str) -> String {
 fn counts(id: &'static str, statement: &'static str, listed: &Listed, consequence: &'static str) -> Finding {
     let verdict = match (&listed.refused, listed.count) {
         (Some(why), _) => (CannotTell, format!("It could not be read: {why}.")),
-        (None, Some(count)) if !listed.is_complete => {
-            (CannotTell, format!("{} of {count} were sampled.", listed.rows))
-        }
+        (None, Some(count)) if !listed.is_complete => (CannotTell, format!("{} of {count} were sampled.", listed.rows)),
         (None, Some(count)) => {
             let verdict = if listed.rows == count { Confirmed } else { Refuted };
             (verdict, format!("The service counts {count}; the listing brought {}.", listed.rows))
@@ -221,7 +215,7 @@ fn undated(id: &'static str, statement: &'static str, config: &Config) -> Findin
 
 /// Whether this config may read the reports campaign by campaign.
 fn takes_campaigns(config: &Config) -> bool {
-    config.activity_route != Some(Route::Contacts) && config.contact_ids.is_empty()
+    config.activity_route != ActivityRoute::Contacts && config.contact_ids.is_empty()
 }
 
 fn both_routes(seen: &Observations, config: &Config) -> Finding {
@@ -329,7 +323,13 @@ fn latency(seen: &Observations, config: &Config) -> Finding {
         (CannotTell, "No call was answered.".to_owned())
     } else {
         let verdict = if allowed >= config.requests_per_second { Confirmed } else { Refuted };
-        (verdict, format!("The median call takes {:.0} ms; eight at once allow {allowed:.0} calls a second.", seconds * 1000.0))
+        (
+            verdict,
+            format!(
+                "The median call takes {:.0} ms; eight at once allow {allowed:.0} calls a second.",
+                seconds * 1000.0
+            ),
+        )
     };
     Finding::new(
         "the_pace_can_be_kept",

@@ -8,15 +8,13 @@ mod report;
 
 use std::sync::Arc;
 
-use chrono::Utc;
-use serde_json::Value;
-
 use crate::cli::{Doctor, ReportFormat};
 use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::logger::say;
 use crate::messages::Messages;
+use chrono::Utc;
 use report::Report;
 
 /// The most calls that an examination makes.
@@ -45,12 +43,27 @@ pub(crate) fn examine(config: &Config, client: &Arc<Client>, options: &Doctor, m
     };
     messages.answer(text.as_bytes())?;
     if report.loses_data() {
-        return Err(Error::LosesData("under the present settings data are lost; the report says which and how to change it".into()));
+        return Err(Error::LosesData(
+            "under the present settings data are lost; the report says which and how to change it".into(),
+        ));
     }
     Ok(())
 }
 
-/// The report as JSON Schema.
-pub(crate) fn schema() -> Value {
-    schemars::schema_for!(Report).to_value()
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_schema_checked_in_is_that_of_the_report() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/doctor.json");
+        let schema = format!("{:#}\n", schemars::schema_for!(Report).to_value());
+        if std::env::var_os("UPDATE").is_some() {
+            fs::write(&path, &schema).unwrap();
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), schema, "schemas/doctor.json is stale: run with UPDATE=1");
+    }
 }

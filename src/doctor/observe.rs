@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::client::{Client, Row};
 use crate::config::Config;
@@ -23,6 +25,8 @@ const CAMPAIGN_PAGES: u64 = 20;
 const CONTACTS: usize = 8;
 /// Activity ids that are looked up.
 const LOOKUPS: usize = 10;
+/// Calls that are timed.
+const LATENCY_CALLS: usize = 5;
 /// Counts younger than this may still lag behind the rows.
 const SETTLED: TimeDelta = TimeDelta::days(1);
 
@@ -253,7 +257,7 @@ pub(super) fn observe(config: &Config, client: &Arc<Client>) -> Result<Observati
         latency: Duration::ZERO,
     };
     reads.reports(&mut seen, &ids)?;
-    seen.latency = client.latency();
+    seen.latency = reads.latency()?;
     Ok(seen)
 }
 
@@ -274,12 +278,7 @@ fn left_out<T>(outcome: Result<T>) -> Result<std::result::Result<T, String>> {
 
 impl Reads<'_> {
     /// The rows of a listing, up to so many calls.
-    fn listing<T: Row>(
-        &self,
-        path: &str,
-        query: &[(&str, &str)],
-        id: impl Fn(&T) -> &str,
-    ) -> Result<(Listed, Vec<T>)> {
+    fn listing<T: Row>(&self, path: &str, query: &[(&str, &str)], id: impl Fn(&T) -> &str) -> Result<(Listed, Vec<T>)> {
         let (mut listed, mut rows, mut seen) = (Listed::default(), Vec::new(), HashSet::new());
         let pages = self.client.pages::<T>("doctor", path, query, 0);
         for (number, page) in pages.enumerate() {
@@ -367,6 +366,22 @@ impl Reads<'_> {
         }
     }
 
+    /// The median time of a few calls, each made when the pace does not hold it back.
+    fn latency(&self) -> Result<Duration> {
+        let spacing = Duration::from_secs_f64(1.1 / self.config.requests_per_second);
+        let mut times = Vec::new();
+        for _ in 0..LATENCY_CALLS {
+            thread::sleep(spacing);
+            let start = Instant::now();
+            let counts = self.client.object::<IgnoredAny>("doctor", "/contacts/counts", &[], 0);
+            if left_out(counts)?.is_ok() {
+                times.push(start.elapsed());
+            }
+        }
+        times.sort_unstable();
+        Ok(times.get(times.len() / 2).copied().unwrap_or_default())
+    }
+
     /// Campaigns by their reports, and a sample of their contacts by both routes.
     fn reports(&mut self, seen: &mut Observations, listed: &HashSet<String>) -> Result<()> {
         let query = [("limit", "500")];
@@ -384,7 +399,8 @@ impl Reads<'_> {
         };
         let pages = |row: &Counted| KINDS.iter().map(|kind| count(row, kind).div_ceil(500).max(1)).sum::<u64>();
         let settled = |row: &&Counted| row.last_sent_date.instant().is_some_and(|at| now - at > SETTLED);
-        let cheap = counted.iter().filter(settled).filter(|row| pages(row) <= CAMPAIGN_PAGES && count(row, "sends") > 0);
+        let cheap =
+            counted.iter().filter(settled).filter(|row| pages(row) <= CAMPAIGN_PAGES && count(row, "sends") > 0);
         let mut rows: HashMap<(String, String), Vec<(String, String)>> = HashMap::new();
         let mut activities: HashSet<String> = HashSet::new();
         for campaign in cheap.take(CAMPAIGNS) {
@@ -403,7 +419,9 @@ impl Reads<'_> {
                         for row in page.rows {
                             let contact = row.contact_id.as_str().to_owned();
                             let key = (contact.clone(), activity.clone());
-                            rows.entry(key).or_default().push((format!("em_{kind}"), row.created_time.as_str().to_owned()));
+                            rows.entry(key)
+                                .or_default()
+                                .push((format!("em_{kind}"), row.created_time.as_str().to_owned()));
                             distinct.insert(contact);
                         }
                     }
@@ -433,7 +451,8 @@ impl Reads<'_> {
         }
         let detail: Detail = self.client.object("doctor", &format!("/emails/{campaign}"), &[], 0)?;
         let tracked = detail.campaign_activities.unwrap_or_default();
-        let tracked = tracked.iter().filter(|activity| matches!(activity.role.as_str(), Some("primary_email" | "resend")));
+        let tracked =
+            tracked.iter().filter(|activity| matches!(activity.role.as_str(), Some("primary_email" | "resend")));
         Ok(tracked.map(|activity| activity.campaign_activity_id.as_str().to_owned()).collect())
     }
 
@@ -445,7 +464,8 @@ impl Reads<'_> {
         activities: &HashSet<String>,
         listed: &HashSet<String>,
     ) -> Result<()> {
-        let mut contacts: Vec<&String> = rows.keys().map(|(contact, _)| contact).collect::<HashSet<_>>().into_iter().collect();
+        let mut contacts: Vec<&String> =
+            rows.keys().map(|(contact, _)| contact).collect::<HashSet<_>>().into_iter().collect();
         contacts.sort_unstable();
         let step = contacts.len().div_ceil(CONTACTS).max(1);
         let mut both = BothRoutes::default();
@@ -463,7 +483,11 @@ impl Reads<'_> {
                 };
                 found.extend(page.rows.iter().map(|row| {
                     let text = |key: &Key| key.as_str().to_owned();
-                    (text(&row.campaign_activity_id), text(&row.tracking_activity_type), row.created_time.as_str().to_owned())
+                    (
+                        text(&row.campaign_activity_id),
+                        text(&row.tracking_activity_type),
+                        row.created_time.as_str().to_owned(),
+                    )
                 }));
             }
             if !complete {

@@ -80,8 +80,10 @@ impl Report {
     }
 
     pub(super) fn text(&self) -> String {
-        let mut out =
-            format!("tap-constant-contact {} examined this account on {} with {} calls.\n", self.version, self.day, self.calls);
+        let mut out = format!(
+            "tap-constant-contact {} examined this account on {} with {} calls.\n",
+            self.version, self.day, self.calls
+        );
         for finding in &self.findings {
             let verdict = match finding.verdict {
                 Verdict::Confirmed => "yes",

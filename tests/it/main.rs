@@ -6,6 +6,7 @@ mod tap;
 mod about;
 mod bad_input;
 mod checked_in;
+mod doctor;
 mod documents;
 mod fault_matrix;
 #[cfg(unix)]
