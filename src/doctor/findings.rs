@@ -21,7 +21,7 @@ pub(super) fn findings(seen: &Observations, config: &Config) -> Vec<Finding> {
         ),
         counts(
             "lists_are_all_listed",
-            "The listing of contact lists has as many as the service counts",
+            "The listing of e-mail lists has as many as the service counts",
             &seen.lists,
             "The tap reads e-mail and SMS lists, deleted ones too.",
         ),
