@@ -10,6 +10,7 @@ mod campaigns;
 mod checked_in;
 mod contacts;
 mod definitions;
+mod doctor;
 mod documents;
 mod fault_matrix;
 #[cfg(unix)]
