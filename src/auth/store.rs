@@ -123,7 +123,7 @@ impl TokenStore {
         TokenStore {
             location,
             configured: config.refresh_token.clone(),
-            configured_in: config.refresh_token_from.as_ref().map(PathBuf::from).filter(|path| path.exists()),
+            configured_in: config.refresh_token_file.clone(),
             lock_timeout: config.lock_timeout,
             login_command: config.login_command(),
         }

@@ -22,10 +22,9 @@ use crate::auth::store::{TokenStore, Tokens};
 use crate::cli::Login;
 use crate::client::Client;
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::logger::say;
 use crate::messages::Messages;
-use crate::secret::printable;
 use crate::signals::end_on_signals;
 use callback::{Callback, listen, read_pasted};
 
@@ -190,12 +189,12 @@ impl Flow<'_> {
         let device: StandardDeviceAuthorizationResponse =
             self.server.ask::<_, BasicErrorResponse>(GrantType::DeviceCode, &lock, |http| start.request(&http))?;
         let with_code = device.verification_uri_complete().map_or_else(String::new, |uri| {
-            format!("\nor open this address, which includes the code:\n\n    {}\n", printable(uri.secret()))
+            format!("\nor open this address, which includes the code:\n\n    {}\n", shown(uri.secret()))
         });
         say(&format!(
             "On any device, open\n\n    {}\n\nand enter the code {}\n{with_code}\nWaiting until it is confirmed.",
-            printable(device.verification_uri().as_str()),
-            printable(device.user_code().secret()),
+            shown(device.verification_uri().as_str()),
+            shown(device.user_code().secret()),
         ));
         let time = device.expires_in().min(self.timeout);
         // Each call takes the lock for itself, so that a sync can use the old login until the new one is stored.
