@@ -30,9 +30,6 @@ use callback::{Callback, listen, read_pasted};
 
 const SCOPES: [&str; 3] = ["contact_data", "campaign_data", "offline_access"];
 
-/// The longest that consent can be waited for. Any code has expired long before.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
-
 /// Gets consent from a person and stores the tokens where a sync will find them.
 ///
 /// # Errors
@@ -60,7 +57,7 @@ pub(crate) fn login(
         say("The stored login was kept.");
         return Ok(());
     }
-    let timeout = Duration::from_secs(options.timeout).min(LONGEST_TIMEOUT);
+    let timeout = Duration::from_secs(options.timeout);
     let flow = Flow { server: AuthServer::new(config), store, config, timeout };
     if options.device { flow.on_a_device() } else { flow.in_a_browser() }?;
     let test = config.login_command().replacen(" login", "", 1);
