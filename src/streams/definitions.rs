@@ -8,7 +8,6 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::Shared;
-use super::contact_lists;
 use super::page::objects;
 use crate::client::{Client, Row};
 use crate::error::{Error, Result};
@@ -96,10 +95,7 @@ impl Definitions {
             definitions.tags = unless_refused(stream, "tags", "tag_names", tags(client))?;
         }
         if needed.lists {
-            let lists = match shared.lists.take() {
-                Some(lists) => Ok(lists),
-                None => contact_lists::names(client),
-            };
+            let lists = shared.lists.names(client, run.config);
             definitions.lists = unless_refused(stream, "lists", "list_names", lists)?;
         }
         Ok(definitions)

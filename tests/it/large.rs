@@ -96,8 +96,8 @@ fn a_long_report_says_how_far_it_is_every_ten_thousand_records() {
                 // It is due within a contact's rows, and true only after them.
                 assert!(since <= 10_000 + each, "{since} records before a STATE");
                 since = 0;
-                let resume = &message["value"]["bookmarks"]["contact_activity_details"]["resume"];
-                if let Some(after) = resume["after"].as_str() {
+                let bookmark = &message["value"]["bookmarks"]["contact_activity_details"];
+                if let Some(after) = bookmark["resume_after"].as_str().filter(|after| !after.is_empty()) {
                     assert_eq!(after, last);
                     on_the_way += 1;
                 }

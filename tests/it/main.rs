@@ -5,6 +5,8 @@ mod tap;
 
 mod about;
 mod bad_input;
+mod bookmarks;
+mod campaigns;
 mod checked_in;
 mod contacts;
 mod definitions;
@@ -16,6 +18,8 @@ mod interruption;
 mod large;
 #[cfg(unix)]
 mod login;
+mod merging;
+mod mistakes;
 mod moving;
 mod odd;
 mod options;
@@ -25,6 +29,7 @@ mod preflight;
 mod rotation;
 mod routes;
 mod secrets;
+mod selection;
 mod snapshots;
 mod sync;
 mod tls;

@@ -13,8 +13,9 @@ use super::page::{Coverage, every_row, object, rows};
 use super::seen::{Seen, Sighting};
 use super::{Probe, Shared, Source};
 use crate::client::{Client, Page, Pages, Row};
-use crate::config::Config;
+use crate::config::{Config, ContactStatus, Subresource, Word, words};
 use crate::error::Result;
+use crate::extent;
 use crate::fanout::Step;
 use crate::field::{Key, Timestamp};
 use crate::id::Id;
@@ -36,6 +37,11 @@ pub(super) static SOURCE: Source = Source {
         replication_key: Some("updated_at"),
         schema: schema::of::<Contact>,
         needs: Needs { scopes: &["contact_data"], privileges: &["contacts:read"] },
+        narrowed_by: |config| {
+            extent::Filter::of(&[("status", words(&config.contact_status)), ("include", words(&config.subresources))])
+        },
+        bookmark_keys: &["full_refresh_at", "filter", "deselected"],
+        only_by_campaign: &[],
     },
     probe: Probe::Listing(|client, config, found| {
         let (count, some) = count(client, config)?;
@@ -48,7 +54,7 @@ pub(super) static SOURCE: Source = Source {
 
 fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     let stream = &SOURCE.stream;
-    if run.config.contact_status != ["all"] {
+    if run.config.contact_status != [ContactStatus::All] {
         log::warn!(
             "contacts: contact_status leaves out contacts that change to another status, so their last record stays as \
              it was. To see such changes, set contact_status to all and filter on the field status"
@@ -80,13 +86,13 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
         Step::End(outcome) => outcome,
     })?;
     run.check_oddities(stream)?;
-    run.complete(stream, start, OVERLAP);
+    run.advance_bookmark(stream, start, OVERLAP);
     match coverage {
-        Coverage::Whole if is_complete => run.contacts_were_complete(stream),
+        Coverage::Whole if is_complete => run.note_full_refresh(stream),
         Coverage::Whole => {}
         Coverage::MayLackRows(why) => {
             log::warn!("contacts: {why}. Contacts may be missing; the next run reads all contacts again");
-            run.contacts_are_incomplete(stream);
+            run.note_missed_contacts(stream);
         }
     }
     Ok(())
@@ -129,7 +135,7 @@ fn complete_read(
     }
     let mut reading = Reading::of(run.beginning(stream, start));
     // Without a bookmark there is nothing cheaper.
-    if run.has_bookmark(stream) {
+    if run.bookmark(stream).is_some() {
         let filter = reading.listings[0];
         let mut rest = pages(run.client, &filter, 0);
         let Some(page) = rest.next().transpose()? else { return Ok(Some(reading)) };
@@ -153,17 +159,19 @@ const TRANSLATED: [(&str, &str); 3] =
     [("custom_fields", "custom_field_values"), ("taggings", "tag_names"), ("list_memberships", "list_names")];
 
 /// The sub-resources that the selected fields need, as far as `include_subresources` allows them.
-fn include(run: &Run) -> Vec<String> {
+fn include(run: &Run) -> Vec<Subresource> {
     let wants = |field: &str| run.wants(&SOURCE.stream, &[field]);
-    let is_needed = |name: &&String| {
-        wants(name) || TRANSLATED.iter().any(|(subresource, field)| name == subresource && wants(field))
+    let is_needed = |subresource: &Subresource| {
+        let name = subresource.as_str();
+        wants(name) || TRANSLATED.iter().any(|(translated, field)| name == *translated && wants(field))
     };
-    run.config.subresources.iter().filter(is_needed).cloned().collect()
+    run.config.subresources.iter().copied().filter(is_needed).collect()
 }
 
-fn needed_definitions(run: &Run, include: &[String]) -> Needed {
+fn needed_definitions(run: &Run, include: &[Subresource]) -> Needed {
     let needs = |subresource: &str, paths: &[&[&str]]| {
-        include.iter().any(|name| name == subresource) && paths.iter().any(|path| run.wants(&SOURCE.stream, path))
+        include.iter().any(|included| included.as_str() == subresource)
+            && paths.iter().any(|path| run.wants(&SOURCE.stream, path))
     };
     let of_field = ["name", "label", "type", "choice_labels"].map(|field| ["custom_fields", field]);
     let mut paths: Vec<&[&str]> = of_field.iter().map(<[&str; 2]>::as_slice).collect();
@@ -178,9 +186,9 @@ fn needed_definitions(run: &Run, include: &[String]) -> Needed {
 /// The pages of a listing, with these sub-resources of each contact.
 fn pages<T: Row>(
     config: &Config,
-    include: &[String],
+    include: &[Subresource],
 ) -> impl Fn(&Arc<Client>, &Filter, usize) -> Pages<T> + Clone + Send + Sync + use<T> + 'static {
-    let (status, include) = (config.contact_status.join(","), include.join(","));
+    let (status, include) = (words(&config.contact_status), words(include));
     let limit = config.page_size.to_string();
     move |client, filter, priority| {
         let mut query = vec![("status", status.as_str()), ("limit", &limit), ("include_count", "true")];
@@ -300,7 +308,7 @@ pub(super) fn ids(run: &Run) -> Result<(Vec<Id>, bool)> {
 
 /// How many contacts there are, and the id of one.
 pub(super) fn count(client: &Client, config: &Config) -> Result<(u64, Option<String>)> {
-    let status = config.contact_status.join(",");
+    let status = words(&config.contact_status);
     let query = [("status", status.as_str()), ("limit", "1"), ("include_count", "true")];
     let page = client.first::<ContactId>(ENDPOINT, "/contacts", &query, 0)?;
     let some = page.rows.first().map(|row| row.id.as_str().to_owned());
