@@ -186,6 +186,27 @@ fn an_opt_out_that_slips_is_read() {
 }
 
 #[test]
+fn a_list_that_slips_is_read() {
+    let account = Account::generate(21, Size { contacts: 3, lists: 40, campaigns: 0 });
+    let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+    let mut is_over = false;
+    fake.before_call(Box::new(move |target, account| {
+        if target.contains("/contact_lists?cursor") && !std::mem::replace(&mut is_over, true) {
+            // The first of the e-mail lists, which are sorted by id, makes place for one at their end.
+            let first = account.lists.iter_mut().filter(|list| !list.sms).min_by_key(|list| list.id.clone()).unwrap();
+            first.id = "ffffffff-0000-11ef-8000-000000000000".into();
+            first.created_at = chrono::Utc::now();
+        }
+    }));
+    let ran = tap_with(&fake, &json!({"page_size": 5}), None, Some(&only(&["contact_lists"])));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let lists = ran.records("contact_lists");
+    let read: BTreeSet<&str> = lists.iter().map(|list| list["list_id"].as_str().unwrap()).collect();
+    assert!(fake.account().lists.iter().all(|list| read.contains(&*list.id)));
+    assert_eq!(read.len(), lists.len());
+}
+
+#[test]
 fn a_listing_at_rest_costs_no_call_more() {
     let fake = fake(Order::UpdatedDesc);
     let more = json!({"page_size": 20});
