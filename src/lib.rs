@@ -32,6 +32,7 @@ mod progress;
 mod quota;
 mod run;
 mod schema;
+mod secret;
 mod signals;
 mod state;
 mod stream;

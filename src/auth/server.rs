@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use oauth2::basic::{BasicClient, BasicTokenResponse};
@@ -17,10 +16,7 @@ use super::Tokens;
 use super::store::Turn;
 use crate::config::{Config, Secret};
 use crate::error::{Error, Result};
-use crate::http::{agent, backoff, is_untrusted, network_text, untrusted_text};
-
-/// The longest wait that a `Retry-After` is granted.
-const LONGEST_HOLD: Duration = Duration::from_secs(60);
+use crate::http::{Decision, Retry, agent, is_untrusted, network_text, retry_after, untrusted_text};
 
 /// The oauth2 crate's client with all three addresses set.
 pub(crate) type OAuth = BasicClient<EndpointSet, EndpointSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
@@ -123,7 +119,7 @@ impl Endpoint {
     /// One request, until its answer is one that another try would not change. A refusal is told as well.
     fn send(&self, turn: &Turn, request: &HttpRequest) -> Result<(HttpResponse, Option<Refusal>)> {
         let secrets = self.secrets(request);
-        let mut attempt = 0;
+        let mut retry = Retry::new(self.max_retries);
         loop {
             turn.space();
             turn.called();
@@ -137,23 +133,19 @@ impl Endpoint {
                         let body = json!({"error": refusal.code}).to_string().into_bytes();
                         return Ok((answer.map(|_| body), Some(refusal)));
                     }
-                    Read::Passing(why) => {
-                        let hold = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok());
-                        (why, hold.map(Duration::from_secs))
-                    }
+                    Read::Passing(why) => (why, retry_after(answer.headers())),
                 },
                 Err(e) if is_untrusted(&e) => return Err(Error::Failed(untrusted_text(&self.auth_url, &e))),
                 Err(e) => (network_text(&e), None),
             };
             self.settled();
-            attempt += 1;
-            if attempt > self.max_retries {
+            let Decision::Wait(wait) = retry.after(hold) else {
                 return Err(Error::Failed(format!(
-                    "the authorization server did not answer usably: {why}; tries: {attempt}. Run again later"
+                    "the authorization server did not answer usably: {why}; tries: {}. Run again later",
+                    retry.failures()
                 )));
-            }
-            let wait = hold.unwrap_or_else(|| Duration::from_secs(1) + backoff(attempt)).min(LONGEST_HOLD);
-            log::debug!("authorization server: {why}; next try in {:.1} s", wait.as_secs_f64());
+            };
+            log::warn!("authorization server: {why}; {retry} in {:.1} s", wait.as_secs_f64());
             thread::sleep(wait);
         }
     }

@@ -1,7 +1,6 @@
 //! The settings: parsed once, checked once, documented once. No network.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,32 +16,11 @@ mod coerce;
 mod files;
 
 use crate::error::{Error, Result};
+pub(crate) use crate::secret::Secret;
 use crate::window::{Edge, ReportWindow, local};
 use coerce::normalise;
 pub(crate) use coerce::{allowed, types};
 pub(crate) use files::{read, sources, written_back};
-
-/// A text that no log, error or panic may show.
-#[derive(Clone, PartialEq)]
-pub(crate) struct Secret(String);
-
-impl Secret {
-    pub(crate) fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for Secret {
-    fn from(text: String) -> Secret {
-        Secret(text)
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("***")
-    }
-}
 
 /// The settings, as a user writes them.
 // The doc comments are their documentation: `--about` shows them, and the README has them from there. `x-domo` is the
@@ -363,9 +341,9 @@ fn check(s: Settings, now: DateTime<Utc>) -> Result<Config> {
     )?;
     Ok(Config {
         client_id: s.client_id,
-        client_secret: s.client_secret.map(Secret),
-        refresh_token: s.refresh_token.map(Secret),
-        access_token: s.access_token.map(Secret),
+        client_secret: s.client_secret.map(Secret::from),
+        refresh_token: s.refresh_token.map(Secret::from),
+        access_token: s.access_token.map(Secret::from),
         token_file: s.token_file.map(PathBuf::from),
         redirect_uri: redirect,
         start_date,
