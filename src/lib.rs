@@ -33,6 +33,7 @@ mod quota;
 mod run;
 mod schema;
 mod secret;
+mod shown;
 mod signals;
 mod state;
 mod stream;

@@ -83,7 +83,7 @@ impl Auth {
             )));
         }
         let tokens = stored.unwrap_or(configured);
-        Ok(Auth { endpoint: Endpoint::new(config), store, tokens: Mutex::new(tokens), refused: OnceLock::new() })
+        Ok(Auth { endpoint: Endpoint::new(config)?, store, tokens: Mutex::new(tokens), refused: OnceLock::new() })
     }
 
     /// An access token that is good as far as is known.

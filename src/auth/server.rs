@@ -45,16 +45,16 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(crate) fn new(config: &Config) -> Endpoint {
-        Endpoint {
-            agent: agent(config, &config.auth_url),
+    pub(crate) fn new(config: &Config) -> Result<Endpoint> {
+        Ok(Endpoint {
+            agent: agent(config, &config.auth_url)?,
             client_id: config.client_id.clone(),
             client_secret: config.client_secret.clone(),
             auth_url: config.auth_url.as_str().trim_end_matches('/').to_owned(),
             redirect_uri: config.redirect_uri.clone(),
             max_retries: config.max_retries,
             asking: AtomicBool::new(false),
-        }
+        })
     }
 
     /// The protocol's client: it builds the requests and reads the answers, and calls nobody.

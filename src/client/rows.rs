@@ -1,8 +1,8 @@
-//! One body of a listing to typed rows: parsed once, in the worker that fetched it.
+//! The body of a listing's page, parsed into typed rows.
 //!
-//! A page whose rows are all as their type expects takes one pass. Where one is not, the page is parsed again as plain
-//! JSON, and each row is mended by the schema of its type: a value that its field cannot hold becomes null, and a row
-//! without a usable key is left out. Both are noted, never dropped without a word.
+//! Usually every row fits its type, and one pass is enough. If one does not, the page is parsed again as plain JSON, and
+//! each row is repaired by the schema of its type: a value that its field cannot hold becomes null, and a row without a
+//! usable key is left out. Both are noted for a warning.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,13 +19,13 @@ use crate::schema;
 
 /// A row of a listing.
 pub(crate) trait Row: DeserializeOwned + JsonSchema + Send + 'static {
-    /// The member of a body that holds the rows.
+    /// The member of the body that holds the rows.
     const ROWS: &'static str;
-    /// Whether the type names every field that the service is known to send, so that others are worth a warning.
+    /// Whether the type has every field that the service is known to send, so that others are worth a warning.
     const IS_WHOLE: bool;
 }
 
-/// What one body says.
+/// A parsed body.
 #[derive(Debug)]
 pub(super) struct Body<T> {
     /// `None` where the body lacks the member, or it is null.
@@ -37,11 +37,11 @@ pub(super) struct Body<T> {
 /// What stands beside the rows.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Envelope {
-    /// How many rows the whole listing has, by the service's own count.
+    /// How many rows the whole listing has, by the service's own count. The largest of several.
     pub(super) count: Option<u64>,
     /// The contact that a report is about.
     pub(super) contact_id: Option<Box<str>>,
-    /// Where the next page is.
+    /// The link to the next page.
     pub(super) next: Option<String>,
     /// Whether there is a member that no listing is known to have.
     pub(super) has_others: bool,
@@ -50,31 +50,40 @@ pub(super) struct Envelope {
 /// What was odd about the rows of a page.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Oddities {
-    /// Fields that the type does not know, such as `email_address.foo`.
+    /// Fields that the type does not have, such as `email_address.foo`; at most 1,000 of a page.
     pub(crate) unknown: BTreeSet<String>,
     /// Fields with a value that they cannot hold, each with the first record that had one.
     pub(crate) unreadable: BTreeMap<String, String>,
-    /// How many rows were left out for want of a usable key.
+    /// How many rows were left out because they lack a usable key.
     pub(crate) left_out: u64,
-    /// Why the first of those was, and what its other keys are.
+    /// The first of those by its other keys, and what it lacks.
     pub(crate) why_left_out: Option<String>,
 }
 
-/// More distinct unknown fields than this on one page are not told apart.
+impl Oddities {
+    /// Replaces everything that came from the service by what may be shown of it.
+    pub(super) fn show(&mut self, shown: impl Fn(&str) -> String) {
+        self.unknown = self.unknown.iter().map(|name| shown(name)).collect();
+        self.unreadable.values_mut().for_each(|record| *record = shown(record));
+        self.why_left_out = self.why_left_out.as_deref().map(shown);
+    }
+}
+
+/// How many unknown fields of a page are noted; a hostile page could have millions.
 const MOST_UNKNOWN: usize = 1000;
 
-/// Reads a body; an error means that it is no listing, or cut short.
+/// Parses a body. An error means that it is not a listing, or that it is cut short.
 pub(super) fn read<T: Row>(text: &str) -> serde_json::Result<Body<T>> {
     let mut unknown = BTreeSet::new();
     match body(T::ROWS, text, TypedRow { unknown: &mut unknown, row: PhantomData }) {
         Ok((envelope, rows)) => Ok(Body { rows, envelope, oddities: Oddities { unknown, ..Oddities::default() } }),
-        Err(e) if e.is_data() => mended(text),
+        Err(e) if e.is_data() => repaired(text),
         Err(e) => Err(e),
     }
 }
 
-/// The same for a body with a row that does not parse.
-fn mended<T: Row>(text: &str) -> serde_json::Result<Body<T>> {
+/// Parses a body with rows that do not fit their type.
+fn repaired<T: Row>(text: &str) -> serde_json::Result<Body<T>> {
     let (envelope, plain) = body(T::ROWS, text, PlainRow)?;
     let mut oddities = Oddities::default();
     let Some(plain) = plain else { return Ok(Body { rows: None, envelope, oddities }) };
@@ -84,7 +93,7 @@ fn mended<T: Row>(text: &str) -> serde_json::Result<Body<T>> {
         let name = name_of(&row, &schema);
         let why = unusable_keys(&row, &schema);
         let (mut nulled, mut unknown) = (BTreeSet::new(), BTreeSet::new());
-        mend(&mut row, &schema, "", &mut nulled);
+        repair(&mut row, &schema, "", &mut nulled);
         match serde_ignored::deserialize::<_, _, T>(row, |path| note(&mut unknown, &path)) {
             Ok(row) => {
                 rows.push(row);
@@ -115,7 +124,7 @@ fn body<'de, R: ReadRow<'de>>(
     Ok(body)
 }
 
-/// A row by those of its key fields that it has, such as `contact_id=71600990-…`.
+/// Names a row by the key fields that it has, such as `contact_id=71600990-…`.
 fn name_of(row: &Value, schema: &Value) -> String {
     let fields = schema["properties"].as_object().into_iter().flatten();
     let keys = fields.filter(|(_, schema)| is_key(schema)).filter_map(|(name, _)| match &row[name] {
@@ -127,7 +136,7 @@ fn name_of(row: &Value, schema: &Value) -> String {
     if name.is_empty() { "a row without keys".into() } else { name }
 }
 
-/// Which key fields a row lacks, or has with a value that cannot be a key.
+/// Says which key fields of a row are missing or cannot be a key.
 fn unusable_keys(row: &Value, schema: &Value) -> String {
     if !row.is_object() {
         return "not a JSON object".into();
@@ -150,20 +159,20 @@ fn is_key(schema: &Value) -> bool {
     schema["type"][0] != "null"
 }
 
-/// Sets every value to null that its field cannot hold; the paths of these fields go to `nulled`.
-fn mend(value: &mut Value, schema: &Value, path: &str, nulled: &mut BTreeSet<String>) {
+/// Sets every value to null that its field cannot hold, and adds the paths of these fields to `nulled`.
+fn repair(value: &mut Value, schema: &Value, path: &str, nulled: &mut BTreeSet<String>) {
     match (&mut *value, &schema["properties"], &schema["items"]) {
         (Value::Null, ..) => {}
         (Value::Object(map), Value::Object(properties), _) => {
             for (name, schema) in properties {
                 let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
                 if let Some(value) = map.get_mut(name).filter(|_| !is_key(schema)) {
-                    mend(value, schema, &path, nulled);
+                    repair(value, schema, &path, nulled);
                 }
             }
         }
         (Value::Array(items), _, Value::Object(_)) => {
-            items.iter_mut().for_each(|item| mend(item, &schema["items"], path, nulled));
+            items.iter_mut().for_each(|item| repair(item, &schema["items"], path, nulled));
         }
         (value, ..) if !fits(value, schema) => {
             *value = Value::Null;
@@ -187,7 +196,7 @@ fn fits(value: &Value, schema: &Value) -> bool {
     }
 }
 
-/// Notes a field without the positions in lists: `notes.3.foo` is `notes.foo`.
+/// Notes an unknown field, without positions in lists: `notes.3.foo` is `notes.foo`.
 fn note(unknown: &mut BTreeSet<String>, path: &serde_ignored::Path) {
     use serde_ignored::Path;
     if unknown.len() >= MOST_UNKNOWN {
@@ -212,13 +221,13 @@ fn note(unknown: &mut BTreeSet<String>, path: &serde_ignored::Path) {
     unknown.insert(names.join("."));
 }
 
-/// How the elements of the rows member are read.
+/// How to parse one row.
 trait ReadRow<'de> {
     type Row;
     fn row<D: Deserializer<'de>>(&mut self, d: D) -> Result<Self::Row, D::Error>;
 }
 
-/// Rows as their type, with the fields that it does not know.
+/// Parses rows as their type, and notes the fields that it does not have.
 struct TypedRow<'u, T> {
     unknown: &'u mut BTreeSet<String>,
     row: PhantomData<T>,
@@ -232,7 +241,7 @@ impl<'de, T: Row> ReadRow<'de> for TypedRow<'_, T> {
     }
 }
 
-/// Rows as plain JSON.
+/// Parses rows as plain JSON.
 struct PlainRow;
 
 impl<'de> ReadRow<'de> for PlainRow {
@@ -259,7 +268,7 @@ impl<'de, R: ReadRow<'de>> Visitor<'de> for BodyVisitor<R> {
         let (mut envelope, mut rows) = (Envelope::default(), None);
         while let Some(name) = map.next_key::<Cow<str>>()? {
             match &*name {
-                // A second one would take the place of the first and its rows.
+                // A second list of rows would replace the first.
                 name if name == self.rows && rows.is_some() => return Err(A::Error::duplicate_field(self.rows)),
                 name if name == self.rows => rows = map.next_value_seed(RowsSeed(&mut self.row))?,
                 // A last page has no `_links`, an empty or null one, or a null `href`.
@@ -269,7 +278,8 @@ impl<'de, R: ReadRow<'de>> Visitor<'de> for BodyVisitor<R> {
                     map.next_value::<IgnoredAny>()?;
                 }
                 name if name.ends_with("_count") => {
-                    envelope.count = map.next_value::<Integer>()?.0.and_then(|count| count.try_into().ok());
+                    let count = map.next_value::<Integer>()?.0.and_then(|count| count.try_into().ok());
+                    envelope.count = envelope.count.max(count);
                 }
                 _ => {
                     envelope.has_others = true;

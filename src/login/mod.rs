@@ -56,7 +56,8 @@ pub(crate) fn login(
         say("The stored login was kept.");
         return Ok(());
     }
-    let login = Grant { endpoint: Endpoint::new(config), store, config, timeout: Duration::from_secs(options.timeout) };
+    let login =
+        Grant { endpoint: Endpoint::new(config)?, store, config, timeout: Duration::from_secs(options.timeout) };
     let outcome = if options.device { login.on_a_device() } else { login.in_a_browser() };
     outcome?;
     say(&format!(

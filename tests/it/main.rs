@@ -15,6 +15,7 @@ mod large;
 #[cfg(unix)]
 mod login;
 mod moving;
+mod odd_answers;
 mod options;
 mod prefix;
 mod preflight;

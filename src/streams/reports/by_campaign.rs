@@ -14,7 +14,7 @@ use super::newest_first::{self, Part, newest_first};
 use super::records::{ActionSummary, ActivityDetail};
 use super::route::{self, Candidate, Scope};
 use super::{DETAILS, Reading, SUMMARY};
-use crate::client::Row;
+use crate::client::{Row, path};
 use crate::config::Route;
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
@@ -162,7 +162,8 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
         .collect();
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
     let fetch = move |priority: usize, listing: &Listing, push: &mut dyn FnMut(Part<Tracked>) -> bool| {
-        let path = format!("/reports/email_reports/{}/tracking/{}", listing.activity.id, listing.kind.path());
+        let id = listing.activity.id.to_string();
+        let path = path(&["reports", "email_reports", &id, "tracking", listing.kind.path()]);
         let query = [("limit", limit.as_str())];
         let pages = newest_first::Listing { endpoint: TRACKING, path: &path, query: &query, priority };
         newest_first(&client, &pages, listing.until, push)
@@ -251,7 +252,7 @@ fn activities(run: &mut Run, shared: &mut Shared, readings: &[Reading]) -> Resul
     let mut gone = 0;
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
     let fetch = move |priority: usize, candidate: &Arc<Candidate>, push: &mut dyn FnMut(Detail) -> bool| {
-        push(client.object(CAMPAIGN, &format!("/emails/{}", candidate.id), &[], priority)?);
+        push(client.object(CAMPAIGN, &path(&["emails", &candidate.id.to_string()]), &[], priority)?);
         Ok(())
     };
     fanout::in_order(

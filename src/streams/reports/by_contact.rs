@@ -10,7 +10,7 @@ use chrono::Months;
 use super::newest_first::{Listing, Part, newest_first};
 use super::records::{ActionSummary, ActivityDetail};
 use super::{ACTIVITY_DETAILS, ACTIVITY_SUMMARY, DETAILS, Reading, SUMMARY, route};
-use crate::client::Client;
+use crate::client::{Client, path};
 use crate::config::Route;
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
@@ -122,7 +122,7 @@ fn fetch_summary(window: &Window) -> Fetch<ActionSummary> {
     // How long a range may be is not documented for this endpoint; five years are, for its neighbour.
     let split = AtomicBool::new(false);
     Box::new(move |client, priority, id, push| {
-        let path = format!("/reports/contact_reports/{id}/activity_summary");
+        let path = path(&["reports", "contact_reports", &id.to_string(), "activity_summary"]);
         let mut range = |(start, end)| {
             let (start, end) = (asked_from(start), stamp(end));
             for page in client.pages(ACTIVITY_SUMMARY, &path, &[("start", &start), ("end", &end)], priority) {
@@ -156,7 +156,7 @@ fn fetch_details(run: &Run, window: &Window) -> Fetch<ActivityDetail> {
             ("include_campaign_activity_names", names),
             ("limit", &limit),
         ];
-        let path = format!("/reports/contact_reports/{id}/activity_details");
+        let path = path(&["reports", "contact_reports", &id.to_string(), "activity_details"]);
         let listing = Listing { endpoint: ACTIVITY_DETAILS, path: &path, query: &query, priority };
         newest_first(client, &listing, Some(start), push)
     })

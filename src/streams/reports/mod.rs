@@ -11,6 +11,7 @@ pub(super) use records::{ActionSummary, ActivityDetail};
 use route::Scope;
 
 use super::{Probe, Shared, Source};
+use crate::client::path;
 use crate::config::{Config, Route};
 use crate::error::Result;
 use crate::id::Id;
@@ -37,7 +38,7 @@ pub(super) static SUMMARY: Source = Source {
     },
     probe: Probe::OfContact(|client, _, id| {
         let (day, now) = (stamp(Utc::now() - TimeDelta::days(1)), stamp(Utc::now()));
-        let path = format!("/reports/contact_reports/{id}/activity_summary");
+        let path = path(&["reports", "contact_reports", id, "activity_summary"]);
         client.first::<ActionSummary>(ACTIVITY_SUMMARY, &path, &[("start", &day), ("end", &now)], 0).map(|_| ())
     }),
     read: |run, shared| read(run, shared, &SUMMARY.stream),
@@ -53,7 +54,7 @@ pub(super) static DETAILS: Source = Source {
     },
     probe: Probe::OfContact(|client, config, id| {
         let types = config.tracking_activity_types.join(",");
-        let path = format!("/reports/contact_reports/{id}/activity_details");
+        let path = path(&["reports", "contact_reports", id, "activity_details"]);
         let query = [("tracking_activities_list", types.as_str()), ("limit", "1")];
         client.first::<ActivityDetail>(ACTIVITY_DETAILS, &path, &query, 0).map(|_| ())
     }),
