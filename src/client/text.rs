@@ -49,14 +49,23 @@ pub(super) fn clean(bytes: Vec<u8>, token: &Secret) -> String {
         Ok(text) => text,
         Err(e) => String::from_utf8_lossy(e.as_bytes()).into_owned(),
     };
-    let text = match repair(&text) {
+    let mut text = match repair(&text) {
         Cow::Borrowed(_) => text,
         Cow::Owned(repaired) => repaired,
     };
-    if holds(&text, token.expose()) { text.replace(token.expose(), "***") } else { text }
+    let token = token.expose();
+    let percent: String = token.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let form: String = url::form_urlencoded::byte_serialize(token.as_bytes()).collect();
+    for echo in [token, &form, &percent, &percent.to_lowercase()] {
+        if holds(&text, echo) {
+            text = text.replace(echo, "***");
+        }
+    }
+    text
 }
 
-/// Whether a text holds a secret, looking for its beginning first: the search for a long text is many times slower.
+/// Whether a text holds a secret. It looks for its beginning first, since the search for a long text is many times
+/// slower.
 fn holds(text: &str, secret: &str) -> bool {
     let beginning = &secret[..secret.floor_char_boundary(16)];
     !secret.is_empty() && text.contains(beginning) && text.contains(secret)
@@ -146,6 +155,8 @@ mod tests {
         for (raw, secret, expected) in [
             (r#"{"t0ken":"xt0keny"}"#, "t0ken", r#"{"***":"x***y"}"#),
             (r#""\u0074\u0030ken a\/b""#, "t0ken a/b", r#""***""#),
+            (r#""t0ken+a%2Fb %74%306b""#, "t0ken a/b", r#""*** %74%306b""#),
+            (r#""%74%30%6B%65%6E%74%30%6b%65%6e""#, "t0ken", r#""******""#),
             (long, long, "***"),
             ("abcdefghijklmnop", long, "abcdefghijklmnop"),
             ("plain", "", "plain"),
