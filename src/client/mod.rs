@@ -281,9 +281,12 @@ impl Client {
                 Err(Failure::Passing { why, hold }) => {
                     large_body = None;
                     let Decision::Wait(wait) = retry.after(hold) else {
+                        let attempts = match retry.failures() {
+                            1 => "1 attempt".to_owned(),
+                            n => format!("{n} attempts"),
+                        };
                         return Err(Error::Failed(format!(
-                            "{why} ({} attempts). Run again later, with the last STATE if there is one",
-                            retry.failures()
+                            "{why}; gave up after {attempts}. Run again later, with the last STATE if there is one"
                         )));
                     };
                     let asked = if hold.is_some() { ", as the service asks" } else { "" };
