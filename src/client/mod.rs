@@ -521,25 +521,19 @@ pub(crate) fn path(segments: &[&str]) -> String {
     path
 }
 
-/// Whether a request cannot have reached the service, so that it counts against no quota.
+/// Whether a call failed before there was a connection. The service has not seen it, so it counts against no quota.
 fn has_not_left(e: &ureq::Error) -> bool {
-    use io::ErrorKind::{
-        AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkDown, NetworkUnreachable, PermissionDenied,
-    };
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, Other, TimedOut, UnexpectedEof, WouldBlock};
     match e {
         ureq::Error::HostNotFound
         | ureq::Error::ConnectionFailed
         | ureq::Error::ConnectProxyFailed(_)
         | ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => true,
-        ureq::Error::Io(e) => matches!(
-            e.kind(),
-            AddrNotAvailable
-                | ConnectionRefused
-                | HostUnreachable
-                | NetworkDown
-                | NetworkUnreachable
-                | PermissionDenied
-        ),
+        // A connection ends in one of these. Everything else, such as a failed name lookup, prevents one.
+        ureq::Error::Io(io) => {
+            let ended = [BrokenPipe, ConnectionAborted, ConnectionReset, Other, TimedOut, UnexpectedEof, WouldBlock];
+            is_untrusted(e) || !ended.contains(&io.kind())
+        }
         e => is_untrusted(e),
     }
 }
@@ -561,8 +555,10 @@ mod tests {
     }
 
     #[test]
-    fn only_a_request_that_may_have_arrived_counts() {
+    fn only_a_call_that_may_have_arrived_counts() {
         let io = |kind| ureq::Error::Io(io::Error::from(kind));
+        // Too many open files.
+        assert!(has_not_left(&ureq::Error::Io(io::Error::from_raw_os_error(24))));
         assert!(has_not_left(&io(io::ErrorKind::ConnectionRefused)));
         assert!(has_not_left(&ureq::Error::HostNotFound));
         assert!(has_not_left(&ureq::Error::Timeout(ureq::Timeout::Connect)));

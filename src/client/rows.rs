@@ -414,6 +414,12 @@ mod tests {
     }
 
     #[test]
+    fn of_several_counts_the_largest_is_believed() {
+        assert_eq!(things(r#"{"things_count":7,"deleted_count":0}"#).envelope.count, Some(7));
+        assert_eq!(things(r#"{"things_count":-1,"deleted_count":null}"#).envelope.count, None);
+    }
+
+    #[test]
     fn what_is_no_listing_is_an_error() {
         for text in [
             "",
@@ -460,6 +466,26 @@ mod tests {
     fn unknown_fields_are_named_by_their_path() {
         let body = things(r#"{"things":[{"thing_id":"1","odd":{"a":1},"parts":[{"size":1},{"odder":2}]}]}"#);
         assert_eq!(body.oddities.unknown.into_iter().collect::<Vec<_>>(), ["odd", "parts.odder"]);
+    }
+
+    #[test]
+    fn a_page_notes_a_bounded_number_of_unknown_fields() {
+        let fields: Vec<String> = (0..3000).map(|n| format!(r#""odd_{n}":1"#)).collect();
+        for size in ["1", "[]"] {
+            // The second row does not fit its type.
+            let text =
+                format!(r#"{{"things":[{{"thing_id":"1",{}}},{{"thing_id":"2","size":{size}}}]}}"#, fields.join(","));
+            assert_eq!(things(&text).oddities.unknown.len(), MOST_UNKNOWN, "{size}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_of_oddities_has_passed_the_filter() {
+        let mut oddities = things(r#"{"things":[{"thing_id":"1","a":1,"size":[]},{"name":"b"}]}"#).oddities;
+        oddities.show(|text| format!("<{text}>"));
+        assert_eq!(oddities.unknown, BTreeSet::from(["<a>".to_owned()]));
+        assert_eq!(oddities.unreadable, BTreeMap::from([("size".to_owned(), "<thing_id=1>".to_owned())]));
+        assert!(oddities.why_left_out.is_some_and(|why| why.starts_with("<a row without keys") && why.ends_with('>')));
     }
 
     proptest! {

@@ -139,12 +139,14 @@ fn a_retry_after_of_any_size_is_survived() {
 fn a_call_that_never_left_is_not_counted() {
     let fake = fake();
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let url = format!("http://{closed}/v3");
-    let ran = contacts(&fake, &json!({"api_url": url, "max_retries": 2, "max_requests": 1}));
-    // Not 4, as if the one call had been made.
-    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
-    // Told at once, not after the last retry.
-    assert_eq!(ran.stderr.matches("WARNING contacts").count(), 2, "{}", ran.stderr);
+    // A closed port, and a name that no server has.
+    for url in [format!("http://{closed}/v3"), "https://tap.invalid/v3".to_owned()] {
+        let ran = contacts(&fake, &json!({"api_url": url, "max_retries": 2, "max_requests": 1}));
+        // Not 4, as if the one call had been made.
+        assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+        // Told at once, not after the last retry.
+        assert_eq!(ran.stderr.matches("WARNING contacts").count(), 2, "{}", ran.stderr);
+    }
 }
 
 #[test]
