@@ -3,8 +3,11 @@
 use std::fmt;
 use std::ops::Range;
 
+use serde::Deserialize;
+
 /// A token or a password. It has no `Display`, so that no message can show it by accident.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Deserialize)]
+#[serde(transparent)]
 pub(crate) struct Secret(String);
 
 impl Secret {

@@ -72,6 +72,12 @@ pub(super) fn lack_means_none(envelope: &Envelope, is_first: bool) -> bool {
     is_first && !envelope.has_others && envelope.next.is_none() && envelope.count.unwrap_or(0) == 0
 }
 
+/// Whether a 200 that is not a listing holds what was asked for: an empty object, an error or a list would pass for an
+/// object without any of its optional fields.
+pub(super) fn is_object_with_data(body: &Value) -> bool {
+    body.as_object().is_some_and(|members| !members.is_empty() && !members.contains_key("error_key"))
+}
+
 fn looks_like_json(body: &[u8]) -> bool {
     matches!(body.trim_ascii_start().first(), Some(b'{' | b'['))
 }
@@ -187,6 +193,15 @@ mod tests {
         assert!(!lack_means_none(&Envelope { count: Some(1), ..empty() }, true));
         assert!(!lack_means_none(&Envelope { next: Some("/a".into()), ..empty() }, true));
         assert!(!lack_means_none(&Envelope { has_others: true, ..empty() }, true));
+    }
+
+    #[test]
+    fn an_object_without_data_is_no_answer() {
+        use serde_json::json;
+        assert!(is_object_with_data(&json!({"campaign_id": "a"})));
+        for body in [json!({}), json!([]), json!([{"a": 1}]), json!({"error_key": "throttled"}), json!("a")] {
+            assert!(!is_object_with_data(&body), "{body}");
+        }
     }
 
     proptest! {

@@ -6,7 +6,6 @@ mod pages;
 mod rows;
 mod text;
 
-use std::fmt::Write as _;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,20 +14,22 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Days, NaiveTime, TimeDelta, Utc};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::auth::{Auth, Scopes};
 use crate::config::{Config, OnQuota};
 use crate::error::{Error, Result};
 use crate::http::{Decision, Retry, agent, is_untrusted, network_text, retry_after, untrusted_text};
 use crate::logger::timer;
-use crate::quota::{CallCount, share_of_quota};
+use crate::quota::{CallCount, DAILY_QUOTA, share_of_quota};
 use crate::secret::Secret;
 use judge::{Verdict, judge};
 use pace::Pace;
 pub(crate) use pages::{Page, Pages};
+use rows::unreadable;
 pub(crate) use rows::{Oddities, Row};
 use text::{Buffers, shown};
 
@@ -160,13 +161,22 @@ impl Client {
         struct Privilege {
             privilege_name: String,
         }
-        let list: Vec<Privilege> = self.object("privileges", "/account/user/privileges", &[], 0)?;
-        Ok(list.into_iter().map(|p| p.privilege_name).collect())
+        let call = Call { endpoint: "privileges", url: self.url("/account/user/privileges", &[]), priority: 0 };
+        let list =
+            self.get(&call, |text, _| serde_json::from_str::<Vec<Privilege>>(text).map_err(|e| unreadable(&e)))?;
+        Ok(list.body.into_iter().map(|p| p.privilege_name).collect())
     }
 
     /// API calls made so far, failed ones included. One that could not connect is none.
     pub(crate) fn calls(&self) -> u64 {
         self.pace.calls()
+    }
+
+    /// How many more calls `max_requests` and a day's quota allow. What other runs have used of the day is not known.
+    pub(crate) fn calls_left(&self) -> u64 {
+        let calls = self.calls();
+        let of_day = DAILY_QUOTA - calls % DAILY_QUOTA;
+        self.max_requests.map_or(of_day, |most| most.saturating_sub(calls).min(of_day))
     }
 
     /// The counter behind [`Client::calls`], for the progress display.
@@ -184,7 +194,7 @@ impl Client {
     pub(crate) fn run_start(&self) -> Result<DateTime<Utc>> {
         if self.first_date.get().is_none() {
             // Only the date of the answer is needed, so a refusal does not matter.
-            match self.object::<serde_json::Value>("contacts_counts", "/contacts/counts", &[], 0) {
+            match self.object::<Value>("contacts_counts", "/contacts/counts", &[], 0) {
                 Ok(_) | Err(Error::Forbidden(_) | Error::NotFound(_) | Error::Refused(_)) => {}
                 Err(e) => return Err(e),
             }
@@ -192,8 +202,8 @@ impl Client {
         Ok(*self.first_date.get_or_init(Utc::now))
     }
 
-    /// The pages of a listing, in order. `endpoint` names it in log lines and metrics; `path` begins with `/` (see
-    /// [`path`]). Among calls that wait for the pace, those with the lowest `priority` go first.
+    /// The pages of a listing, in order. `endpoint` names it in log lines and metrics; `path` begins with `/`, and its
+    /// ids are escaped. Among calls that wait for the pace, those with the lowest `priority` go first.
     pub(crate) fn pages<T: Row>(
         self: &Arc<Self>,
         endpoint: &'static str,
@@ -225,8 +235,27 @@ impl Client {
     ) -> Result<T> {
         let call = Call { endpoint, url: self.url(path, query), priority };
         let read = |text: &str, _: &Secret| {
-            serde_json::from_str(text)
-                .map_err(|e| format!("200 response of an unexpected form: line {}, column {}", e.line(), e.column()))
+            let body: Value = serde_json::from_str(text).map_err(|e| unreadable(&e))?;
+            if !judge::is_object_with_data(&body) {
+                return Err("200 response without data".into());
+            }
+            T::deserialize(body).map_err(|e| unreadable(&e))
+        };
+        Ok(self.get(&call, read)?.body)
+    }
+
+    /// Reads an answer that is one record rather than a listing, and what was odd about it.
+    pub(crate) fn one<T: DeserializeOwned + JsonSchema>(
+        &self,
+        endpoint: &'static str,
+        path: &str,
+        priority: usize,
+    ) -> Result<(T, Oddities)> {
+        let call = Call { endpoint, url: self.url(path, &[]), priority };
+        let read = |text: &str, token: &Secret| {
+            let (one, mut oddities) = rows::read_one(text).map_err(|why| shown(&why, token))?;
+            oddities.show(|text| shown(text, token));
+            Ok((one, oddities))
         };
         Ok(self.get(&call, read)?.body)
     }
@@ -505,22 +534,6 @@ impl Client {
     }
 }
 
-/// A path made of segments, each percent-encoded: an id may hold anything.
-pub(crate) fn path(segments: &[&str]) -> String {
-    let mut path = String::new();
-    for segment in segments {
-        path.push('/');
-        for byte in segment.bytes() {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                path.push(char::from(byte));
-            } else {
-                let _ = write!(path, "%{byte:02X}");
-            }
-        }
-    }
-    path
-}
-
 /// Whether a call failed before there was a connection. The service has not seen it, so it counts against no quota.
 fn has_not_left(e: &ureq::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, Other, TimedOut, UnexpectedEof, WouldBlock};
@@ -547,12 +560,6 @@ pub(crate) fn read_rows<T: Row>(page: &str) -> Vec<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn segments_are_escaped_and_stay_segments() {
-        assert_eq!(path(&["emails", "71600990-908b"]), "/emails/71600990-908b");
-        assert_eq!(path(&["emails", "a/b?c#d%e é"]), "/emails/a%2Fb%3Fc%23d%25e%20%C3%A9");
-    }
 
     #[test]
     fn only_a_call_that_may_have_arrived_counts() {

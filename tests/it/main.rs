@@ -5,7 +5,11 @@ mod tap;
 
 mod about;
 mod bad_input;
+mod bookmarks;
+mod campaigns;
 mod checked_in;
+mod contacts;
+mod definitions;
 mod documents;
 mod fault_matrix;
 #[cfg(unix)]
@@ -14,7 +18,10 @@ mod interruption;
 mod large;
 #[cfg(unix)]
 mod login;
+mod merging;
+mod mistakes;
 mod moving;
+mod odd;
 mod odd_answers;
 mod options;
 mod prefix;
@@ -23,6 +30,7 @@ mod preflight;
 mod rotation;
 mod routes;
 mod secrets;
+mod selection;
 mod snapshots;
 mod sync;
 mod tls;
