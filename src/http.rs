@@ -5,15 +5,20 @@ use std::{fmt, io};
 
 use chrono::{DateTime, Utc};
 use ureq::http::HeaderMap;
+use ureq::{Proxy, ProxyProtocol};
 use url::Url;
 
 use crate::config::{Config, is_loopback};
+use crate::error::{Error, Result};
 
 /// The longest wait that a server's `Retry-After` can ask for.
 const LONGEST_HOLD: Duration = Duration::from_secs(300);
 
 /// Builds the agent that calls one server.
-pub(crate) fn agent(config: &Config, server: &Url) -> ureq::Agent {
+///
+/// # Errors
+/// `Usage` when the environment names a proxy that cannot be used.
+pub(crate) fn agent(config: &Config, server: &Url) -> Result<ureq::Agent> {
     let builder = ureq::Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
@@ -24,8 +29,48 @@ pub(crate) fn agent(config: &Config, server: &Url) -> ureq::Agent {
         .timeout_global(Some(config.request_timeout))
         .tls_config(ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build());
     // A proxy would take "localhost" for itself, and it would see the token, since http is not encrypted.
-    let builder = if is_loopback(server) { builder.proxy(None) } else { builder };
-    builder.build().into()
+    let proxy = if is_loopback(server) { None } else { proxy_for(server)? };
+    Ok(builder.proxy(proxy).build().into())
+}
+
+/// The proxy that the environment names for a server.
+///
+/// The HTTP library skips a variable that it cannot read, and goes round a SOCKS proxy. Both would send traffic past
+/// a proxy that somebody set up on purpose.
+///
+/// # Errors
+/// `Usage` when one of the variables cannot be used and `NO_PROXY` does not exempt the server.
+fn proxy_for(server: &Url) -> Result<Option<Proxy>> {
+    const VARIABLES: [&str; 6] = ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
+    let usable = |value: &str| {
+        Proxy::new(value).is_ok_and(|p| matches!(p.protocol(), ProxyProtocol::Http | ProxyProtocol::Https))
+    };
+    if is_exempt(server) {
+        return Ok(None);
+    }
+    for variable in VARIABLES {
+        let Some(value) = std::env::var_os(variable) else { continue };
+        if !value.to_str().is_some_and(usable) {
+            // The value may hold a password.
+            let why = if value.is_empty() { "is empty" } else { "names a proxy that the tap cannot use" };
+            return Err(Error::Usage(format!(
+                "the environment variable {variable} {why}; set it to http://HOST:PORT or https://HOST:PORT, unset it \
+                 to connect directly, or list {} in NO_PROXY",
+                server.host_str().unwrap_or_default()
+            )));
+        }
+    }
+    Ok(Proxy::try_from_env())
+}
+
+/// Whether `NO_PROXY` exempts a server.
+fn is_exempt(server: &Url) -> bool {
+    let Some(list) = ["NO_PROXY", "no_proxy"].into_iter().find_map(|name| std::env::var(name).ok()) else {
+        return false;
+    };
+    let any = Proxy::builder(ProxyProtocol::Http).host("proxy");
+    let any = list.split(',').map(str::trim).fold(any, ureq::ProxyBuilder::no_proxy).build();
+    server.as_str().parse().is_ok_and(|uri| any.is_ok_and(|any| any.is_no_proxy(&uri)))
 }
 
 /// The retries of one call. It counts and decides; the caller makes the call, logs and sleeps.

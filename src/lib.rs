@@ -40,6 +40,7 @@ mod quota;
 mod run;
 mod schema;
 mod secret;
+mod shown;
 mod signals;
 mod spelling;
 mod state;

@@ -21,6 +21,11 @@ impl CallCount {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Takes one back that turned out not to have been made.
+    pub(crate) fn take_back(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

@@ -73,7 +73,7 @@ impl Auth {
             ..Tokens::default()
         });
         let held = Mutex::new(Held { tokens, dead_on_disk: None });
-        Ok(Auth { server: AuthServer::new(config), store, held, refused: OnceLock::new(), login_command })
+        Ok(Auth { server: AuthServer::new(config)?, store, held, refused: OnceLock::new(), login_command })
     }
 
     /// An access token that is good as far as is known.

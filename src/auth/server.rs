@@ -58,9 +58,9 @@ pub(crate) struct AuthServer {
 }
 
 impl AuthServer {
-    pub(crate) fn new(config: &Config) -> AuthServer {
-        AuthServer {
-            agent: agent(config, &config.auth_url),
+    pub(crate) fn new(config: &Config) -> Result<AuthServer> {
+        Ok(AuthServer {
+            agent: agent(config, &config.auth_url)?,
             client_id: config.client_id.clone(),
             client_secret: config.client_secret.clone(),
             auth_url: config.auth_url.as_str().trim_end_matches('/').to_owned(),
@@ -68,7 +68,7 @@ impl AuthServer {
             max_retries: config.max_retries,
             login_command: config.login_command(),
             is_renewing: AtomicBool::new(false),
-        }
+        })
     }
 
     /// The client that builds requests and reads answers. It makes no calls.

@@ -76,6 +76,11 @@ impl Pace {
         leaves
     }
 
+    /// Uncounts a call that could not connect: the service has not seen it.
+    pub(super) fn give_back(&self) {
+        self.calls.take_back();
+    }
+
     /// Nobody calls for this long: the service said that all together are too fast.
     pub(super) fn hold(&self, wait: Duration) {
         let mut queue = self.lock();

@@ -58,7 +58,7 @@ pub(crate) fn login(
         return Ok(());
     }
     let timeout = Duration::from_secs(options.timeout);
-    let flow = Flow { server: AuthServer::new(config), store, config, timeout };
+    let flow = Flow { server: AuthServer::new(config)?, store, config, timeout };
     if options.device { flow.on_a_device() } else { flow.in_a_browser() }?;
     let test = config.login_command().replacen(" login", "", 1);
     say(&format!("Logged in. The tokens are in {path}. Next, see what this login may read:\n\n    {test} --test\n"));

@@ -171,5 +171,5 @@ fn summaries(client: &Arc<Client>, config: &Config) -> Result<Summaries> {
 
 /// The details of one campaign: its row of the listing, with its activities. Unlike there, the status is in capitals.
 pub(super) fn details(client: &Client, id: &Id, priority: usize) -> Result<(EmailCampaign, Oddities)> {
-    client.one("email_campaign", &format!("/emails/{id}"), priority)
+    client.one("email_campaign", &format!("/emails/{}", id.in_path()), priority)
 }

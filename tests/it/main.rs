@@ -25,6 +25,7 @@ mod merging;
 mod mistakes;
 mod moving;
 mod odd;
+mod odd_answers;
 mod options;
 mod prefix;
 mod preflight;

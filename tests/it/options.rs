@@ -488,8 +488,8 @@ fn the_log_level_and_the_metrics_are_those_that_were_asked_for() {
     let fake = fake();
     let config = tap::file(&fake.config());
     let run = |level: &[(&str, &str)]| {
-        // What is tried again is told at DEBUG.
-        fake.fault(Fault::once("/contacts?", What::Status(500, String::new(), "text/plain")));
+        // A token that is refused is worth a DEBUG line.
+        fake.fault(Fault::once("/contacts?", What::Unauthorized));
         Ran::of(&command().arg("--config").arg(config.path()).envs(level.iter().copied()).output().unwrap()).stderr
     };
     let levels = |stderr: &str| -> BTreeSet<String> {

@@ -300,7 +300,7 @@ fn ask(client: &Client, id: &Id, chosen: &Chosen, priority: usize) -> Result<Ans
     }
     let primary = answers.details.as_ref().and_then(|details| details.as_ref().ok()?.primary_email());
     if let Some(activity) = primary.filter(|_| chosen.wanted.email) {
-        let path = format!("/emails/activities/{activity}");
+        let path = format!("/emails/activities/{}", Id::from(activity).in_path());
         let email = unless_it_passes(client.one::<Email>("email_campaign_activity", &path, priority))?;
         answers.email = Some(email.map(|(email, oddities)| {
             answers.oddities.push(oddities);

@@ -163,7 +163,7 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
         .collect();
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
     let fetch = move |priority: usize, listing: &Listing, push: &mut dyn FnMut(Part<Tracked>) -> bool| {
-        let path = format!("/reports/email_reports/{}/tracking/{}", listing.activity.id, listing.kind.path());
+        let path = format!("/reports/email_reports/{}/tracking/{}", listing.activity.id.in_path(), listing.kind.path());
         let query = [("limit", limit.as_str())];
         let pages = newest_first::Listing { endpoint: TRACKING, path: &path, query: &query, priority };
         newest_first(&client, &pages, listing.until, push)

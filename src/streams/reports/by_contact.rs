@@ -125,7 +125,7 @@ fn fetch_summary(reading: &Reading) -> Fetch<ActionSummary> {
     // How long a range may be is not documented for this endpoint; five years are, for its neighbour.
     let split = AtomicBool::new(false);
     Box::new(move |client, priority, id, push| {
-        let path = format!("/reports/contact_reports/{id}/activity_summary");
+        let path = format!("/reports/contact_reports/{}/activity_summary", id.in_path());
         let mut range = |(start, end)| {
             let (start, end) = (asked_from(start), stamp(end));
             for page in client.pages(ACTIVITY_SUMMARY, &path, &[("start", &start), ("end", &end)], priority) {
@@ -159,7 +159,7 @@ fn fetch_details(run: &Run, reading: &Reading) -> Fetch<ActivityDetail> {
             ("include_campaign_activity_names", names),
             ("limit", &limit),
         ];
-        let path = format!("/reports/contact_reports/{id}/activity_details");
+        let path = format!("/reports/contact_reports/{}/activity_details", id.in_path());
         let listing = Listing { endpoint: ACTIVITY_DETAILS, path: &path, query: &query, priority };
         newest_first(client, &listing, since, push)
     })

@@ -15,6 +15,7 @@ use super::{Probe, Shared, Source};
 use crate::config::{Config, Route, words};
 use crate::error::Result;
 use crate::extent::{Filter, short_hash};
+use crate::id::Id;
 use crate::run::Run;
 use crate::schema;
 use crate::stream::{Needs, Stream};
@@ -54,7 +55,7 @@ pub(super) static SUMMARY: Source = Source {
     },
     probe: Probe::OfContact(|client, _, id| {
         let (day, now) = (stamp(Utc::now() - TimeDelta::days(1)), stamp(Utc::now()));
-        let path = format!("/reports/contact_reports/{id}/activity_summary");
+        let path = format!("/reports/contact_reports/{}/activity_summary", Id::from(id).in_path());
         client.first::<ActionSummary>(ACTIVITY_SUMMARY, &path, &[("start", &day), ("end", &now)], 0).map(|_| ())
     }),
     read: |run, shared| read(run, shared, &SUMMARY.stream),
@@ -73,7 +74,7 @@ pub(super) static DETAILS: Source = Source {
     },
     probe: Probe::OfContact(|client, config, id| {
         let types = words(&config.tracking_activity_types);
-        let path = format!("/reports/contact_reports/{id}/activity_details");
+        let path = format!("/reports/contact_reports/{}/activity_details", Id::from(id).in_path());
         let query = [("tracking_activities_list", types.as_str()), ("limit", "1")];
         client.first::<ActivityDetail>(ACTIVITY_DETAILS, &path, &query, 0).map(|_| ())
     }),

@@ -80,12 +80,14 @@ pub(super) struct Response {
     pub content_type: &'static str,
     pub location: Option<String>,
     pub retry_after: Option<String>,
+    /// Any other headers.
+    pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
 impl Response {
     pub fn new(status: u16, content_type: &'static str, body: impl Into<Vec<u8>>) -> Response {
-        Response { status, content_type, location: None, retry_after: None, body: body.into() }
+        Response { status, content_type, location: None, retry_after: None, headers: Vec::new(), body: body.into() }
     }
 
     pub fn json(status: u16, body: &Value) -> Response {
@@ -103,12 +105,17 @@ impl Response {
     /// The head for a body of this length.
     pub fn head(&self, date: &str, length: usize, gzip: bool, number: u64) -> String {
         let mut head = format!(
-            "HTTP/1.1 {} {}\r\nDate: {date}\r\nContent-Type: {}\r\nContent-Length: {length}\r\n\
-             x-amzn-requestid: 00000000-0000-4000-8000-{number:012}\r\n",
+            "HTTP/1.1 {} {}\r\nDate: {date}\r\nContent-Type: {}\r\nContent-Length: {length}\r\n",
             self.status,
             reason(self.status),
             self.content_type,
         );
+        for (name, value) in &self.headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        if !self.headers.iter().any(|(name, _)| name == "x-amzn-requestid") {
+            head += &format!("x-amzn-requestid: 00000000-0000-4000-8000-{number:012}\r\n");
+        }
         if gzip {
             head += "Content-Encoding: gzip\r\n";
         }
@@ -181,6 +188,11 @@ pub(super) fn decode(text: &str) -> String {
         i += 1;
     }
     String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Percent-decodes one segment of a path, in which `+` is itself.
+pub(super) fn decode_segment(text: &str) -> String {
+    decode(&text.replace('+', "%2B"))
 }
 
 /// The pairs of a query or form.

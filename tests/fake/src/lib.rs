@@ -155,6 +155,9 @@ pub enum What {
     Change(fn(&Value) -> (u16, &'static str, String)),
     /// An error of this status that shows all that the request brought.
     Echo(u16),
+    /// This status with these headers and this JSON, without serving the request. In both, `$TOKEN` stands for the
+    /// access token that the request brought, `$ESCAPED` and `$PERCENT` for the same with JSON and percent escapes.
+    Answer(u16, Vec<(&'static str, String)>, String),
     Throttled,
     QuotaExceeded,
     Unauthorized,
@@ -419,6 +422,15 @@ fn echo(req: &Request, status: u16, is_auth: bool) -> Response {
     Response::json(status, &json!({key: text, message: text}))
 }
 
+fn answer(req: &Request, status: u16, headers: &[(&'static str, String)], body: &str) -> Response {
+    let token = req.header("authorization").and_then(|h| h.strip_prefix("Bearer ")).unwrap_or_default();
+    let escape = |form: fn(u8) -> String| -> String { token.bytes().map(form).collect() };
+    let (escaped, percent) = (escape(|b| format!("\\u{b:04x}")), escape(|b| format!("%{b:02X}")));
+    let filled = |text: &str| text.replace("$TOKEN", token).replace("$ESCAPED", &escaped).replace("$PERCENT", &percent);
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), filled(value))).collect();
+    Response { headers, ..Response::new(status, "application/json", filled(body)) }
+}
+
 fn throttled() -> Response {
     api::object_error(429, "throttled", "Too Many Requests")
 }
@@ -541,6 +553,7 @@ impl Inner {
                 Response { retry_after: Some(wait.clone()), ..Response::html(*status, "<html>Later</html>") }
             }
             Some(What::Echo(status)) => echo(req, *status, is_auth),
+            Some(What::Answer(status, headers, body)) => answer(req, *status, headers, body),
             Some(What::Throttled) => throttled(),
             Some(What::QuotaExceeded) => quota_exceeded(),
             Some(What::Unauthorized) => unauthorized(),
