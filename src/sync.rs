@@ -13,7 +13,7 @@ use crate::logger::{measure, reading, timer};
 use crate::messages::Messages;
 use crate::run::Run;
 use crate::state::State;
-use crate::streams::{ALL, Shared, Source};
+use crate::streams::{self, ALL, Shared, Source};
 
 /// Reads every selected stream.
 ///
@@ -61,9 +61,11 @@ pub(crate) fn sync(
 fn read_all(run: &mut Run, order: &[&'static Source]) -> Result<()> {
     let mut shared = Shared::default();
     let mut refused = Vec::new();
+    log::info!("plan: {}", streams::plan(run, &mut shared, order)?);
     for (i, source) in order.iter().enumerate() {
         let stream = &source.stream;
         reading(Some(stream.name));
+        shared.needs = None;
         run.checkpoint_start(stream);
         run.begin(stream)?;
         let outcome = if run.is_done(stream) { Ok(()) } else { (source.read)(run, &mut shared) };
@@ -71,7 +73,8 @@ fn read_all(run: &mut Run, order: &[&'static Source]) -> Result<()> {
         match outcome {
             Ok(()) => log::info!("{}: {records} records in {:.1} s", stream.name, took.as_secs_f64()),
             Err(Error::Forbidden(why)) => {
-                log::error!("{}: the service refuses this stream ({why}); it needs {}", stream.name, stream.needs);
+                let needs = shared.needs.unwrap_or(&stream.needs);
+                log::error!("{}: the service refuses this stream ({why}); it needs {needs}", stream.name);
                 refused.push(stream.name);
             }
             Err(e) => return Err(e.context(stream.name)),

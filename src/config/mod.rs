@@ -278,6 +278,11 @@ impl Config {
         }
     }
 
+    /// Whether no contact is left out for its status.
+    pub(crate) fn reads_all_contacts(&self) -> bool {
+        self.contact_status == [ContactStatus::All]
+    }
+
     /// A short fingerprint of the settings that narrow a stream.
     pub(crate) fn filter(&self, stream: &str) -> Option<String> {
         let (ids, status) = (self.contact_ids.join(","), words(&self.contact_status));

@@ -28,6 +28,8 @@ pub(super) static SOURCE: Source = Source {
         needs: Needs { scopes: &["contact_data"], privileges: &["contacts:lists:read"] },
     },
     probe: Probe::Listing(count),
+    // The e-mail lists and the SMS lists, at most a thousand together.
+    cost: |_, _| Ok(2),
     read,
 };
 

@@ -33,6 +33,7 @@ pub(super) static SOURCE: Source = Source {
         needs: Needs { scopes: &["campaign_data"], privileges: &["campaign:read"] },
     },
     probe: Probe::Listing(count),
+    cost,
     read,
 };
 
@@ -69,8 +70,18 @@ impl Row for EmailCampaign {
 
 /// The service counts no campaigns: they are listed, 500 a call.
 fn count(client: &Arc<Client>, _: &Config, found: &mut Found) -> Result<()> {
-    found.campaigns = Some(found.survey.campaigns(client)?.len() as u64);
+    found.campaigns = Some(found.shared.reports.campaigns.count(client)?);
     Ok(())
+}
+
+/// The pages of the listing; one where a bookmark bounds it.
+fn cost(run: &mut Run, shared: &mut Shared) -> Result<u64> {
+    let start = run.client.run_start()?;
+    if run.since(&SOURCE.stream, start).is_some() {
+        return Ok(1);
+    }
+    let campaigns = shared.reports.campaigns.count(run.client)?;
+    Ok(campaigns.div_ceil(u64::from(run.config.page_size)).max(1))
 }
 
 fn read(run: &mut Run, _: &mut Shared) -> Result<()> {

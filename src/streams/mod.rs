@@ -10,23 +10,26 @@ use std::sync::Arc;
 
 use crate::client::Client;
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::run::Run;
-use crate::stream::Stream;
+use crate::stream::{Needs, Stream};
 pub(crate) use contacts::parse_and_write as parse_and_write_contacts;
-pub(crate) use reports::route::{Survey, full_read};
 
 /// A stream and how it is read.
 pub(crate) struct Source {
     pub(crate) stream: Stream,
     pub(crate) probe: Probe,
+    /// How many calls the read will make.
+    pub(crate) cost: fn(&mut Run, &mut Shared) -> Result<u64>,
     pub(crate) read: fn(&mut Run, &mut Shared) -> Result<()>,
 }
 
 /// What streams of one run learn from each other, so that nothing is asked for twice.
 #[derive(Default)]
 pub(crate) struct Shared {
-    pub(crate) survey: Survey,
+    pub(crate) reports: reports::Learnt,
+    /// What the stream under way needs, where that is less than all that it may need.
+    pub(crate) needs: Option<&'static Needs>,
 }
 
 /// The cheap way to find out whether a stream may be read.
@@ -45,12 +48,29 @@ pub(crate) struct Found {
     pub(crate) campaigns: Option<u64>,
     /// The id of some contact.
     pub(crate) contact: Option<String>,
-    pub(crate) survey: Survey,
+    pub(crate) shared: Shared,
 }
 
 /// All streams in the order they are read.
 pub(crate) static ALL: [&Source; 5] =
     [&contact_lists::SOURCE, &contacts::SOURCE, &email_campaigns::SOURCE, &reports::SUMMARY, &reports::DETAILS];
+
+/// What reading these streams will cost, in words. A stream that is refused costs nothing.
+///
+/// # Errors
+/// What ends a run.
+pub(crate) fn plan(run: &mut Run, shared: &mut Shared, sources: &[&'static Source]) -> Result<String> {
+    let mut calls = 0;
+    for source in sources {
+        match (source.cost)(run, shared) {
+            Ok(cost) => calls += cost,
+            Err(Error::Forbidden(_)) => {}
+            Err(e) => return Err(e.context(source.stream.name)),
+        }
+    }
+    let cost = reports::cost(calls, run.config.requests_per_second);
+    Ok(shared.reports.words().map_or(cost.clone(), |route| format!("{cost}; {route}")))
+}
 
 #[cfg(test)]
 mod tests {
@@ -98,7 +118,9 @@ mod tests {
             serde_json::from_str(r#"{"campaign_activity_id":"a","em_opens":"2","start_on":"2026-01-02"}"#).unwrap();
         row.contact_id = Key::from("c");
         let out = serde_json::to_string(&row).unwrap();
-        assert!(out.starts_with(r#"{"contact_id":"c","campaign_activity_id":"a","start_on":"2026-01-02T00:00:00Z""#));
+        assert!(out.starts_with(
+            r#"{"contact_id":"c","campaign_activity_id":"a","campaign_id":null,"start_on":"2026-01-02T00:00:00Z""#
+        ));
         assert!(out.contains(r#""em_opens":2"#));
 
         let mut row: ActivityDetail = serde_json::from_str(

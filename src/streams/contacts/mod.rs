@@ -44,8 +44,20 @@ pub(super) static SOURCE: Source = Source {
         found.contact = found.contact.take().or(some);
         Ok(())
     }),
+    cost,
     read,
 };
+
+/// The pages of all contacts, or one for each pass over what has changed.
+fn cost(run: &mut Run, _: &mut Shared) -> Result<u64> {
+    let stream = &SOURCE.stream;
+    let start = run.client.run_start()?;
+    if !run.contacts_are_due(stream, start) || run.beginning(stream, start).is_some() {
+        return Ok(2);
+    }
+    let (contacts, _) = count(run.client, run.config)?;
+    Ok(contacts.div_ceil(u64::from(run.config.page_size)).max(1))
+}
 
 fn read(run: &mut Run, _: &mut Shared) -> Result<()> {
     let stream = &SOURCE.stream;
@@ -229,20 +241,29 @@ impl Row for ContactId {
     const IS_WHOLE: bool = false;
 }
 
-/// The ids of the contacts that the reports are read for, in order, and whether they are all.
-pub(super) fn ids(run: &Run) -> Result<(Vec<Id>, bool)> {
+/// A contact that the reports are read for.
+pub(super) struct ListedContact {
+    pub(super) id: Id,
+    pub(super) created_at: Option<DateTime<Utc>>,
+}
+
+/// The contacts that the reports are read for, in the order of their ids, and whether they are all.
+pub(super) fn listed(run: &Run) -> Result<(Vec<ListedContact>, bool)> {
     let mut met = Met::new(run.config, &[None]);
     let listing = listing::<ContactId>(run.config, &[]);
+    let mut list = Vec::new();
     let all = read_whole(run.client, vec![None], listing, &mut met, |_, page, met| {
         met.turns_to(&page);
         for row in page.rows {
-            met.meets(Id::from(row.contact_id.as_str()), row.created_at.instant(), true);
+            let (id, created_at) = (Id::from(row.contact_id.as_str()), row.created_at.instant());
+            if met.meets(id.clone(), created_at, true) {
+                list.push(ListedContact { id, created_at });
+            }
         }
         Ok(())
     })?;
-    let mut ids: Vec<Id> = met.contacts.into_keys().collect();
-    ids.sort_unstable();
-    Ok((ids, all))
+    list.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+    Ok((list, all))
 }
 
 /// How many contacts there are, and the id of one.

@@ -1,8 +1,8 @@
 //! One report under way: its window, and where an interrupted read of it goes on.
 
-use chrono::{DateTime, Months, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
-use super::route::{self, Scope};
+use super::campaigns::Demand;
 use super::{DETAILS, SUMMARY};
 use crate::config::{Config, Route};
 use crate::error::Result;
@@ -10,8 +10,11 @@ use crate::id::Id;
 use crate::run::Run;
 use crate::state::Resume;
 use crate::stream::Stream;
-use crate::streams::Shared;
 use crate::window::Window;
+
+/// The service is younger than this. As the start of a window it is no bound, but for the contact route's summary, which
+/// must name one.
+const BEGINNING: DateTime<Utc> = DateTime::from_timestamp(883_612_800, 0).expect("1998-01-01");
 
 /// How late a row may appear after the moment that dates it: opens and clicks may be attributed late.
 fn overlap(stream: &Stream) -> TimeDelta {
@@ -22,8 +25,6 @@ fn overlap(stream: &Stream) -> TimeDelta {
 pub(super) struct Reading {
     pub(super) stream: &'static Stream,
     pub(super) window: Window,
-    /// Begins at a bookmark, so that old campaigns need not be looked at.
-    pub(super) incremental: bool,
     /// The round that this goes on with.
     pub(super) resume: Option<Resume>,
     /// The last contact or campaign activity that is complete already.
@@ -34,20 +35,19 @@ pub(super) struct Reading {
 
 impl Reading {
     /// Where the present round stands, or where a new one begins.
-    pub(super) fn begin(run: &mut Run, shared: &mut Shared, stream: &'static Stream) -> Result<Reading> {
+    pub(super) fn begin(run: &mut Run, stream: &'static Stream) -> Result<Reading> {
         let resume = run.resume(stream);
-        Reading::from(run, shared, stream, resume)
+        Reading::from(run, stream, resume)
     }
 
-    fn from(run: &mut Run, shared: &mut Shared, stream: &'static Stream, resume: Option<Resume>) -> Result<Reading> {
+    fn from(run: &mut Run, stream: &'static Stream, resume: Option<Resume>) -> Result<Reading> {
         let now = run.client.run_start()?;
         let bounded = run.config.report.is_some();
-        let incremental = !bounded && run.has_bookmark(stream);
         if let Some(resume) = resume {
             let window = Window { start: resume.since, end: resume.until, bounded };
             let after = resume.after.as_deref().map(Id::from);
             let lacks_contacts = resume.lacks_contacts;
-            return Ok(Reading { stream, window, incremental, resume: Some(resume), after, lacks_contacts });
+            return Ok(Reading { stream, window, resume: Some(resume), after, lacks_contacts });
         }
         // Counts of a sent campaign go on growing: what was sent in the days before the bookmark is read again.
         let growing = TimeDelta::days(i64::from(run.config.activity_lookback_days));
@@ -55,52 +55,58 @@ impl Reading {
         let window = if let Some(report) = &run.config.report {
             report.resolve(now, run.config.timezone)
         } else {
-            let start = match run.since_less(stream, now, back) {
-                Some(start) => start,
-                None => route::beginning(run, shared)?.unwrap_or(now - Months::new(120)),
-            };
+            let start = run.since_less(stream, now, back).unwrap_or(BEGINNING);
             Window { start: start.min(now), end: now, bounded }
         };
-        Ok(Reading { stream, window, incremental, resume: None, after: None, lacks_contacts: false })
+        Ok(Reading { stream, window, resume: None, after: None, lacks_contacts: false })
+    }
+
+    pub(super) fn is_summary(&self) -> bool {
+        self.stream.name == SUMMARY.stream.name
+    }
+
+    /// The oldest moment that is wanted; `None` for all that there is.
+    pub(super) fn lower_bound(&self) -> Option<DateTime<Utc>> {
+        (self.window.start > BEGINNING).then_some(self.window.start)
     }
 
     /// What it needs of the campaigns.
-    pub(super) fn scope(&self, config: &Config) -> Scope {
-        let counts = self.stream.name == SUMMARY.stream.name;
+    pub(super) fn demand(&self, config: &Config) -> Demand {
         let lookback = TimeDelta::days(i64::from(config.activity_lookback_days));
-        let narrowed = self.incremental || (self.window.bounded && config.is_lookback_set);
-        let floor = match (counts, narrowed) {
-            (true, _) => Some(self.window.start),
-            (false, true) => self.window.start.checked_sub_signed(lookback),
-            (false, false) => None,
-        };
+        // A window of the settings wants all its rows, unless the user says how late they may be.
+        let lookback = (!self.window.bounded || config.is_lookback_set).then_some(lookback);
         let before = self.window.bounded.then_some(self.window.end);
-        let stops = (!counts).then_some(self.window.start);
-        Scope { counts, floor, before, complete: self.complete(), stops }
+        Demand::new(self.is_summary(), self.lower_bound(), before, lookback)
+    }
+
+    /// The route that the bookmark was made on.
+    pub(super) fn previous_route(&self, run: &Run) -> Option<Route> {
+        let bookmark = run.state.bookmark(self.stream.name);
+        serde_json::from_value(bookmark.other.get("route")?.clone()).ok()
     }
 
     /// The same report on a route: how far another route got says nothing there.
-    pub(super) fn on(self, run: &mut Run, shared: &mut Shared, route: Route) -> Result<Reading> {
-        if self.complete() || self.resume.as_ref().is_none_or(|resume| resume.route == route) {
+    pub(super) fn on(self, run: &mut Run, route: Route) -> Result<Reading> {
+        if self.is_finished() || self.resume.as_ref().is_none_or(|resume| resume.route == route) {
             return Ok(self);
         }
         log::warn!("{}: it was interrupted on the other route; its window starts over", self.stream.name);
-        Reading::from(run, shared, self.stream, None)
+        Reading::from(run, self.stream, None)
     }
 
     /// Read to its end earlier in this round.
-    pub(super) fn complete(&self) -> bool {
+    pub(super) fn is_finished(&self) -> bool {
         self.resume.as_ref().is_some_and(|resume| resume.complete)
     }
 
     /// Whether a contact or campaign activity is still to be read.
     pub(super) fn wants(&self, id: &Id) -> bool {
-        !self.complete() && self.after.as_ref().is_none_or(|after| id > after)
+        !self.is_finished() && self.after.as_ref().is_none_or(|after| id > after)
     }
 
     /// Whether a row of the details belongs into the window. What came after the end of an open window is as good.
     pub(super) fn holds(&self, at: DateTime<Utc>) -> bool {
-        at >= self.window.start && !(self.window.bounded && at >= self.window.end)
+        self.lower_bound().is_none_or(|from| at >= from) && !(self.window.bounded && at >= self.window.end)
     }
 
     /// Notes that all up to and with this id is written.
@@ -125,7 +131,7 @@ impl Reading {
     /// Notes that all is written.
     pub(super) fn finish(self, run: &mut Run, route: Route) -> Result<()> {
         run.check_oddities(self.stream)?;
-        if self.complete() {
+        if self.is_finished() {
             log::info!("{}: complete in this round; read again in the next", self.stream.name);
         }
         // A window of its own neither uses nor moves the bookmark.

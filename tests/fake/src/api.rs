@@ -33,7 +33,7 @@ pub(super) struct Page {
     pub paged: bool,
 }
 
-type Answer = Result<Page, Response>;
+pub(super) type Answer = Result<Page, Response>;
 type Params = Vec<(String, String)>;
 
 fn array_error(status: u16, key: &str, message: &str) -> Response {
@@ -45,7 +45,7 @@ pub(super) fn object_error(status: u16, key: &str, message: &str) -> Response {
     Response::json(status, &json!({"error_key": key, "error_message": message}))
 }
 
-fn invalid(param: &str) -> Response {
+pub(super) fn invalid(param: &str) -> Response {
     let message = format!("{param} does not have a valid value");
     array_error(400, "contacts.api.validation.error", &message)
 }
@@ -203,6 +203,16 @@ impl Context<'_> {
             ["reports", "summary_reports", "email_campaign_summaries"] => {
                 self.allow("campaign_data", "ui:campaign:metrics")?;
                 self.campaign_summaries(params, &req.path)
+            }
+            ["reports", "stats", "email_campaigns", ids] => {
+                self.allow("campaign_data", "ui:campaign:metrics")?;
+                self.known(&params, &[]);
+                self.campaign_stats(ids)
+            }
+            ["reports", "stats", "email_campaign_activities", ids] => {
+                self.allow("campaign_data", "ui:campaign:metrics")?;
+                self.known(&params, &[]);
+                self.activity_stats(ids)
             }
             ["account", "user", "privileges"] => {
                 self.known(&params, &[]);
@@ -681,7 +691,7 @@ impl Context<'_> {
     }
 }
 
-fn single(body: Value) -> Page {
+pub(super) fn single(body: Value) -> Page {
     Page { body, next: None, paged: false }
 }
 

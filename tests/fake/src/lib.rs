@@ -11,6 +11,7 @@ pub mod account;
 mod api;
 pub mod auth;
 mod http;
+mod stats;
 
 use std::collections::{HashSet, VecDeque};
 use std::io::Write as _;
