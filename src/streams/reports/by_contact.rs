@@ -74,13 +74,15 @@ type Ask<T> = dyn Fn(&Arc<Client>, usize, &Id, &mut dyn FnMut(Part<T>) -> bool) 
 /// The report of any contact: pages that the plan has read come from memory, once.
 pub(super) struct ContactFetch<T> {
     window: Window,
+    /// The window is part of the call.
+    has_range: bool,
     ask: Box<Ask<T>>,
     kept: Mutex<HashMap<Id, (Vec<Part<T>>, Result<()>)>>,
 }
 
 impl<T> ContactFetch<T> {
-    fn new(window: Window, ask: Box<Ask<T>>) -> Arc<ContactFetch<T>> {
-        Arc::new(ContactFetch { window, ask, kept: Mutex::default() })
+    fn new(window: Window, has_range: bool, ask: Box<Ask<T>>) -> Arc<ContactFetch<T>> {
+        Arc::new(ContactFetch { window, has_range, ask, kept: Mutex::default() })
     }
 
     pub(super) fn fetch(
@@ -103,6 +105,11 @@ impl<T> ContactFetch<T> {
     /// Keeps what came for a contact until it is fetched again.
     pub(super) fn keep(&self, id: Id, parts: Vec<Part<T>>, outcome: Result<()>) {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(id, (parts, outcome));
+    }
+
+    /// Whether the service may refuse the range for its length.
+    pub(super) fn asks_long_range(&self) -> bool {
+        self.has_range && is_long(&self.window)
     }
 
     pub(super) fn is_for(&self, window: &Window) -> bool {
@@ -141,7 +148,7 @@ pub(super) fn summary(
             };
             summary_windows(&range, created_at).into_iter().try_for_each(ask_range)
         };
-    ContactFetch::new(window.clone(), Box::new(ask))
+    ContactFetch::new(window.clone(), true, Box::new(ask))
 }
 
 /// Whether a range is longer than the five years that a neighbouring endpoint allows.
@@ -213,7 +220,7 @@ pub(super) fn details(run: &Run, reading: &Reading) -> Arc<ContactFetch<Activity
             });
             wrong.map_or(outcome, Err)
         };
-    ContactFetch::new(reading.window.clone(), Box::new(ask))
+    ContactFetch::new(reading.window.clone(), false, Box::new(ask))
 }
 
 /// Gives rows without a type the one that was asked for.

@@ -21,6 +21,8 @@ const IDS: usize = 10;
 #[derive(Default)]
 pub(super) struct CampaignIds {
     known: HashMap<Id, Text>,
+    /// Activities that will come, looked up together with the first that does.
+    expected: BTreeSet<Id>,
     /// The service refuses to tell, which costs the field and not the rows.
     is_refused: bool,
 }
@@ -29,6 +31,11 @@ impl CampaignIds {
     /// The campaign of an activity; null where the service knows none, as for landing pages.
     pub(super) fn of(&self, activity: &Id) -> Text {
         self.known.get(activity).cloned().unwrap_or_default()
+    }
+
+    /// Takes note of activities that will come.
+    pub(super) fn expect(&mut self, activities: impl Iterator<Item = Id>) {
+        self.expected.extend(activities);
     }
 
     /// Looks up those of the activities that are not known yet, where the stream selects the field.
@@ -49,6 +56,8 @@ impl CampaignIds {
         if missing.is_empty() {
             return Ok(());
         }
+        missing.append(&mut self.expected);
+        missing.retain(|id| !self.known.contains_key(id));
         // Where the details of campaigns were read, they tell it for nothing.
         for (campaign, activity) in campaigns.known_activities() {
             if missing.remove(&activity.id) {
@@ -70,11 +79,6 @@ impl CampaignIds {
             }
         }
         Ok(())
-    }
-
-    /// How many activities were looked up.
-    pub(super) fn count(&self) -> u64 {
-        self.known.len() as u64
     }
 
     fn ask(&mut self, client: &Arc<Client>, ids: &[Id]) -> Result<()> {

@@ -162,7 +162,8 @@ fn by_contact(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Resul
         cost.made += run.client.calls() - before;
         // Where contacts fill more than a page, the few calls that count all rows make the plan more exact.
         let page = by_contact::rows_a_page(run, reading);
-        if left.len() > rows.len() && rows.iter().any(|rows| *rows > page / 2) && learnt.counted.is_none() {
+        let is_worth_it = left.len() > 5 * CONTACT_SAMPLE && rows.iter().any(|rows| *rows > page / 2);
+        if is_worth_it && learnt.counted.is_none() {
             match campaigns_to_read(run, learnt, readings) {
                 Ok(_) | Err(Error::Forbidden(_)) => {}
                 Err(e) => return Err(e),
@@ -173,15 +174,11 @@ fn by_contact(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Resul
         report.sample = rows;
         cost.of_report.push((reading.stream.name, report.calls()));
     }
-    // Now that some activities are known, their campaigns are looked up together.
-    let activities = learnt.sampled.activities.iter().map(Id::to_string).collect::<Vec<_>>();
-    for reading in readings {
-        learnt.campaign_ids.learn(run, reading.stream, &learnt.campaigns, activities.iter().map(String::as_str))?;
-    }
     let of_reports: u64 = cost.of_report.iter().map(|(_, calls)| calls).sum();
-    let wanted = readings.iter().any(|reading| run.wants(reading.stream, &["campaign_id"]));
-    let others = learnt.campaigns.sent_count().saturating_sub(learnt.campaign_ids.count());
-    cost.calls = of_reports + if wanted { route::lookups(others) } else { 0 };
+    let are_looked_up = readings.iter().any(|reading| run.wants(reading.stream, &["campaign_id"]));
+    let (met, sent) = (learnt.sampled.activities.len() as u64, learnt.campaigns.sent_count());
+    cost.calls = of_reports + if are_looked_up { route::lookups(met, sent.saturating_sub(met)) } else { 0 };
+    learnt.campaign_ids.expect(learnt.sampled.activities.iter().cloned());
     Ok(cost)
 }
 
@@ -225,8 +222,8 @@ fn sample<T: OfActivity>(
 ) -> Result<Vec<u64>> {
     let chosen: Vec<Id> = spread_over(contacts.len(), CONTACT_SAMPLE).map(|at| contacts[at].clone()).collect();
     let mut counts = Vec::with_capacity(chosen.len());
-    // The first one alone shows whether the service takes a long range.
-    let first = chosen.len().min(1);
+    // Where the range is long, the first contact alone shows whether the service takes it.
+    let first = if fetch.asks_long_range() { chosen.len().min(1) } else { 0 };
     for some in [&chosen[..first], &chosen[first..]] {
         let (client, fetching) = (Arc::clone(run.client), Arc::clone(fetch));
         let (mut parts, mut rows) = (Vec::new(), 0);

@@ -86,9 +86,10 @@ pub(super) fn campaign_calls_of(campaigns: u64, rows: u64, page_size: u64) -> u6
     campaigns * (1 + KINDS.len() as u64) + rows / page_size.max(1)
 }
 
-/// How many calls it takes to look up the campaigns of so many activities: up to ten a call, fewer as they come up.
-pub(super) fn lookups(activities: u64) -> u64 {
-    activities.div_ceil(5)
+/// How many calls it takes to look up the campaigns of activities: ten a call of those that the sample has met, fewer of
+/// the others, which come up one after the other.
+pub(super) fn lookups(met: u64, others: u64) -> u64 {
+    met.div_ceil(10) + others.div_ceil(5)
 }
 
 /// A number of calls in words: time at the pace, and share of a day's quota.
