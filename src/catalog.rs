@@ -105,6 +105,19 @@ impl Mask {
         }
     }
 
+    /// The dotted paths of the properties of a schema that are not selected; one stands for all below it.
+    pub(crate) fn left_out(&self, schema: &Value) -> Vec<String> {
+        let Mask::Some(kept) = self else { return Vec::new() };
+        let mut paths = Vec::new();
+        for (name, schema) in properties(schema).into_iter().flatten() {
+            match kept.get(name) {
+                None => paths.push(name.clone()),
+                Some(mask) => paths.extend(mask.left_out(schema).into_iter().map(|path| format!("{name}.{path}"))),
+            }
+        }
+        paths
+    }
+
     /// Whether the property at this path, or anything of it, is selected.
     pub(crate) fn wants(&self, path: &[&str]) -> bool {
         match (self, path) {
@@ -165,7 +178,7 @@ impl Catalog {
         let mut catalog = Catalog::default();
         for entry in entries {
             let Some(stream) = read.get(entry.name) else {
-                warnings.push(format!("catalog: it has no stream {}, so that one is not read", entry.name));
+                warnings.push(format!("it has no stream {}, so that one is not read", entry.name));
                 continue;
             };
             if stream.is_selected(names_selection) {
@@ -203,7 +216,7 @@ impl Catalog {
             catalog.streams.insert(entry.name.to_owned(), Selected { mask, full_table: false });
         }
         if catalog.streams.is_empty() {
-            return Err(Error::Usage("--select leaves no stream to read".into()));
+            return Err(Error::Usage("--select leaves no stream to read: each is excluded".into()));
         }
         Ok(catalog)
     }
@@ -231,7 +244,7 @@ impl Catalog {
 }
 
 fn wrong(what: &str) -> Error {
-    Error::Usage(format!("catalog: {what}"))
+    Error::Usage(format!("not a usable catalog: {what}"))
 }
 
 /// Of a list in a warning, so many are named and the rest counted.
@@ -246,7 +259,7 @@ fn warn_of(warnings: &mut Vec<String>, what: &str, names: impl Iterator<Item = S
         names.push(format!("and {more} more"));
     }
     if !names.is_empty() {
-        warnings.push(format!("catalog: {what}: {}", names.join(", ")));
+        warnings.push(format!("{what}: {}", names.join(", ")));
     }
 }
 
@@ -379,13 +392,16 @@ fn is_in_set(set: &[char], c: char) -> bool {
 #[derive(Deserialize)]
 #[serde(expecting = "an object with \"streams\", as --discover writes it")]
 struct File {
-    streams: Vec<Stream>,
+    streams: Vec<StreamEntry>,
+    /// Without it, a list would do in place of the object.
+    #[serde(flatten)]
+    _other: Map<String, Value>,
 }
 
 /// A stream's entry in the file.
 #[derive(Deserialize)]
 #[serde(expecting = "the entry of a stream, as --discover writes it")]
-struct Stream {
+struct StreamEntry {
     tap_stream_id: Option<String>,
     stream: Option<String>,
     selected: Option<bool>,
@@ -429,7 +445,10 @@ impl File {
         let mut json = serde_json::Deserializer::from_str(text);
         let file = serde_path_to_error::deserialize(&mut json).map_err(|e| {
             if e.inner().is_data() {
-                wrong(&format!("{}: {}", shown(&e.path().to_string()), shown(&e.inner().to_string())))
+                let place = e.path().iter().next().map(|_| format!("{}: ", e.path())).unwrap_or_default();
+                // In the words of JSON.
+                let why = e.inner().to_string().replace("a sequence", "a list").replace("type: sequence", "type: list");
+                wrong(&shown(&(place + &why.replace("type: map", "type: object"))))
             } else {
                 wrong(&json_error(text, e.inner()))
             }
@@ -449,7 +468,7 @@ impl Metadata {
     }
 }
 
-impl Stream {
+impl StreamEntry {
     fn name(&self) -> Option<&str> {
         [&self.tap_stream_id, &self.stream].into_iter().flatten().map(String::as_str).find(|name| !name.is_empty())
     }
@@ -535,8 +554,7 @@ impl Stream {
             Some("FULL_TABLE") => entry.replication_key.is_some(),
             Some(other) => {
                 let (other, known) = (shown(other), entry.method());
-                warnings
-                    .push(format!("catalog: {name}: unknown replication method {other:?} is ignored; using {known}"));
+                warnings.push(format!("{name}: unknown replication method {other:?} is ignored; using {known}"));
                 false
             }
         };
@@ -785,10 +803,10 @@ mod tests {
         assert_eq!(
             warnings,
             [
-                "catalog: unknown streams are ignored: old",
-                "catalog: contacts: unknown properties are ignored: gone, odd",
-                "catalog: contacts: properties that the catalog does not have are read: name",
-                "catalog: it has no stream lists, so that one is not read",
+                "unknown streams are ignored: old",
+                "contacts: unknown properties are ignored: gone, odd",
+                "contacts: properties that the catalog does not have are read: name",
+                "it has no stream lists, so that one is not read",
             ]
         );
     }
@@ -805,11 +823,11 @@ mod tests {
         assert_eq!(
             warnings,
             [
-                "catalog: unknown streams are ignored: list (did you mean \"lists\"?)",
-                "catalog: contacts: unknown properties are ignored: nmae (did you mean \"name\"?)",
-                "catalog: contacts: unknown keys are ignored: Selected (did you mean \"selected\"?), \
+                "unknown streams are ignored: list (did you mean \"lists\"?)",
+                "contacts: unknown properties are ignored: nmae (did you mean \"name\"?)",
+                "contacts: unknown keys are ignored: Selected (did you mean \"selected\"?), \
                  replication_method (did you mean \"replication-method\"?), selectd (did you mean \"selected\"?)",
-                "catalog: it has no stream lists, so that one is not read",
+                "it has no stream lists, so that one is not read",
             ]
         );
     }
@@ -889,8 +907,8 @@ mod tests {
             let told = refused(&[pattern]);
             assert!(told.starts_with(&format!("--select \"{pattern}\" {expected}")), "{told}");
         }
-        assert_eq!(refused(&["!*"]), "--select leaves no stream to read");
-        assert_eq!(refused(&["lists", "!lists"]), "--select leaves no stream to read");
+        assert_eq!(refused(&["!*"]), "--select leaves no stream to read: each is excluded");
+        assert_eq!(refused(&["lists", "!lists"]), "--select leaves no stream to read: each is excluded");
     }
 
     #[test]
@@ -937,7 +955,7 @@ mod tests {
         for (file, place) in [
             ("{\n x".to_owned(), "line 2"),
             ("[]".to_owned(), "an object with \"streams\""),
-            (r#"{"streams":{}}"#.to_owned(), "streams: invalid type: map"),
+            (r#"{"streams":{}}"#.to_owned(), "streams: invalid type: object"),
             (r#"{"streams":[{}]}"#.to_owned(), "streams[0] has no"),
             (r#"{"streams":[7]}"#.to_owned(), "streams[0]: invalid type: integer `7`, expected the entry of a stream"),
             (r#"{"streams":[{"stream":"a"},{"tap_stream_id":"a"}]}"#.to_owned(), "streams[1] is a second"),
@@ -946,7 +964,7 @@ mod tests {
             (stream(r#""metadata":[{"breadcrumb":[1],"metadata":{}}]"#), "streams[0].metadata[0].breadcrumb[0]: "),
             (
                 stream(r#""metadata":[{"breadcrumb":[],"metadata":[]}]"#),
-                "streams[0].metadata[0].metadata: invalid type: sequence, expected an object",
+                "streams[0].metadata[0].metadata: invalid type: list, expected an object",
             ),
             (stream(r#""selected":"yes""#), "streams[0].selected: invalid type: string \"yes\", expected a boolean"),
             (stream(r#""schema":"x""#), "streams[0].schema: "),

@@ -2,15 +2,19 @@
 //!
 //! # Codemap
 //!
-//! `config` parses and checks the settings, `catalog` the selection, `state` the bookmarks; `client` makes the calls
-//! with the token that `auth` keeps; each file of `streams` knows one endpoint; `sync` ties them together and
-//! `messages` writes. `preflight` is `--test`, `about` what the tap says of itself, `progress` what a terminal shows of a run. `schema` turns the record types of
-//! `streams::records` into Singer schemas.
+//! A run goes from top to bottom:
+//!
+//! * `cli` is the command line, `config` the settings, `catalog` the selection of streams and fields, `state` the
+//!   bookmarks.
+//! * `client` makes the API calls, with the access token that `auth` keeps valid.
+//! * `streams` has a file for each stream. `run` is what a stream reads and writes with, `sync` the loop over all of them.
+//! * `messages` writes the Singer messages, `logger` and `progress` what a person reads.
+//! * `login`, `preflight` (`--test`) and `about` are what the tap does besides syncing.
 //!
 //! # Invariants
 //!
-//! * Only `messages` writes to stdout, only `log` (and `progress`, on a terminal) to stderr.
-//! * A bookmark in a STATE means that everything up to it stands before it on stdout.
+//! * Only `messages` writes to stdout; only `logger` and, on a terminal, `progress` write to stderr.
+//! * Everything that a bookmark in a STATE covers has been written to stdout before it.
 //! * A rotated refresh token is on disk before the access token that came with it is used.
 
 mod about;
@@ -20,6 +24,7 @@ mod cli;
 mod client;
 mod config;
 mod error;
+mod extent;
 mod fanout;
 mod field;
 mod http;
@@ -27,6 +32,7 @@ mod id;
 mod logger;
 mod login;
 mod messages;
+mod odd_rows;
 mod preflight;
 mod progress;
 mod quota;
@@ -49,30 +55,31 @@ use chrono::Utc;
 use crate::catalog::{Catalog, Entry};
 use crate::cli::{Command, Format};
 use crate::client::Client;
-use crate::config::{Config, Kind, Source, check_kind, read, sources, written_back};
+use crate::config::{Config, Kind, Source, command, read_as, sources, written_back};
 use crate::error::Result;
 use crate::messages::Messages;
 use crate::state::State;
+use crate::stream::Stream;
 pub use cli::Args;
 pub use error::Error;
 
-/// Runs the tap: messages to `stdout`, all else to the process's stderr.
+/// Runs the tap: messages to `stdout`, everything else to the process's stderr.
 ///
 /// # Errors
-/// Why the run ended early; its `CRITICAL` line has been written by then.
+/// Why the run ended early. The `CRITICAL` line that says so is written already.
 pub fn run(args: &Args, stdout: Box<dyn Write + Send>) -> std::result::Result<(), Error> {
     logger::start(args.log_format);
     let outcome = act(args, stdout);
     match &outcome {
-        // The reader has what it wants: that is nobody's failure.
+        // The reader of stdout has what it wants, so nothing failed.
         Ok(()) | Err(Error::Closed) => {}
         Err(e) => logger::critical(&e.to_string()),
     }
     outcome
 }
 
-/// Parses a page of contacts and writes its records, without all that a sync does around them: what the benchmark
-/// measures the tap against.
+/// Parses a page of contacts and writes its records, without anything else that a sync does: the benchmark compares the
+/// tap with it.
 ///
 /// # Errors
 /// When the page does not parse, or `out` does not take it.
@@ -100,7 +107,9 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     if args.discover {
         messages.catalog(&catalog::discover(&entries))?;
         if stderr().is_terminal() {
-            logger::say(CHOOSE);
+            let configs: Vec<String> = args.config.iter().map(|path| path.display().to_string()).collect();
+            let patterns = "--select contacts,email_campaigns --select '!contacts.notes'";
+            logger::say(&format!("To read a part of this: {}", command(&configs, patterns)));
         }
         return Ok(());
     }
@@ -119,36 +128,29 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     let catalog = selection(args, &entries)?;
     if args.test {
         if !matches!(args.format, Format::Text | Format::Json) {
-            return Err(Error::Usage(
-                "--test answers as text or json: pass --format json, or leave --format out".into(),
-            ));
+            return Err(Error::Usage("--test answers as text or json: use --format json, or no --format".into()));
         }
         let client = Arc::new(Client::new(&config, config_file)?);
         signals::end_on_signals(&messages, &client, "")?;
         return preflight::test(&config, &client, &catalog, args.format);
     }
-    let state = bookmarks(args)?;
+    let state = bookmarks(args, &catalog)?;
     let client = Arc::new(Client::new(&config, config_file)?);
     signals::end_on_signals(&messages, &client, "; run again with the last STATE to go on")?;
     signals::end_on_closed_stdout(&client);
     let outcome = sync::sync(&config, &client, &catalog, state, &messages);
-    // A refresh that another thread has under way has spent its token: what it brings must reach the disk.
+    // Another thread may be renewing the login. Its refresh token is spent, so the new one must reach the disk.
     client.settle();
     outcome
 }
-
-/// What a person who looks at the catalog may want next.
-const CHOOSE: &str = "To read a part of this: tap-constant-contact --config config.json --select contacts,email_campaigns \
-                      --select '!contacts.notes'";
 
 /// The streams and fields to read: from the catalog, the patterns, or all.
 fn selection(args: &Args, entries: &[Entry]) -> Result<Catalog> {
     let mut catalog = match &args.catalog {
         Some(path) => {
-            let text = read(path)?;
-            check_kind(Kind::Catalog, path, &text)?;
+            let text = read_as(Kind::Catalog, path)?;
             let (catalog, warnings) = Catalog::parse(&text, entries).map_err(|e| e.context(path.display()))?;
-            warn(&warnings);
+            warn(&warnings.iter().map(|warning| format!("{}: {warning}", path.display())).collect::<Vec<_>>());
             catalog
         }
         None if args.select.is_empty() => Catalog::all(entries),
@@ -159,12 +161,15 @@ fn selection(args: &Args, entries: &[Entry]) -> Result<Catalog> {
 }
 
 /// How far earlier runs got.
-fn bookmarks(args: &Args) -> Result<State> {
-    let Some(path) = &args.state else { return Ok(State::default()) };
-    let text = read(path)?;
-    check_kind(Kind::State, path, &text)?;
-    let keys: Vec<_> = streams::ALL.iter().map(|source| (source.stream.name, source.stream.replication_key)).collect();
-    State::parse(&text, &keys, Utc::now()).map_err(|e| e.context(path.display()))
+fn bookmarks(args: &Args, catalog: &Catalog) -> Result<State> {
+    let streams: Vec<&Stream> = streams::ALL.iter().map(|source| &source.stream).collect();
+    let selected: Vec<&Stream> = streams.iter().copied().filter(|s| catalog.get(s.name).is_some()).collect();
+    let Some(path) = &args.state else { return Ok(State::new(&selected)) };
+    let text = read_as(Kind::State, path)?;
+    let mut warnings = Vec::new();
+    let state = State::parse(&text, &streams, &selected, Utc::now(), &mut warnings);
+    warn(&warnings);
+    state.map_err(|e| e.context(path.display()))
 }
 
 fn warn(warnings: &[String]) {

@@ -14,7 +14,7 @@ pub(crate) fn slip<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> 
     let distance = |known: &str| strsim::osa_distance(&folded(known), &word);
     let (distance, known) = known.into_iter().map(|known| (distance(known), known)).min_by_key(|(d, _)| *d)?;
     // Two edits make almost any short word out of another.
-    (distance <= 2 && distance * 3 < word.chars().count()).then_some(known)
+    (distance <= 2 && distance * 3 <= word.chars().count()).then_some(known)
 }
 
 /// `; did you mean "known"?`, or nothing where no known word is alike.

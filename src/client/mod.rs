@@ -22,7 +22,7 @@ use crate::config::{Config, OnQuota, Secret};
 use crate::error::{Error, Result};
 use crate::http::{agent, backoff, is_untrusted, network_text, untrusted_text};
 use crate::logger::timer;
-use crate::quota::{CallCount, share_of_quota};
+use crate::quota::{CallCount, DAILY_QUOTA, share_of_quota};
 use judge::{Verdict, judge};
 use pace::Pace;
 pub(crate) use pages::{Page, Pages};
@@ -135,6 +135,13 @@ impl Client {
     /// API calls made so far, failed ones included.
     pub(crate) fn calls(&self) -> u64 {
         self.pace.calls()
+    }
+
+    /// How many more calls `max_requests` and a day's quota allow. What other runs have used of the day is not known.
+    pub(crate) fn calls_left(&self) -> u64 {
+        let calls = self.calls();
+        let of_day = DAILY_QUOTA - calls % DAILY_QUOTA;
+        self.max_requests.map_or(of_day, |most| most.saturating_sub(calls).min(of_day))
     }
 
     /// The counter behind [`Client::calls`], for whoever shows it while the run goes on.

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use crate::field::{Flag, Integer, Key, KeyInteger, KeyTimestamp, Text, Timestamp};
+use crate::field::{Flag, Integer, Key, KeyInteger, KeyTimestamp, Object, Text, Timestamp};
 use crate::schema;
 
 /// A row of a listing.
@@ -85,8 +85,8 @@ fn mended<T: Row>(text: &str) -> serde_json::Result<Body<T>> {
         let why = unusable_keys(&row, &schema);
         let (mut nulled, mut unknown) = (BTreeSet::new(), BTreeSet::new());
         mend(&mut row, &schema, "", &mut nulled);
-        match serde_ignored::deserialize::<_, _, T>(row, |path| note(&mut unknown, &path)) {
-            Ok(row) => {
+        match serde_ignored::deserialize::<_, _, Object<T>>(row, |path| note(&mut unknown, &path)) {
+            Ok(Object(row)) => {
                 rows.push(row);
                 if T::IS_WHOLE && oddities.unknown.len() < MOST_UNKNOWN {
                     oddities.unknown.append(&mut unknown);
@@ -228,7 +228,12 @@ impl<'de, T: Row> ReadRow<'de> for TypedRow<'_, T> {
     type Row = T;
 
     fn row<D: Deserializer<'de>>(&mut self, d: D) -> Result<T, D::Error> {
-        if T::IS_WHOLE { serde_ignored::deserialize(d, |path| note(self.unknown, &path)) } else { T::deserialize(d) }
+        let row: Object<T> = if T::IS_WHOLE {
+            serde_ignored::deserialize(d, |path| note(self.unknown, &path))?
+        } else {
+            Object::deserialize(d)?
+        };
+        Ok(row.0)
     }
 }
 
@@ -438,9 +443,10 @@ mod tests {
 
     #[test]
     fn a_row_without_a_usable_key_is_left_out_and_counted() {
-        let body = things(r#"{"things":[{"name":"a-secret"},{"thing_id":"1","odd":1},"a-secret",{"thing_id":[]}]}"#);
+        let body =
+            things(r#"{"things":[{"name":"a-secret"},{"thing_id":"1","odd":1},"a-secret",{"thing_id":[]},["7"]]}"#);
         assert_eq!(body.rows.unwrap().len(), 1);
-        assert_eq!(body.oddities.left_out, 3);
+        assert_eq!(body.oddities.left_out, 4);
         let why = body.oddities.why_left_out.unwrap();
         assert_eq!(why, "a row without keys: thing_id missing or unusable");
         assert_eq!(body.oddities.unknown, BTreeSet::from(["odd".to_owned()]));

@@ -178,7 +178,7 @@ impl Start {
     }
 }
 
-pub(super) const START: &str = "date YYYY-MM-DD or date-time such as 2026-01-31T00:00:00Z, from 1990 to now";
+const START: &str = "date YYYY-MM-DD or date-time such as 2026-01-31T00:00:00Z, from 1990 to now";
 
 impl<'de> Deserialize<'de> for Start {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Start, D::Error> {

@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::slice;
 
 use serde_json::{Map, Value};
 
@@ -48,6 +50,14 @@ impl Source {
         }
     }
 
+    /// What `--config` named it.
+    pub(super) fn argument(&self) -> String {
+        match &self.origin {
+            Origin::File(path) | Origin::Pipe(path) => path.display().to_string(),
+            Origin::Environment => "ENV".into(),
+        }
+    }
+
     /// The file and its text, where it is one.
     pub(crate) fn file(&self) -> Option<(&Path, &str)> {
         match &self.origin {
@@ -88,17 +98,29 @@ fn source(path: &Path) -> Result<Source> {
     if path.as_os_str() == "ENV" {
         return Ok(Source { origin: Origin::Environment, text: from_env(std::env::vars_os())? });
     }
-    if !path.exists() {
-        let path = path.display();
-        return Err(Error::Usage(format!(
-            "{path} does not exist. Write it with at least {{\"client_id\": \"your API key\", \"token_file\": \
-             \"tokens.json\"}}, then run: tap-constant-contact login --config {path}"
-        )));
-    }
-    let text = read(path)?;
-    check_kind(Kind::Config, path, &text)?;
+    let text = read_as(Kind::Config, path)?;
     let origin = if path.is_file() { Origin::File(path.to_owned()) } else { Origin::Pipe(path.to_owned()) };
     Ok(Source { origin, text })
+}
+
+/// The tap with these configs and other arguments, as a command to be pasted into a shell. Meltano passes a config of its
+/// own, so there it is Meltano's command.
+pub(crate) fn command(configs: &[String], arguments: &str) -> String {
+    if let Ok(plugin) = std::env::var("MELTANO_EXTRACTOR_NAME") {
+        return format!("meltano invoke {plugin} {arguments}");
+    }
+    let mut command = format!("tap-constant-contact {arguments}");
+    for config in configs {
+        command += " --config ";
+        command += &quoted(config);
+    }
+    command
+}
+
+/// An argument that a shell takes as it is.
+fn quoted(text: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:@%,".contains(c);
+    if text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 /// The settings in `TAP_CONSTANT_CONTACT_<SETTING>` variables, as one JSON object. Meltano has variables of its own that
@@ -138,12 +160,17 @@ pub(crate) fn written_back(sources: &[Source]) -> Option<PathBuf> {
 /// The text of a file, without the byte order mark that editors under Windows put before it.
 pub(crate) fn read(path: &Path) -> Result<String> {
     let bad = |why: &dyn fmt::Display| Error::Usage(format!("{}: {why}", path.display()));
-    let bytes = fs::read(path).map_err(|e| bad(&e))?;
+    let bytes = fs::read(path).map_err(|e| match e.kind() {
+        ErrorKind::NotFound => Error::Usage(format!("{} does not exist", path.display())),
+        ErrorKind::IsADirectory => Error::Usage(format!("{} is a directory, not a file", path.display())),
+        _ => bad(&e),
+    })?;
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return Err(bad(&"this is UTF-16, as PowerShell writes it; save the file as UTF-8"));
     }
     let text = String::from_utf8(bytes).map_err(|e| {
-        let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        let readable = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]);
+        let line = readable.split('\n').count();
         bad(&format!("line {line} is not UTF-8 text; save the file as UTF-8"))
     })?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
@@ -167,6 +194,10 @@ pub(crate) fn json_error(text: &str, e: &serde_json::Error) -> String {
             "a string holds a line break or another control character; is a closing quote missing?"
         }
         "expected value" | "expected ident" => "this is no JSON value",
+        "EOF while parsing a string" => "the file ends within a string",
+        "EOF while parsing a value" => "the file ends where a value should be",
+        "EOF while parsing an object" => "the file ends before the closing }",
+        "EOF while parsing a list" => "the file ends before the closing ]",
         other => other,
     };
     format!("not valid JSON: line {line}, column {column}: {why}")
@@ -207,12 +238,26 @@ impl Kind {
     }
 }
 
-/// Recognizes a file that was passed for another.
+/// Reads a file and recognizes one that was passed for another.
 ///
 /// # Errors
 /// `Usage` that says what the file is and how to pass it.
-pub(crate) fn check_kind(expected: Kind, path: &Path, text: &str) -> Result<()> {
-    let Some(found) = Kind::of(text).filter(|found| *found != expected) else { return Ok(()) };
+pub(crate) fn read_as(expected: Kind, path: &Path) -> Result<String> {
+    if !path.exists() {
+        let name = path.display().to_string();
+        let advice = match expected {
+            Kind::Config => format!(
+                ". Write it with at least {{\"client_id\": \"your API key\", \"token_file\": \"tokens.json\"}}, then run: {}",
+                command(slice::from_ref(&name), "login")
+            ),
+            Kind::Catalog => format!(". To write one, run: tap-constant-contact --discover > {}", quoted(&name)),
+            Kind::State => "; leave --state out of the first run".into(),
+            Kind::Tokens | Kind::Messages => String::new(),
+        };
+        return Err(Error::Usage(format!("{name} does not exist{advice}")));
+    }
+    let text = read(path)?;
+    let Some(found) = Kind::of(&text).filter(|found| *found != expected) else { return Ok(text) };
     let wanted = match expected {
         Kind::Config => "config",
         Kind::Catalog => "catalog",
@@ -226,7 +271,9 @@ pub(crate) fn check_kind(expected: Kind, path: &Path, text: &str) -> Result<()> 
         Kind::Catalog => format!("is a catalog, not a {wanted}: pass it with --catalog {path}"),
         Kind::State => format!("is a state, not a {wanted}: pass it with --state {path}"),
         Kind::Tokens => {
-            format!("holds the tokens that login stored, not a {wanted}: name it in the config as token_file")
+            format!(
+                "holds the tokens that login stored, not a {wanted}: name it in the config, with \"token_file\": \"{path}\""
+            )
         }
         Kind::Messages => format!(
             "holds the messages of a tap, not a {wanted}; the state of that run is its last line: tail -n 1 {path} > \

@@ -1,7 +1,5 @@
 //! The settings: parsed once, checked once, documented once. No network.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,22 +8,21 @@ use chrono_tz::Tz;
 use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use serde_path_to_error::Segment;
 use url::Url;
 
 mod coerce;
 mod fields;
 mod files;
+mod given;
 mod words;
 
-use crate::error::{Error, Result, shown};
-use crate::spelling;
+use crate::error::Result;
 use crate::window::{Edge, ReportWindow};
-use coerce::coerce;
 pub(crate) use coerce::{allowed, types};
 use fields::Start;
 pub(crate) use fields::{Secret, is_loopback};
-pub(crate) use files::{Kind, Source, check_kind, json_error, read, sources, written_back};
+pub(crate) use files::{Kind, Source, command, json_error, read, read_as, sources, written_back};
+use given::Given;
 pub(crate) use words::{ActivityRoute, ActivityType, ContactStatus, OnQuota, Route, Subresource, Word, words};
 
 /// The settings. A field's comment is what users read: `--about` shows it, and the documents have it from there.
@@ -152,6 +149,12 @@ pub(crate) struct Config {
     /// The window that the `report_` settings name.
     #[serde(skip)]
     pub(crate) report: Option<ReportWindow>,
+    /// What each `--config` named: files, or `ENV`.
+    #[serde(skip)]
+    pub(crate) sources: Vec<String>,
+    /// The one of them that the refresh token came from.
+    #[serde(skip)]
+    pub(crate) refresh_token_from: Option<String>,
     /// Whether `activity_lookback_days` is the user's own: only then it narrows a report window.
     #[serde(skip)]
     pub(crate) is_lookback_set: bool,
@@ -180,9 +183,6 @@ fn tidy(schema: &mut Schema) {
     }
 }
 
-/// The other name of a setting, which sources may use.
-const OTHER_NAME: (&str, &str) = ("updated_after", "start_date");
-
 impl Config {
     /// Merges the sources, later ones winning, and checks every value and mix of values. What is odd but harmless goes
     /// to `warnings`, also when the result is an error.
@@ -190,19 +190,23 @@ impl Config {
     /// # Errors
     /// `Usage` with everything that is wrong: where, the setting, its value and what is allowed.
     pub(crate) fn parse(sources: &[Source], now: DateTime<Utc>, warnings: &mut Vec<String>) -> Result<Config> {
-        let schema = schema();
-        let mut given = Given::default();
+        let mut given = Given::new(schema());
         for source in sources {
-            given.merge(source, &schema, warnings)?;
+            given.merge(source, warnings)?;
         }
-        let mut config = given.deserialize(&schema)?;
+        let mut config = given.deserialize()?;
         config.is_lookback_set = given.is_set("activity_lookback_days");
+        config.sources = sources.iter().map(Source::argument).collect();
+        config.refresh_token_from = given.source_of("refresh_token").map(Source::argument);
         config.start_date = config.start.map(|start| start.instant(config.timezone));
-        if config.start_date.is_some_and(|at| at > now) {
-            given.wrong("start_date", fields::START, "", &schema);
+        if let Some(at) = config.start_date.filter(|at| *at > now) {
+            given.refuse("start_date", format!("start_date is {at}, which is in the future"));
         }
-        if config.client_id.is_none() && (config.access_token.is_none() || config.refresh_token.is_some()) {
-            given.problem("client_id", "client_id is missing: set it to the API key of your application".into());
+        if config.client_id.is_none()
+            && !given.is_wrong("client_id")
+            && (config.access_token.is_none() || config.refresh_token.is_some())
+        {
+            given.refuse("client_id", "client_id is missing: set it to the API key of your application".into());
         }
         let landing_pages: Vec<_> =
             config.tracking_activity_types.iter().copied().filter(|kind| kind.is_of_landing_pages()).collect();
@@ -212,35 +216,39 @@ impl Config {
                  landing-page types (p_*) out of tracking_activity_types",
                 words(&landing_pages)
             );
-            given.problem("activity_route", why);
+            given.refuse("activity_route", why);
         }
-        config.report = config.report_window(&mut given, now.with_timezone(&config.timezone).date_naive(), &schema);
+        config.report = config.report_window(&mut given, now.with_timezone(&config.timezone).date_naive());
         given.fail_if_wrong()?;
         Ok(config)
     }
 
     /// The one window that the `report_` settings name; `None` also where one of them is wrong.
-    fn report_window(&self, given: &mut Given, today: NaiveDate, schema: &Value) -> Option<ReportWindow> {
+    fn report_window(&self, given: &mut Given, today: NaiveDate) -> Option<ReportWindow> {
         for (key, date) in [
             ("report_date", self.report_date),
             ("report_start_date", self.report_start_date),
             ("report_end_date", self.report_end_date),
         ] {
-            if date.is_some_and(|date| date > today) {
-                given.wrong(key, &format!("date YYYY-MM-DD from 1990-01-01 to today ({today})"), "", schema);
+            if let Some(date) = date.filter(|date| *date > today) {
+                given.refuse(
+                    key,
+                    format!("{key} is {date}, which is in the future: today is {today} in {}", self.timezone),
+                );
             }
         }
-        if given.problems.iter().any(|problem| problem.key.starts_with("report_")) {
-            return None;
-        }
-        let set: Vec<&str> = given.set_of(&[
+        let keys = [
             "report_date",
             "report_days_back",
             "report_start_date",
             "report_start_days_back",
             "report_end_date",
             "report_end_days_back",
-        ]);
+        ];
+        if keys.iter().any(|key| given.is_wrong(key)) {
+            return None;
+        }
+        let set: Vec<&str> = keys.into_iter().filter(|key| given.is_set(key)).collect();
         let edge = |date: Option<NaiveDate>, days: Option<u32>| date.map(Edge::Date).or(days.map(Edge::DaysBack));
         let start = edge(self.report_start_date, self.report_start_days_back);
         let end = edge(self.report_end_date, self.report_end_days_back);
@@ -254,7 +262,7 @@ impl Config {
             ([first, last], Some(start), Some(end)) if first.starts_with("report_start") => {
                 let (from, to) = (start.day(today), end.day(today));
                 if to < from {
-                    given.problem(
+                    given.refuse(
                         last,
                         format!("{last} ({to}) is before {first} ({from}): the end must not be before the start"),
                     );
@@ -263,7 +271,7 @@ impl Config {
             }
             ([key], None, Some(_)) => {
                 let why = format!("{key} needs a start: set report_start_date or report_start_days_back");
-                given.problem(key, why);
+                given.refuse(key, why);
                 None
             }
             ([first, ..], ..) => {
@@ -272,7 +280,7 @@ impl Config {
                      report_start_days_back with or without one of report_end_date and report_end_days_back",
                     set.join(" and ")
                 );
-                given.problem(first, why);
+                given.refuse(first, why);
                 None
             }
         }
@@ -283,214 +291,9 @@ impl Config {
         self.contact_status == [ContactStatus::All]
     }
 
-    /// A short fingerprint of the settings that narrow a stream.
-    pub(crate) fn filter(&self, stream: &str) -> Option<String> {
-        let (ids, status) = (self.contact_ids.join(","), words(&self.contact_status));
-        let parts = match stream {
-            "contacts" => vec![status, words(&self.subresources)],
-            "contact_action_summary" => vec![ids, status],
-            "contact_activity_details" => vec![ids, status, words(&self.tracking_activity_types)],
-            _ => return None,
-        };
-        Some(fingerprint(&parts.join(";")))
-    }
-
-    /// Fingerprint of all that an interrupted read of a contact report must have in common with the one that continues
-    /// it.
-    pub(crate) fn resume_filter(&self, stream: &str, full_table: bool) -> Option<String> {
-        match &self.report {
-            None if !full_table => self.filter(stream),
-            report => {
-                Some(fingerprint(&format!("{:?};{report:?};{full_table};{}", self.filter(stream), self.timezone)))
-            }
-        }
-    }
-}
-
-/// FNV-1a: the same in every version and on every machine.
-fn fingerprint(text: &str) -> String {
-    let hash = text.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
-    format!("{hash:08x}")
-}
-
-/// What the sources say, and what is wrong with it.
-#[derive(Default)]
-struct Given<'s> {
-    settings: Map<String, Value>,
-    /// The source of each setting.
-    sources: BTreeMap<String, &'s Source>,
-    last: Option<&'s Source>,
-    problems: Vec<Problem>,
-    unknown: usize,
-}
-
-struct Problem {
-    source: String,
-    key: String,
-    why: String,
-}
-
-/// Of the keys that are no settings, so many are named.
-const MOST_NAMED: usize = 20;
-/// Problems are listed up to this many characters, so that one line stays readable.
-const MOST_LISTED: usize = 1500;
-
-impl<'s> Given<'s> {
-    fn merge(&mut self, source: &'s Source, schema: &Value, warnings: &mut Vec<String>) -> Result<()> {
-        self.last = Some(source);
-        for (key, value) in source.parse()? {
-            let name = if key == OTHER_NAME.0 { OTHER_NAME.1 } else { key.as_str() };
-            let Some(setting) = schema["properties"].get(name) else {
-                self.unknown(source, &key, &value, schema, warnings);
-                continue;
-            };
-            self.sources.insert(name.to_owned(), source);
-            match coerce(value.clone(), setting) {
-                Ok(Some(value)) => {
-                    self.settings.insert(name.to_owned(), value);
-                }
-                Ok(None) => {}
-                Err(suggestion) => {
-                    self.settings.insert(name.to_owned(), value);
-                    self.wrong(name, &allowed(setting), &suggestion, schema);
-                    self.settings.remove(name);
-                }
-            }
-        }
-        if self.unknown > MOST_NAMED {
-            warnings.push(format!("{source}: {} more keys are no settings and are ignored", self.unknown - MOST_NAMED));
-        }
-        self.unknown = 0;
-        Ok(())
-    }
-
-    /// A key that is a slip of a setting's name ends the run, unless it cannot be meant to do anything.
-    fn unknown(&mut self, source: &Source, key: &str, value: &Value, schema: &Value, warnings: &mut Vec<String>) {
-        let names = || {
-            let properties = schema["properties"].as_object().into_iter().flatten();
-            properties.map(|(name, _)| name.as_str()).chain([OTHER_NAME.0])
-        };
-        let shown_key = shown(&source.name_of(key));
-        let is_empty = match value {
-            Value::Null => true,
-            Value::String(text) => text.trim().is_empty(),
-            Value::Array(items) => items.is_empty(),
-            Value::Object(members) => members.is_empty(),
-            Value::Bool(_) | Value::Number(_) => false,
-        };
-        let is_commented_out = key.starts_with(COMMENT) || key.ends_with(COMMENT);
-        if let Some(meant) = spelling::slip(key, names()).filter(|_| !is_empty && !is_commented_out) {
-            let meant = source.name_of(meant);
-            let why = format!("unknown setting \"{shown_key}\": did you mean \"{meant}\"?");
-            self.problems.push(Problem { source: source.to_string(), key: key.to_owned(), why });
-            return;
-        }
-        self.unknown += 1;
-        if self.unknown <= MOST_NAMED {
-            let nearest = source.name_of(spelling::nearest(key, names()).unwrap_or_default());
-            warnings.push(format!(
-                "{source}: unknown setting \"{shown_key}\" is ignored; the nearest setting is \"{nearest}\""
-            ));
-        }
-    }
-
-    /// The settings with their defaults. A setting that cannot be deserialized is noted as a problem and left out, so
-    /// that all problems can be told at once.
-    fn deserialize(&mut self, schema: &Value) -> Result<Config> {
-        let mut settings = self.settings.clone();
-        for (name, setting) in schema["properties"].as_object().into_iter().flatten() {
-            if let Some(default) = setting.get("default").filter(|_| !settings.contains_key(name)) {
-                settings.insert(name.clone(), default.clone());
-            }
-        }
-        loop {
-            let error = match serde_path_to_error::deserialize(Value::Object(settings.clone())) {
-                Ok(config) => return Ok(config),
-                Err(error) => error,
-            };
-            let Some(Segment::Map { key }) = error.path().iter().next() else {
-                return Err(Error::Usage(format!("config: {}", error.inner())));
-            };
-            self.wrong(key, &error.inner().to_string(), "", schema);
-            match &schema["properties"][key]["default"] {
-                Value::Null => settings.remove(key),
-                default => settings.insert(key.clone(), default.clone()),
-            };
-        }
-    }
-
-    fn is_set(&self, key: &str) -> bool {
-        self.settings.contains_key(key)
-    }
-
-    fn set_of<'k>(&self, keys: &[&'k str]) -> Vec<&'k str> {
-        keys.iter().copied().filter(|key| self.is_set(key)).collect()
-    }
-
-    fn wrong(&mut self, key: &str, allowed: &str, suggestion: &str, schema: &Value) {
-        let value = value_shown(key, self.settings.get(key).unwrap_or(&Value::Null), &schema["properties"][key]);
-        self.problem(key, format!("{key} is {value}; allowed: {allowed}{suggestion}"));
-    }
-
-    /// Notes what is wrong with a setting, in the words of the source that it is in.
-    fn problem(&mut self, key: &str, why: String) {
-        let source = self.sources.get(key).copied().or(self.last);
-        let source = source.map(Source::to_string).unwrap_or_default();
-        self.problems.push(Problem { source, key: key.to_owned(), why });
-    }
-
-    fn fail_if_wrong(&self) -> Result<()> {
-        let [first, more @ ..] = self.problems.as_slice() else { return Ok(()) };
-        if more.is_empty() {
-            return Err(Error::Usage(format!("{}: {}", first.source, first.why)));
-        }
-        let is_one_source = more.iter().all(|problem| problem.source == first.source);
-        let mut text = if is_one_source { format!("{}: ", first.source) } else { String::new() };
-        let _ = write!(text, "{} settings are wrong:", self.problems.len());
-        for (i, Problem { source, why, .. }) in self.problems.iter().enumerate() {
-            if text.len() > MOST_LISTED {
-                let _ = write!(text, " and {} more", self.problems.len() - i);
-                break;
-            }
-            let source = if is_one_source { String::new() } else { format!("{source}: ") };
-            let _ = write!(text, " ({}) {source}{why}", i + 1);
-        }
-        Err(Error::Usage(text))
-    }
-}
-
-/// How people comment out a key in JSON: no setting begins or ends so.
-const COMMENT: [char; 4] = ['_', '#', '/', '-'];
-
-/// A value as a message shows it: no secret, and no credentials in a URL.
-fn value_shown(key: &str, value: &Value, setting: &Value) -> String {
-    // A secret is easily pasted into the wrong one of the two.
-    if setting["secret"] == true || key == "client_id" {
-        return "***".into();
-    }
-    match value {
-        Value::String(url) if key.ends_with("_url") || key.ends_with("_uri") => {
-            format!("{:?}", shown(&without_credentials(url)))
-        }
-        other => shown(&other.to_string()),
-    }
-}
-
-/// A URL without user, password, query and fragment.
-fn without_credentials(text: &str) -> String {
-    let cut = text.split(['?', '#']).next().unwrap_or_default();
-    if !text.contains('@') {
-        return cut.to_owned();
-    }
-    match Url::parse(text) {
-        // What follows an @ in a path may have been meant as the host.
-        Ok(mut url) if url.has_host() && !url.path().contains('@') => {
-            let _ = (url.set_username(""), url.set_password(None));
-            url.set_query(None);
-            url.set_fragment(None);
-            url.to_string()
-        }
-        _ => "***".into(),
+    /// The command that logs in with these settings, to be pasted into a shell.
+    pub(crate) fn login_command(&self) -> String {
+        command(&self.sources, "login")
     }
 }
 
@@ -558,10 +361,9 @@ mod tests {
              (3) unknown setting \"page_sise\": did you mean \"page_size\"? \
              (4) timezone is \"EST5\"; allowed: IANA name such as America/New_York \
              (5) contact_ids is [\"a/b\"]; allowed: contact ids (letters, digits and hyphens) \
-             (6) api_url is \"ftp://h/x\"; allowed: https:// URL (http:// for loopback only) without user, query and \
+             (6) api_url is \"ftp://***@h/x?***\"; allowed: https:// URL (http:// for loopback only) without user, query and \
              fragment \
-             (7) start_date is \"2027-01-01\"; allowed: date YYYY-MM-DD or date-time such as 2026-01-31T00:00:00Z, from \
-             1990 to now \
+             (7) start_date is 2027-01-01 00:00:00 UTC, which is in the future \
              (8) report_end_date needs a start: set report_start_date or report_start_days_back"
         );
     }
@@ -583,12 +385,9 @@ mod tests {
             assert_eq!((config.page_size, warnings.len()), (500, 1), "{text}");
             assert!(warnings[0].contains("is ignored; the nearest setting is"), "{warnings:?}");
         }
-        let many: String = (0..30).map(|i| format!(r#""key{i}": 1,"#)).collect();
+        let many = (0..30).map(|i| format!(r#""key{i}": 1,"#)).collect::<Vec<_>>().concat();
         let (_, warnings) = parse(&format!("{{{many}\"x\\u001b\": 1}}")).unwrap();
-        assert_eq!(
-            (warnings.len(), warnings[20].as_str()),
-            (21, "b.json: 11 more keys are no settings and are ignored")
-        );
+        assert_eq!((warnings.len(), warnings[20].as_str()), (21, "b.json: 11 more unknown settings are ignored"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::{Found, Probe, Shared, Source};
 use crate::client::{Client, Row};
 use crate::config::Config;
 use crate::error::Result;
+use crate::extent::Filter;
 use crate::fanout::Step;
 use crate::field::{Integer, Key, Text, Timestamp};
 use crate::id::Id;
@@ -31,6 +32,9 @@ pub(super) static SOURCE: Source = Source {
         replication_key: Some("updated_at"),
         schema: schema::of::<EmailCampaign>,
         needs: Needs { scopes: &["campaign_data"], privileges: &["campaign:read"] },
+        narrowed_by: |_| Filter::default(),
+        bookmark_keys: &["deselected", "resume_since", "resume_until", "resume_after"],
+        only_by_campaign: &[],
     },
     probe: Probe::Listing(count),
     cost,
@@ -111,6 +115,6 @@ fn read(run: &mut Run, _: &mut Shared) -> Result<()> {
         Ok(())
     })?;
     run.check_oddities(stream)?;
-    run.complete(stream, start, OVERLAP);
+    run.advance_bookmark(stream, start, OVERLAP);
     Ok(())
 }

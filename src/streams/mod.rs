@@ -2,9 +2,11 @@
 
 mod contact_lists;
 mod contacts;
+mod definitions;
 mod email_campaigns;
 mod page;
 mod reports;
+mod seen;
 
 use std::sync::Arc;
 
@@ -13,7 +15,9 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::run::Run;
 use crate::stream::{Needs, Stream};
+pub(crate) use contact_lists::Lists;
 pub(crate) use contacts::parse_and_write as parse_and_write_contacts;
+pub(crate) use definitions::Names;
 
 /// A stream and how it is read.
 pub(crate) struct Source {
@@ -28,6 +32,7 @@ pub(crate) struct Source {
 #[derive(Default)]
 pub(crate) struct Shared {
     pub(crate) reports: reports::Learnt,
+    pub(crate) lists: Lists,
     /// What the stream under way needs, where that is less than all that it may need.
     pub(crate) needs: Option<&'static Needs>,
 }
@@ -60,7 +65,8 @@ pub(crate) static ALL: [&Source; 5] =
 /// # Errors
 /// What ends a run.
 pub(crate) fn plan(run: &mut Run, shared: &mut Shared, sources: &[&'static Source]) -> Result<String> {
-    let mut calls = 0;
+    // The first call of every run lists the account's lists.
+    let mut calls = 1;
     for source in sources {
         match (source.cost)(run, shared) {
             Ok(cost) => calls += cost,
@@ -69,7 +75,23 @@ pub(crate) fn plan(run: &mut Run, shared: &mut Shared, sources: &[&'static Sourc
         }
     }
     let cost = reports::cost(calls, run.config.requests_per_second);
-    Ok(shared.reports.words().map_or(cost.clone(), |route| format!("{cost}; {route}")))
+    Ok(match shared.reports.words() {
+        Some(route) => format!("{cost}; {route}"),
+        None => cost,
+    })
+}
+
+/// What the read of a stream costs, in words; `None` where the service does not tell how much there is.
+///
+/// # Errors
+/// What ends a run.
+pub(crate) fn cost_of(run: &mut Run, shared: &mut Shared, source: &Source) -> Result<Option<String>> {
+    match (source.cost)(run, shared) {
+        Ok(0) => Ok(None),
+        Ok(calls) => Ok(Some(reports::cost(calls, run.config.requests_per_second))),
+        Err(Error::Forbidden(_) | Error::Refused(_) | Error::NotFound(_)) => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 #[cfg(test)]
@@ -157,6 +179,8 @@ mod tests {
     fn like(schema: &Value) -> BoxedStrategy<Value> {
         let kind = schema["type"].as_array().and_then(|types| types.last()).unwrap_or(&schema["type"]);
         let good = match kind.as_str() {
+            // An object without properties holds what the account defines.
+            Some("object") if schema["properties"].is_null() => Just(json!({})).boxed(),
             Some("object") => {
                 let fields = schema["properties"].as_object().unwrap();
                 // A row without one of its keys is refused, and shows nothing of what is written.

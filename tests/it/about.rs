@@ -52,6 +52,11 @@ fn about_has_the_keys_of_the_sdk_and_a_schema_of_the_settings() {
     let secret: Vec<_> = settings.iter().filter(|(_, s)| s["secret"] == true).map(|(name, _)| name).collect();
     assert_eq!(secret, ["client_secret", "refresh_token", "access_token"]);
     let validator = jsonschema::validator_for(schema).unwrap();
+    for group in ["token_file", "refresh_token"] {
+        assert_eq!(schema["dependentRequired"][group], serde_json::json!(["client_id"]));
+        assert!(!validator.is_valid(&serde_json::json!({ group: "x" })), "{group}");
+    }
+    assert!(validator.is_valid(&serde_json::json!({"client_id": "x", "token_file": "x", "start_date": null})));
     for (name, setting) in settings {
         assert_eq!(setting["secret"], setting["writeOnly"], "{name}");
         assert!(!setting["description"].as_str().unwrap().is_empty(), "{name}");
@@ -85,6 +90,16 @@ fn the_plugin_definition_has_the_kinds_that_meltano_knows() {
     }
     let sensitive: Vec<_> = settings.iter().filter(|s| s["sensitive"] == true).map(|s| &s["name"]).collect();
     assert_eq!(sensitive, ["client_secret", "refresh_token", "access_token"]);
+}
+
+#[test]
+fn discovery_wins_over_a_sync_and_needs_no_file() {
+    let plain = answer(&["--discover"]);
+    let sync = ["--config", "none.json", "--catalog", "none.json", "--state", "none.json", "--discover"];
+    assert_eq!(answer(&sync), plain);
+    assert!(
+        answer(&["--config", "none.json", "--state", "none.json", "--version"]).starts_with("tap-constant-contact ")
+    );
 }
 
 #[test]
@@ -181,15 +196,15 @@ fn the_logging_config_of_meltano_is_heeded_unless_the_command_line_says_otherwis
     let cases = [(vec![], plain.path()), (vec!["--log-format", "text"], structured.path())];
     for (arguments, path) in cases {
         let mut command = command();
-        command.args(arguments).env("SINGER_SDK_LOG_CONFIG", path);
+        command.arg("--test").args(arguments).env("SINGER_SDK_LOG_CONFIG", path);
         let ran = Ran::of(&command.output().unwrap());
-        assert!(ran.stderr.starts_with("CRITICAL the settings are missing: pass --config"), "{}", ran.stderr);
+        assert!(ran.stderr.starts_with("CRITICAL no config: pass --config"), "{}", ran.stderr);
     }
 }
 
-/// Runs a sync with its stderr on a terminal, and returns what that showed.
+/// Runs the tap with its stderr on a terminal, and returns what that showed.
 #[cfg(unix)]
-fn on_a_terminal(fake: &Fake, more: &Value, arguments: &[&str]) -> String {
+fn on_a_terminal(mut command: Command) -> String {
     use std::ffi::OsStr;
     use std::io::Read;
     use std::os::unix::ffi::OsStrExt;
@@ -201,10 +216,7 @@ fn on_a_terminal(fake: &Fake, more: &Value, arguments: &[&str]) -> String {
     unlockpt(&terminal).unwrap();
     let name = ptsname(&terminal, Vec::new()).unwrap();
     let other_end = fs::File::options().write(true).open(OsStr::from_bytes(name.as_bytes())).unwrap();
-    let (config, more) = (tap::file(&fake.config()), tap::file(more));
-    let mut command = command();
-    command.arg("--config").arg(config.path()).arg("--config").arg(more.path()).args(arguments).env("TERM", "xterm");
-    let mut child = command.stdout(Stdio::null()).stderr(other_end).spawn().unwrap();
+    let mut child = command.env("TERM", "xterm").stdout(Stdio::null()).stderr(other_end).spawn().unwrap();
     // The reading ends only when nobody has the other end any more.
     drop(command);
     let mut shown = Vec::new();
@@ -214,6 +226,31 @@ fn on_a_terminal(fake: &Fake, more: &Value, arguments: &[&str]) -> String {
     String::from_utf8(shown).unwrap()
 }
 
+/// The same for a sync.
+#[cfg(unix)]
+fn sync_on_a_terminal(fake: &Fake, more: &Value, arguments: &[&str]) -> String {
+    let (config, more) = (tap::file(&fake.config()), tap::file(more));
+    let mut command = command();
+    command.arg("--config").arg(config.path()).arg("--config").arg(more.path()).args(arguments);
+    on_a_terminal(command)
+}
+
+#[cfg(unix)]
+#[test]
+fn discovery_on_a_terminal_says_how_to_choose() {
+    let shown = |arguments: &[&str]| {
+        let mut discover = command();
+        discover.args(arguments);
+        on_a_terminal(discover).trim_end().to_owned()
+    };
+    let patterns = "--select contacts,email_campaigns --select '!contacts.notes'";
+    assert_eq!(shown(&["--discover"]), format!("To read a part of this: tap-constant-contact {patterns}"));
+    assert_eq!(
+        shown(&["--discover", "--config", "my config.json"]),
+        format!("To read a part of this: tap-constant-contact {patterns} --config 'my config.json'")
+    );
+}
+
 #[cfg(unix)]
 #[test]
 fn a_terminal_shows_progress_and_nothing_else_does() {
@@ -221,7 +258,7 @@ fn a_terminal_shows_progress_and_nothing_else_does() {
     let fake = fake();
     // Slow enough for a read to be looked at.
     let more = serde_json::json!({"activity_route": "contacts", "requests_per_second": 12});
-    let shown = on_a_terminal(&fake, &more, &[]);
+    let shown = sync_on_a_terminal(&fake, &more, &[]);
     let line = &shown[shown.find(progress).expect(&shown)..];
     assert!(line.lines().next().unwrap().contains("% of the quota"), "{line}");
     // Every log line begins where the terminal has nothing else.
@@ -229,7 +266,7 @@ fn a_terminal_shows_progress_and_nothing_else_does() {
         assert!(at == 0 || shown[..at].ends_with(['\n', 'K', 'A']), "{}", &shown[..at]);
     }
     assert!(shown.contains(" second left") || shown.contains(" seconds left"), "{shown}");
-    let shown = on_a_terminal(&fake, &serde_json::json!({}), &["--log-format", "json"]);
+    let shown = sync_on_a_terminal(&fake, &serde_json::json!({}), &["--log-format", "json"]);
     assert!(shown.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{shown}");
     let piped = tap::tap(&fake, &serde_json::json!({}), None).stderr;
     assert!(!piped.contains(progress) && !piped.contains('\u{1b}'), "{piped}");

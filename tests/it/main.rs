@@ -4,8 +4,10 @@ mod round;
 mod tap;
 
 mod about;
+mod activity;
 mod bad_input;
 mod checked_in;
+mod definitions;
 mod documents;
 mod fault_matrix;
 #[cfg(unix)]
@@ -14,14 +16,19 @@ mod interruption;
 mod large;
 #[cfg(unix)]
 mod login;
+mod merging;
+mod mistakes;
 mod moving;
+mod odd;
 mod options;
+mod plan;
 mod prefix;
 mod preflight;
 #[cfg(unix)]
 mod rotation;
 mod routes;
 mod secrets;
+mod selection;
 mod snapshots;
 mod sync;
 mod tls;

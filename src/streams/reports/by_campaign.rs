@@ -172,9 +172,9 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
                             counted.emit(run, readings, &listing.activity)?;
                         }
                         for reading in readings.iter_mut() {
-                            reading.reached(run, Route::Campaigns, &listing.activity.id);
+                            reading.note_progress(run, Route::Campaigns, &listing.activity.id);
                         }
-                        run.now_true()?;
+                        run.checkpoint()?;
                     }
                 }
             }
@@ -203,7 +203,7 @@ fn listings(activities: &[Arc<Activity>], readings: &[Reading]) -> Vec<Listing> 
     let of = |activity: &Arc<Activity>| {
         let activity = Arc::clone(activity);
         // The summary counts every row, the details stop at their lower bound.
-        let until = details.filter(|_| !activity.summary).and_then(Reading::lower_bound);
+        let until = details.filter(|_| !activity.summary).and_then(|reading| reading.since);
         let kinds: Vec<Kind> = activity.campaign.kinds.iter().map(|to_read| to_read.kind).collect();
         let last = kinds.len().saturating_sub(1);
         kinds.into_iter().enumerate().map(move |(at, kind)| Listing {
@@ -224,7 +224,6 @@ fn activities(run: &mut Run, shared: &mut Shared, readings: &[Reading]) -> Resul
     learnt.campaigns.activities(run.client, &ids)?;
     learnt.campaigns.note_activities(&mut campaigns);
     plan::correct(run, learnt, &campaigns);
-    let unfinished: Vec<&Reading> = readings.iter().filter(|reading| !reading.is_finished()).collect();
     let (mut found, mut gone) = (BTreeMap::new(), 0);
     for campaign in campaigns {
         let Some(activities) = learnt.campaigns.activities_of(&campaign.id) else {
@@ -234,7 +233,7 @@ fn activities(run: &mut Run, shared: &mut Shared, readings: &[Reading]) -> Resul
         let campaign = Arc::new(campaign);
         for activity in activities.iter().filter(|activity| activity.is_tracked()) {
             let is_wanted_by = |is_summary: bool| {
-                let mut readings = unfinished.iter().zip(&campaign.is_wanted_by);
+                let mut readings = readings.iter().zip(&campaign.is_wanted_by);
                 readings.any(|(r, wanted)| *wanted && r.is_summary() == is_summary && r.wants(&activity.id))
             };
             let (summary, details) = (is_wanted_by(true), is_wanted_by(false));

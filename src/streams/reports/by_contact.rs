@@ -24,7 +24,13 @@ use crate::streams::Shared;
 use crate::streams::contacts::{self, ListedContact};
 use crate::streams::page::rows;
 use crate::timestamp::stamp;
-use crate::window::{Window, five_year_windows};
+use crate::window::five_year_windows;
+
+/// 1998-01-01, before which there was no Constant Contact: the start of a summary that nothing bounds.
+const BEFORE_THE_SERVICE: DateTime<Utc> = DateTime::from_timestamp(883_612_800, 0).expect("it is a moment");
+
+/// From a moment to another.
+type Range = (DateTime<Utc>, DateTime<Utc>);
 
 const CONTACT: &str = "contact";
 /// How many of the contacts that were named, but have no report, a warning names.
@@ -73,16 +79,18 @@ type Ask<T> = dyn Fn(&Arc<Client>, usize, &Id, &mut dyn FnMut(Part<T>) -> bool) 
 
 /// The report of any contact: pages that the plan has read come from memory, once.
 pub(super) struct ContactFetch<T> {
-    window: Window,
-    /// The window is part of the call.
+    since: Option<DateTime<Utc>>,
+    until: DateTime<Utc>,
+    /// The range is part of the call.
     has_range: bool,
     ask: Box<Ask<T>>,
     kept: Mutex<HashMap<Id, (Vec<Part<T>>, Result<()>)>>,
 }
 
 impl<T> ContactFetch<T> {
-    fn new(window: Window, has_range: bool, ask: Box<Ask<T>>) -> Arc<ContactFetch<T>> {
-        Arc::new(ContactFetch { window, has_range, ask, kept: Mutex::default() })
+    fn new(reading: &Reading, has_range: bool, ask: Box<Ask<T>>) -> Arc<ContactFetch<T>> {
+        let (since, until) = (reading.since, reading.until);
+        Arc::new(ContactFetch { since, until, has_range, ask, kept: Mutex::default() })
     }
 
     pub(super) fn fetch(
@@ -109,25 +117,25 @@ impl<T> ContactFetch<T> {
 
     /// Whether the service may refuse the range for its length.
     pub(super) fn asks_long_range(&self) -> bool {
-        self.has_range && is_long(&self.window)
+        self.has_range && is_long(&range(self.since, self.until))
     }
 
-    pub(super) fn is_for(&self, window: &Window) -> bool {
-        self.window == *window
+    pub(super) fn is_for(&self, reading: &Reading) -> bool {
+        (self.since, self.until) == (reading.since, reading.until)
     }
 }
 
 /// The activity summary of a contact. `must_split` is set once the service has refused a range of over five years.
 pub(super) fn summary(
-    window: &Window,
+    reading: &Reading,
     contacts: Arc<Contacts>,
     must_split: Arc<AtomicBool>,
 ) -> Arc<ContactFetch<ActionSummary>> {
-    let range = window.clone();
+    let range = range(reading.since, reading.until);
     let ask =
         move |client: &Arc<Client>, priority: usize, id: &Id, push: &mut dyn FnMut(Part<ActionSummary>) -> bool| {
             let path = format!("/reports/contact_reports/{}/activity_summary", id.in_path());
-            let mut ask_range = |(start, end): (DateTime<Utc>, DateTime<Utc>)| -> Result<()> {
+            let mut ask_range = |(start, end): Range| -> Result<()> {
                 let (start, end) = (asked_from(start), stamp(end));
                 for page in client.pages(ACTIVITY_SUMMARY, &path, &[("start", &start), ("end", &end)], priority) {
                     if !push(Part::whole(of_contact(page?, id)?)) {
@@ -137,7 +145,7 @@ pub(super) fn summary(
                 Ok(())
             };
             if !must_split.load(Ordering::Relaxed) {
-                match ask_range((range.start, range.end)) {
+                match ask_range(range) {
                     Err(Error::Refused(_)) if is_long(&range) => must_split.store(true, Ordering::Relaxed),
                     other => return other,
                 }
@@ -146,23 +154,28 @@ pub(super) fn summary(
                 None => created_at(client, priority, id)?,
                 known => known,
             };
-            summary_windows(&range, created_at).into_iter().try_for_each(ask_range)
+            summary_windows(range, created_at).into_iter().try_for_each(ask_range)
         };
-    ContactFetch::new(window.clone(), true, Box::new(ask))
+    ContactFetch::new(reading, true, Box::new(ask))
+}
+
+/// The range of a summary: it must have a start.
+fn range(since: Option<DateTime<Utc>>, until: DateTime<Utc>) -> Range {
+    (since.unwrap_or(BEFORE_THE_SERVICE), until)
 }
 
 /// Whether a range is longer than the five years that a neighbouring endpoint allows.
-fn is_long(window: &Window) -> bool {
-    window.end > window.start + Months::new(60)
+fn is_long((start, end): &Range) -> bool {
+    *end > *start + Months::new(60)
 }
 
 /// The windows of at most five years in which the summary of a contact is read: nothing is older than the contact.
-fn summary_windows(window: &Window, created_at: Option<DateTime<Utc>>) -> Vec<(DateTime<Utc>, DateTime<Utc>)> {
+fn summary_windows((start, end): Range, created_at: Option<DateTime<Utc>>) -> Vec<Range> {
     let born = created_at.map(|at| at - TimeDelta::days(1));
-    let start = born.map_or(window.start, |born| born.max(window.start)).min(window.end);
-    let windows = five_year_windows(start, window.end);
-    // A contact that is not even as old as the window still has a report.
-    if windows.is_empty() { vec![(start, window.end)] } else { windows }
+    let start = born.map_or(start, |born| born.max(start)).min(end);
+    let windows = five_year_windows(start, end);
+    // A contact that was created after the window still has a report.
+    if windows.is_empty() { vec![(start, end)] } else { windows }
 }
 
 /// When a contact was created.
@@ -178,13 +191,14 @@ fn created_at(client: &Client, priority: usize, id: &Id) -> Result<Option<DateTi
 
 /// The least calls that the report of these contacts takes: of one without a row.
 pub(super) fn least_calls(reading: &Reading, contacts: &Contacts, left: &[Id], must_split: bool) -> u64 {
-    if !reading.is_summary() || !must_split || !is_long(&reading.window) {
+    let range = range(reading.since, reading.until);
+    if !reading.is_summary() || !must_split || !is_long(&range) {
         return left.len() as u64;
     }
     let calls = |id: &Id| match contacts.created_at(id) {
         // Its creation is one more call.
-        None => 1 + summary_windows(&reading.window, None).len(),
-        created_at => summary_windows(&reading.window, created_at).len(),
+        None => 1 + summary_windows(range, None).len(),
+        created_at => summary_windows(range, created_at).len(),
     };
     left.iter().map(calls).sum::<usize>() as u64
 }
@@ -197,7 +211,7 @@ pub(super) fn details(run: &Run, reading: &Reading) -> Arc<ContactFetch<Activity
     let limit = run.config.page_size.min(DETAILS_PAGE).to_string();
     // The service calls leaving the names out cheaper.
     let names = if run.wants(&DETAILS.stream, &["campaign_activity_name"]) { "true" } else { "false" };
-    let until = reading.lower_bound();
+    let since = reading.since;
     let ask =
         move |client: &Arc<Client>, priority: usize, id: &Id, push: &mut dyn FnMut(Part<ActivityDetail>) -> bool| {
             let query = [
@@ -208,7 +222,7 @@ pub(super) fn details(run: &Run, reading: &Reading) -> Arc<ContactFetch<Activity
             let path = format!("/reports/contact_reports/{}/activity_details", id.in_path());
             let listing = Listing { endpoint: ACTIVITY_DETAILS, path: &path, query: &query, priority };
             let mut wrong = None;
-            let outcome = newest_first(client, &listing, until, &mut |mut part: Part<ActivityDetail>| {
+            let outcome = newest_first(client, &listing, since, &mut |mut part: Part<ActivityDetail>| {
                 if let Err(e) = part.page.rows.iter().try_for_each(|row| is_of(id, row.contact_id.as_str())) {
                     wrong = Some(e);
                     return false;
@@ -220,7 +234,7 @@ pub(super) fn details(run: &Run, reading: &Reading) -> Arc<ContactFetch<Activity
             });
             wrong.map_or(outcome, Err)
         };
-    ContactFetch::new(reading.window.clone(), false, Box::new(ask))
+    ContactFetch::new(reading, false, Box::new(ask))
 }
 
 /// Gives rows without a type the one that was asked for.
@@ -296,8 +310,8 @@ fn each_contact<T: Row>(
                         other => other?,
                     }
                     contact = OneContact::default();
-                    reading.reached(run, Route::Contacts, id);
-                    run.now_true()?;
+                    reading.note_progress(run, Route::Contacts, id);
+                    run.checkpoint()?;
                     check.one_more(run);
                 }
             }
@@ -373,14 +387,14 @@ fn write_summary(
     id: &Id,
     part: Part<ActionSummary>,
 ) -> Result<()> {
-    let (stream, window, mut page) = (reading.stream, &reading.window, part.page);
+    let (stream, mut page) = (reading.stream, part.page);
     let rows = rows(run, stream, &mut page);
     let activities = rows.iter().map(|row| row.campaign_activity_id.as_str());
     learnt.campaign_ids.learn(run, stream, &learnt.campaigns, activities)?;
     let contact_id = Key::from(id.to_string().as_str());
     for mut row in rows {
         let at = row.start_on.instant();
-        let is_outside = in_extra_second(at, Some(window.start)) || (window.bounded && at == Some(window.end));
+        let is_outside = in_extra_second(at, reading.since) || (reading.is_bounded && at == Some(reading.until));
         let activity = Id::from(row.campaign_activity_id.as_str());
         if !is_outside && contact.summaries.insert(activity.clone()) {
             row.contact_id = contact_id.clone();
@@ -452,12 +466,12 @@ mod tests {
     #[test]
     fn a_contact_is_read_from_the_day_before_it_was_created_in_windows_of_five_years() {
         let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
-        let window = Window { start: at("1998-01-01T00:00:00Z"), end: at("2026-11-24T10:00:00Z"), bounded: false };
-        let of = |created: &str| summary_windows(&window, Some(at(created)));
-        assert_eq!(of("2025-03-01T12:00:00Z"), [(at("2025-02-28T12:00:00Z"), window.end)]);
+        let end = at("2026-11-24T10:00:00Z");
+        let of = |created: &str| summary_windows(range(None, end), Some(at(created)));
+        assert_eq!(of("2025-03-01T12:00:00Z"), [(at("2025-02-28T12:00:00Z"), end)]);
         assert_eq!(of("2020-03-01T12:00:00Z").len(), 2);
-        assert_eq!(summary_windows(&window, None).len(), 6);
+        assert_eq!(summary_windows(range(None, end), None).len(), 6);
         // Created after the window ends.
-        assert_eq!(of("2027-01-01T00:00:00Z"), [(window.end, window.end)]);
+        assert_eq!(of("2027-01-01T00:00:00Z"), [(end, end)]);
     }
 }

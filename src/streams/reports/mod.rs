@@ -27,8 +27,9 @@ pub(super) use records::{ActionSummary, ActivityDetail};
 pub(super) use route::cost;
 
 use super::{Probe, Shared, Source};
-use crate::config::{Route, words};
+use crate::config::{Config, Route, words};
 use crate::error::Result;
+use crate::extent::{Filter, short_hash};
 use crate::run::Run;
 use crate::schema;
 use crate::stream::{Needs, Stream};
@@ -40,6 +41,21 @@ const NEEDS: Needs =
 const BY_CONTACT: Needs = Needs { scopes: &["contact_data"], privileges: &["ui:campaign:metrics", "contacts:read"] };
 const BY_CAMPAIGN: Needs = Needs { scopes: &["campaign_data"], privileges: &["ui:campaign:metrics", "campaign:read"] };
 
+const BOOKMARK_KEYS: &[&str] = &[
+    "filter",
+    "deselected",
+    "route",
+    "lookback_days",
+    "read_from",
+    "resume_since",
+    "resume_until",
+    "resume_route",
+    "resume_after",
+    "resume_complete",
+    "resume_filter",
+    "resume_deselected",
+];
+
 const ACTIVITY_SUMMARY: &str = "activity_summary";
 const ACTIVITY_DETAILS: &str = "activity_details";
 
@@ -50,6 +66,9 @@ pub(super) static SUMMARY: Source = Source {
         replication_key: Some("start_on"),
         schema: schema::of::<ActionSummary>,
         needs: NEEDS,
+        narrowed_by: |config| Filter::of(&[contacts_of(config)]),
+        bookmark_keys: BOOKMARK_KEYS,
+        only_by_campaign: &[],
     },
     probe: Probe::OfContact(|client, _, id| {
         let (day, now) = (stamp(Utc::now() - TimeDelta::days(1)), stamp(Utc::now()));
@@ -67,6 +86,9 @@ pub(super) static DETAILS: Source = Source {
         replication_key: Some("created_time"),
         schema: schema::of::<ActivityDetail>,
         needs: NEEDS,
+        narrowed_by: |config| Filter::of(&[contacts_of(config), ("types", words(&config.tracking_activity_types))]),
+        bookmark_keys: BOOKMARK_KEYS,
+        only_by_campaign: &["email_address", "device_type", "url_id", "link_url", "bounce_code", "opt_out_reason"],
     },
     probe: Probe::OfContact(|client, config, id| {
         let types = words(&config.tracking_activity_types);
@@ -78,6 +100,26 @@ pub(super) static DETAILS: Source = Source {
     cost: |run, shared| if run.selects(&SUMMARY.stream) { Ok(0) } else { Ok(plan::of(run, shared)?.calls) },
     read: |run, shared| read(run, shared, &DETAILS.stream),
 };
+
+/// The contacts whose reports are read. Those that are named are read whatever their status.
+fn contacts_of(config: &Config) -> (&'static str, String) {
+    if config.contact_ids.is_empty() {
+        ("status", words(&config.contact_status))
+    } else {
+        ("ids", short_hash(&config.contact_ids.join(",")))
+    }
+}
+
+/// A report that is complete in a round is left alone until the round ends: as long as another selected report of it is
+/// unfinished.
+fn is_complete_in_round(run: &Run, stream: &Stream) -> bool {
+    let complete = run.resume(stream).filter(|resume| resume.is_complete);
+    complete.is_some_and(|complete| {
+        [&SUMMARY.stream, &DETAILS.stream].into_iter().filter(|report| run.selects(report)).any(|report| {
+            run.resume(report).is_some_and(|resume| !resume.is_complete && resume.until == complete.until)
+        })
+    })
+}
 
 const REPORTS: [&Stream; 2] = [&SUMMARY.stream, &DETAILS.stream];
 
@@ -113,42 +155,53 @@ impl Learnt {
     /// The summary of any contact, with what the plan has kept.
     fn summaries(&mut self, run: &Run, reading: &Reading) -> Result<Arc<ContactFetch<ActionSummary>>> {
         let contacts = self.contacts(run)?;
-        let known = self.summaries.take().filter(|fetch| fetch.is_for(&reading.window));
-        let fetch = known.unwrap_or_else(|| by_contact::summary(&reading.window, contacts, self.must_split.clone()));
+        let known = self.summaries.take().filter(|fetch| fetch.is_for(reading));
+        let fetch = known.unwrap_or_else(|| by_contact::summary(reading, contacts, self.must_split.clone()));
         Ok(Arc::clone(self.summaries.insert(fetch)))
     }
 
     /// The details of any contact, with what the plan has kept.
     fn details(&mut self, run: &Run, reading: &Reading) -> Arc<ContactFetch<ActivityDetail>> {
-        let known = self.details.take().filter(|fetch| fetch.is_for(&reading.window));
+        let known = self.details.take().filter(|fetch| fetch.is_for(reading));
         Arc::clone(self.details.insert(known.unwrap_or_else(|| by_contact::details(run, reading))))
     }
 }
 
-/// Both reports read the campaigns' pages together on the campaign route, and one after the other on the contact route.
+/// The readings of the selected reports that this run still has to read.
+fn readings(run: &mut Run) -> Result<Vec<Reading>> {
+    let mut readings = Vec::new();
+    for report in REPORTS {
+        if run.selects(report) && !run.is_finished(report) && !is_complete_in_round(run, report) {
+            readings.push(Reading::begin(run, report)?);
+        }
+    }
+    Ok(readings)
+}
+
+/// Both reports are read together on the campaign route, whose pages hold the rows of both, and one after the other on
+/// the contact route.
 fn read(run: &mut Run, shared: &mut Shared, stream: &'static Stream) -> Result<()> {
+    if is_complete_in_round(run, stream) {
+        log::info!("{}: complete in this round; read again in the next", stream.name);
+        run.finish(stream);
+        return Ok(());
+    }
     let route = plan::of(run, shared)?.route;
     match route {
         Route::Contacts => {
             shared.needs = Some(&BY_CONTACT);
             let mut reading = Reading::begin(run, stream)?.on(run, route)?;
-            if !reading.is_finished() {
-                by_contact::read(run, shared, &mut reading)?;
-            }
+            by_contact::read(run, shared, &mut reading)?;
             reading.finish(run, route)
         }
         Route::Campaigns => {
             shared.needs = Some(&BY_CAMPAIGN);
-            let mut readings = Vec::new();
-            for report in REPORTS {
-                if run.selects(report) {
-                    run.begin(report)?;
-                    readings.push(Reading::begin(run, report)?.on(run, route)?);
-                }
+            let readings = readings(run)?.into_iter().map(|reading| reading.on(run, route));
+            let mut readings = readings.collect::<Result<Vec<_>>>()?;
+            for reading in &readings {
+                run.begin(reading.stream)?;
             }
-            if readings.iter().any(|reading| !reading.is_finished()) {
-                by_campaign::read(run, shared, &mut readings)?;
-            }
+            by_campaign::read(run, shared, &mut readings)?;
             readings.into_iter().try_for_each(|reading| reading.finish(run, route))
         }
     }

@@ -16,7 +16,7 @@ use super::newest_first::Part;
 use super::reading::Reading;
 use super::records::OfActivity;
 use super::route::{self, ContactReport, Reason};
-use super::{DETAILS, Learnt, REPORTS};
+use super::{DETAILS, Learnt};
 use crate::config::Route;
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
@@ -72,16 +72,7 @@ pub(super) fn of_report(learnt: &Learnt, reading: &Reading) -> u64 {
 fn make(run: &mut Run, learnt: &mut Learnt) -> Result<Plan> {
     run.client.run_start()?;
     let before = run.client.calls();
-    let mut readings = Vec::new();
-    for report in REPORTS {
-        if !run.selects(report) {
-            continue;
-        }
-        let reading = Reading::begin(run, report)?;
-        if !reading.is_finished() {
-            readings.push(reading);
-        }
-    }
+    let readings = super::readings(run)?;
     let (route, reason, cost, other) = match fixed(run, &readings) {
         Some((Route::Contacts, reason)) => (Route::Contacts, reason, by_contact(run, learnt, &readings)?, None),
         Some((Route::Campaigns, reason)) => (Route::Campaigns, reason, by_campaign(run, learnt, &readings)?, None),
@@ -102,8 +93,8 @@ fn fixed(run: &Run, readings: &[Reading]) -> Option<(Route, Reason)> {
     if let Some(route) = run.config.activity_route.fixed() {
         return Some((route, Reason::Setting));
     }
-    if let Some(resume) = readings.iter().find_map(|reading| reading.resume.as_ref()) {
-        return Some((resume.route, Reason::Interrupted));
+    if let Some(route) = readings.iter().find_map(|reading| reading.resume.as_ref()?.route) {
+        return Some((route, Reason::Interrupted));
     }
     if !run.config.contact_ids.is_empty() {
         return Some((Route::Contacts, Reason::NamedContacts));
@@ -186,7 +177,7 @@ fn by_contact(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Resul
 fn unread(run: &Run, learnt: &Learnt, reading: &Reading, contacts: u64) -> ContactReport {
     // The counts are of whole campaigns and of all contacts.
     let is_part = reading.resume.is_some()
-        || reading.window.bounded
+        || reading.is_bounded
         || !run.config.contact_ids.is_empty()
         || !run.config.reads_all_contacts();
     let counted = learnt.counted.filter(|_| !is_part);
@@ -284,10 +275,9 @@ pub(super) struct CountedRows {
     chosen: u64,
 }
 
-/// The campaigns that the unfinished ones of these reports must look at.
+/// The campaigns that these reports must look at.
 pub(super) fn campaigns_to_read(run: &Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<Vec<CampaignToRead>> {
-    let unfinished = readings.iter().filter(|reading| !reading.is_finished());
-    let demands: Vec<Demand> = unfinished.map(|reading| reading.demand(run.config)).collect();
+    let demands: Vec<Demand> = readings.iter().map(|reading| reading.demand(run.config)).collect();
     let lookback = TimeDelta::days(i64::from(run.config.activity_lookback_days));
     let types = Kind::chosen(&run.config.tracking_activity_types);
     let now = run.client.run_start()?;

@@ -49,6 +49,37 @@ pub struct CustomField {
     pub choice_ids: Vec<String>,
 }
 
+/// A custom field as the account defines it.
+#[derive(Clone, Debug)]
+pub struct FieldDefinition {
+    pub id: Id,
+    pub name: String,
+    pub label: String,
+    pub kind: &'static str,
+    pub choices: Vec<Choice>,
+    pub created_at: DateTime<Utc>,
+    /// No longer listed, while contacts keep their values.
+    pub deleted: bool,
+}
+
+/// A choice of a custom field. Contacts name it by six digits.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    pub number: u32,
+    pub label: String,
+    pub deleted_at: Option<NaiveDate>,
+}
+
+/// A tag.
+#[derive(Clone, Debug)]
+pub struct Tag {
+    pub id: Id,
+    pub name: String,
+    pub created_at: DateTime<Utc>,
+    /// No longer listed, while contacts keep it.
+    pub deleted: bool,
+}
+
 /// A telephone number.
 #[derive(Clone, Debug)]
 pub struct Phone {
@@ -248,7 +279,8 @@ pub struct Account {
     pub lists: Vec<List>,
     pub campaigns: Vec<Campaign>,
     pub activities: Vec<Row>,
-    pub tags: Vec<Id>,
+    pub tags: Vec<Tag>,
+    pub custom_fields: Vec<FieldDefinition>,
     /// Added to the real time to give the service's clock.
     pub clock_skew: Duration,
     pub moves: Moves,
@@ -344,6 +376,7 @@ impl Account {
             campaigns: Vec::new(),
             activities: Vec::new(),
             tags: Vec::new(),
+            custom_fields: Vec::new(),
             clock_skew: Duration::zero(),
             moves: Moves::default(),
             rng: fastrand::Rng::with_seed(1),
@@ -379,9 +412,16 @@ impl Account {
     }
 
     fn grow_lists(&mut self, count: usize, base: DateTime<Utc>) {
-        for _ in 0..12 {
-            let id = uuid(&mut self.rng);
-            self.tags.push(id);
+        for i in 0..12 {
+            self.tags.push(Tag {
+                id: uuid(&mut self.rng),
+                name: match i {
+                    0 => "VIP \"gold\" 🥇".into(),
+                    _ => format!("Tag {i}"),
+                },
+                created_at: base - Duration::days(30 * i),
+                deleted: i % 6 == 5,
+            });
         }
         for i in 0..count {
             let created_at = self.past(base, 1000);
@@ -447,9 +487,32 @@ impl Account {
         }
     }
 
+    /// The definitions of these custom fields, and the id of one that was deleted.
+    fn define_fields(&mut self, ids: &[Id], base: DateTime<Utc>) -> Id {
+        let created_at = base - Duration::days(900);
+        let choice = |number, label: &str| Choice { number, label: label.into(), deleted_at: None };
+        let mut define = |id: &Id, name: &str, label: &str, kind, choices| {
+            let (id, name, label) = (id.clone(), name.into(), label.into());
+            self.custom_fields.push(FieldDefinition { id, name, label, kind, choices, created_at, deleted: false });
+        };
+        define(&ids[0], "What_they_like", "What they like", "string", vec![]);
+        // A label that is repeated, since another choice of it was deleted.
+        let mut colours = vec![choice(1, "Red"), choice(2, "Blue"), choice(3, "Blue")];
+        colours[1].deleted_at = Some(base.date_naive());
+        define(&ids[1], "Colours", "Colours \"so far\"", "multi_select", colours);
+        // Two names that differ in case only.
+        define(&ids[2], "Size", "Size", "single_select", vec![choice(1, "Small"), choice(2, "Large")]);
+        define(&ids[3], "size", "size", "text_area", vec![]);
+        let deleted = uuid(&mut fastrand::Rng::with_seed(hash(&ids[0])));
+        define(&deleted, "Forgotten", "Forgotten", "date", vec![]);
+        self.custom_fields[4].deleted = true;
+        deleted
+    }
+
     fn grow_contacts(&mut self, count: usize, base: DateTime<Utc>) {
         let import = base - Duration::days(40);
         let fields: Vec<Id> = (0..4).map(|_| uuid(&mut self.rng)).collect();
+        let deleted_field = self.define_fields(&fields, base);
         let live_lists: Vec<(Id, bool)> =
             self.lists.iter().filter(|l| l.deleted_at.is_none() && !l.segment).map(|l| (l.id.clone(), l.sms)).collect();
         for i in 0..count {
@@ -551,6 +614,23 @@ impl Account {
                     choice_ids: vec!["000001".into(), "000003".into()],
                 });
             }
+            let mut more = |id: &Id, value: Option<&str>, choice: Option<&str>| {
+                custom_fields.push(CustomField {
+                    id: id.clone(),
+                    value: value.map(str::to_owned),
+                    choice_ids: choice.map(str::to_owned).into_iter().collect(),
+                });
+            };
+            match case {
+                24 => more(&fields[2], None, Some("000002")),
+                25 => more(&deleted_field, Some("2021-03-04"), None),
+                28 => {
+                    more(&fields[2], None, Some("000007"));
+                    more(&fields[3], Some("XL"), None);
+                }
+                29 => more(&deleted_field, None, Some("000001")),
+                _ => {}
+            }
             let mut phone_numbers = Vec::new();
             if case == 26 || chance(rng, 20) {
                 for kind in ["mobile", "home"].into_iter().take(1 + i % 2) {
@@ -588,7 +668,7 @@ impl Account {
             let mut taggings = Vec::new();
             if !self.tags.is_empty() && chance(rng, 15) {
                 let at = rng.usize(..self.tags.len());
-                taggings.push(self.tags[at].clone());
+                taggings.push(self.tags[at].id.clone());
             }
             let mut notes = Vec::new();
             if case == 27 || chance(rng, 5) {
@@ -966,7 +1046,7 @@ impl Account {
     /// `contact_action_summary`, `contact_activity_details`.
     pub fn truth(&self, stream: &str) -> Vec<Value> {
         match stream {
-            "contacts" => self.contacts.iter().map(|c| contact_json(c, &|_| true, true)).collect(),
+            "contacts" => self.contacts.iter().map(|c| self.described(c)).collect(),
             "contact_lists" => {
                 let counts = self.membership_counts(false);
                 self.lists
@@ -1035,6 +1115,58 @@ impl Account {
     /// The campaign of each activity.
     fn campaign_ids(&self) -> HashMap<&str, &str> {
         self.campaigns.iter().flat_map(|c| c.activities.iter().map(|activity| (&*activity.id, &*c.id))).collect()
+    }
+
+    /// A contact with all that its ids mean.
+    fn described(&self, contact: &Contact) -> Value {
+        let mut record = contact_json(contact, &|_| true, true);
+        record["email"] = json!(contact.email.as_ref().map(|e| &e.address));
+        let permission = contact.email.as_ref().map(|e| e.permission);
+        record["status"] = match permission {
+            _ if contact.deleted_at.is_some() => json!("deleted"),
+            Some("implicit" | "explicit") => json!("active"),
+            other => json!(other),
+        };
+        let names = |ids: &[Id], name: &dyn Fn(&Id) -> Option<String>| -> Value {
+            ids.iter().map(|id| name(id).unwrap_or_else(|| id.to_string())).collect()
+        };
+        record["tag_names"] = names(&contact.taggings, &|id| {
+            self.tags.iter().find(|tag| tag.id == *id && !tag.deleted).map(|tag| clean(&tag.name))
+        });
+        record["list_names"] = names(&contact.list_memberships, &|id| {
+            self.lists.iter().find(|list| list.id == *id).map(|list| clean(&list.name))
+        });
+        let defined: Vec<&FieldDefinition> = self.custom_fields.iter().filter(|field| !field.deleted).collect();
+        let mut values = Map::new();
+        for (i, value) in contact.custom_fields.iter().enumerate() {
+            let field = defined.iter().find(|field| field.id == value.id);
+            let label = |id: &String| {
+                let choice = field.and_then(|f| f.choices.iter().find(|c| format!("{:06}", c.number) == *id));
+                choice.map_or_else(|| id.clone(), |choice| clean(&choice.label))
+            };
+            let labels: Vec<String> = value.choice_ids.iter().map(label).collect();
+            let is_alone = |name: &str| defined.iter().filter(|f| f.name.eq_ignore_ascii_case(name)).count() == 1;
+            let key = field.filter(|f| is_alone(&f.name)).map_or(value.id.to_string(), |f| f.name.clone());
+            values.insert(
+                key,
+                match labels.as_slice() {
+                    [] => json!(value.value.as_deref().map(clean)),
+                    [one] => json!(one),
+                    several => json!(several),
+                },
+            );
+            let out = &mut record["custom_fields"][i];
+            if let Some(field) = field {
+                out["name"] = json!(field.name);
+                out["label"] = json!(field.label);
+                out["type"] = json!(field.kind);
+            }
+            if !labels.is_empty() {
+                out["choice_labels"] = json!(labels);
+            }
+        }
+        record["custom_field_values"] = values.into();
+        record
     }
 
     /// Ids of the deleted contacts.
@@ -1233,6 +1365,53 @@ pub(super) fn contact_json(c: &Contact, asked: &dyn Fn(&str) -> bool, truth: boo
             .put("create_source", "Account")
             .put("sms_channel_consents", vec![consent.done()]);
         o.put("sms_channel", b.done());
+    }
+    o.done()
+}
+
+/// A custom field, as the account defines it.
+pub(super) fn field_json(field: &FieldDefinition, choice_ids_as_text: bool) -> Value {
+    let mut o = Obj::new(&field.id, false, true);
+    o.put("custom_field_id", &*field.id)
+        .put("label", field.label.as_str())
+        .put("name", field.name.as_str())
+        .put("type", field.kind)
+        .put("metadata", json!({"display_type": "checkbox"}))
+        .put("version", 1)
+        .time("created_at", Some(field.created_at))
+        .time("updated_at", Some(field.created_at));
+    if !field.choices.is_empty() {
+        let choices = field.choices.iter().enumerate().map(|(i, choice)| {
+            let mut b = Obj::new(&field.id, false, true);
+            b.put("custom_field_id", &*field.id)
+                .put("choice_label", choice.label.as_str())
+                .put("display_order", i + 1)
+                .time("created_at", Some(field.created_at));
+            if choice_ids_as_text {
+                b.put("choice_id", format!("{:06}", choice.number));
+            } else {
+                b.put("choice_id", choice.number);
+            }
+            if let Some(date) = choice.deleted_at {
+                b.put("deleted_at", date.to_string());
+            }
+            b.done()
+        });
+        o.put("choices", choices.collect::<Vec<_>>());
+    }
+    o.done()
+}
+
+/// A tag, with its count of contacts when that was asked for.
+pub(super) fn tag_json(tag: &Tag, count: Option<usize>) -> Value {
+    let mut o = Obj::new(&tag.id, false, true);
+    o.put("tag_id", &*tag.id)
+        .put("name", tag.name.as_str())
+        .time("created_at", Some(tag.created_at))
+        .time("updated_at", Some(tag.created_at))
+        .put("tag_source", "Contact");
+    if let Some(count) = count {
+        o.put("contacts_count", count);
     }
     o.done()
 }

@@ -9,7 +9,8 @@ use chrono::{DateTime, Datelike as _, NaiveDate, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
 use super::account::{
-    Account, Contact, Index, Kind, Obj, Row, campaign_json, contact_json, detail_json, hash, list_json, summarise,
+    Account, Contact, Index, Kind, Obj, Row, campaign_json, contact_json, detail_json, field_json, hash, list_json,
+    summarise, tag_json,
 };
 use super::http::{Request, Response, decode_query, encode};
 use super::{Order, Switches};
@@ -172,6 +173,14 @@ impl Context<'_> {
                 self.allow("contact_data", "contacts:read")?;
                 self.known(&params, &["include"]);
                 self.contact(&params, id)
+            }
+            ["contact_custom_fields"] => {
+                self.allow("contact_data", "contacts:read")?;
+                self.custom_fields(params)
+            }
+            ["contact_tags"] => {
+                self.allow("contact_data", "contacts:read")?;
+                self.tags(params)
             }
             ["contact_lists"] => {
                 self.allow("contact_data", "contacts:lists:read")?;
@@ -386,6 +395,47 @@ impl Context<'_> {
             "pending": n("pending_confirmation"),
             "unsubscribed": n("unsubscribed"),
         })))
+    }
+
+    fn custom_fields(&mut self, params: Params) -> Answer {
+        let (params, page) = self.behind_cursor(params, &["limit"])?;
+        let limit = limit(&params, 50, 100)?;
+        let mut found: Vec<_> = self.account.custom_fields.iter().filter(|field| !field.deleted).collect();
+        found.sort_by_key(|field| hash(&field.id));
+        let total = found.len();
+        let start = (page - 1).saturating_mul(limit);
+        let as_text = self.switches.choice_ids_as_text;
+        let rows: Vec<Value> =
+            found.into_iter().skip(start).take(limit).map(|field| field_json(field, as_text)).collect();
+        let mut body = Map::new();
+        body.insert("custom_fields".into(), rows.into());
+        let next = (start.saturating_add(limit) < total)
+            .then(|| cursor_link("/v3/contact_custom_fields", &params, limit, page + 1));
+        Ok(paged(body, next))
+    }
+
+    fn tags(&mut self, params: Params) -> Answer {
+        let (params, page) = self.behind_cursor(params, &["limit", "include_count"])?;
+        let limit = limit(&params, 50, 500)?;
+        let with_count = flag(&params, "include_count", false)?;
+        let mut found: Vec<_> = self.account.tags.iter().filter(|tag| !tag.deleted).collect();
+        found.sort_by_key(|tag| hash(&tag.id));
+        let total = found.len();
+        let start = (page - 1).saturating_mul(limit);
+        let rows: Vec<Value> = found
+            .into_iter()
+            .skip(start)
+            .take(limit)
+            .map(|tag| {
+                let has = |c: &&Contact| c.taggings.contains(&tag.id);
+                tag_json(tag, with_count.then(|| self.account.contacts.iter().filter(has).count()))
+            })
+            .collect();
+        let mut body = Map::new();
+        body.insert("tags".into(), rows.into());
+        let next =
+            (start.saturating_add(limit) < total).then(|| cursor_link("/v3/contact_tags", &params, limit, page + 1));
+        Ok(paged(body, next))
     }
 
     fn lists(&mut self, params: Params) -> Answer {

@@ -59,6 +59,8 @@ pub struct Switches {
     pub empty_reports_lack_rows: bool,
     /// By how many `contacts_count` exceeds what the listing has.
     pub contacts_counted_too_many: usize,
+    /// Definitions name choices as contacts do, by six digits in a string, instead of a number.
+    pub choice_ids_as_text: bool,
     /// A broken cursor gets 404 instead of 400.
     pub bad_cursor_404: bool,
     /// For how long a spent refresh token still works.
@@ -102,6 +104,7 @@ impl Default for Switches {
             lists_limit_1000_ok: false,
             empty_reports_lack_rows: false,
             contacts_counted_too_many: 0,
+            choice_ids_as_text: false,
             bad_cursor_404: false,
             refresh_grace: Duration::ZERO,
             rotating: true,
