@@ -13,7 +13,7 @@ use crate::messages::Messages;
 use crate::run::Run;
 use crate::state::State;
 use crate::stream::Needs;
-use crate::streams::{self, ALL, Found, Probe, Source};
+use crate::streams::{self, ALL, Found, Probe, Shared, Source};
 
 /// What is known of the grant.
 struct Grant {
@@ -78,9 +78,11 @@ pub(crate) fn test(config: &Config, client: &Arc<Client>, catalog: &Catalog, _fo
     say(&format!("Account: {}", account(&found)));
     say(&format!("Streams:\n{}", lines.join("\n")));
     if !readable.is_empty() {
+        // What was learnt above is left out, so that the plan counts what a run would.
+        let selected: Vec<_> = readable.iter().map(|source| &source.stream).collect();
         let messages = Messages::new(Box::new(std::io::sink()));
-        let mut run = Run::new(config, client, catalog, &messages, State::default());
-        let cost = streams::plan(&mut run, &mut found.shared, &readable)?;
+        let mut run = Run::new(config, client, catalog, &messages, State::new(&selected));
+        let cost = streams::plan(&mut run, &mut Shared::default(), &readable)?;
         say(&format!("A full read of what may be read: {cost}"));
     }
     if refused.is_empty() {

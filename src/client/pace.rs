@@ -8,8 +8,8 @@ use crate::quota::CallCount;
 
 /// Spaces calls evenly, so that no sliding second holds more than the pace.
 ///
-/// The window behind the service's "4 per second" is not documented; even spacing keeps every kind of window. The 3 % on
-/// top are for what a call's way to the service varies: 30 ms between the first and the fifth. A call that leaves late,
+/// The window behind the service's "4 per second" is not documented; even spacing keeps every kind of window. The 3.2 %
+/// on top are for what a call's way to the service varies: 32 ms between the first and the fifth. A call that leaves late,
 /// since its thread woke up late, holds back the fifth after it and not all that follow.
 pub(super) struct Pace {
     spacing: Duration,
@@ -36,7 +36,7 @@ struct Queue {
 impl Pace {
     pub(super) fn new(per_second: f64, limit: Option<u64>) -> Pace {
         Pace {
-            spacing: Duration::from_secs_f64(1.03 / per_second),
+            spacing: Duration::from_secs_f64(1.032 / per_second),
             a_second: whole(per_second),
             queue: Mutex::new(Queue { next: Instant::now(), left: VecDeque::new(), waiting: BTreeSet::new(), came: 0 }),
             moved: Condvar::new(),

@@ -207,6 +207,8 @@ fn a_long_range_that_is_refused_is_split_from_the_day_before_each_contact_was_cr
     let mut old = account(12, 8);
     let ten_years_ago = Utc::now() - TimeDelta::days(3650);
     let contact = old.contacts[5].id.clone();
+    // Older than all that was sent to them.
+    old.contacts.iter_mut().for_each(|contact| contact.created_at = Utc::now() - TimeDelta::days(4 * 365));
     old.contacts[5].created_at = ten_years_ago;
     old.activities.push(Row {
         contact_id: contact.clone(),

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Months, TimeDelta, Utc};
-use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::newest_first::{Listing, Part, newest_first};
@@ -47,6 +46,8 @@ pub(super) struct Contacts {
     pub(super) list: Vec<ListedContact>,
     /// Whether the listing is sure to have named them all.
     pub(super) are_all: bool,
+    /// When contacts were created that no listing dates, as far as they were asked for.
+    created: Mutex<HashMap<Id, Option<DateTime<Utc>>>>,
 }
 
 impl Contacts {
@@ -54,18 +55,36 @@ impl Contacts {
     pub(super) fn fetch(run: &Run) -> Result<Contacts> {
         if run.config.contact_ids.is_empty() {
             let (list, are_all) = contacts::listed(run)?;
-            return Ok(Contacts { list, are_all });
+            return Ok(Contacts { list, are_all, created: Mutex::default() });
         }
         let mut ids: Vec<Id> = run.config.contact_ids.iter().map(|id| Id::from(id.as_str())).collect();
         ids.sort_unstable();
         ids.dedup();
         let list = ids.into_iter().map(|id| ListedContact { id, created_at: None }).collect();
-        Ok(Contacts { list, are_all: true })
+        Ok(Contacts { list, are_all: true, created: Mutex::default() })
     }
 
-    fn created_at(&self, id: &Id) -> Option<DateTime<Utc>> {
+    /// When a contact was created; `None` where that is not known yet.
+    fn known_creation(&self, id: &Id) -> Option<Option<DateTime<Utc>>> {
         let at = self.list.binary_search_by(|contact| contact.id.cmp(id)).ok()?;
-        self.list[at].created_at
+        let listed = self.list[at].created_at.map(Some);
+        listed.or_else(|| self.created.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied())
+    }
+
+    /// When a contact was created, asked for where no listing dates it.
+    fn creation(&self, client: &Client, priority: usize, id: &Id) -> Result<Option<DateTime<Utc>>> {
+        #[derive(Deserialize)]
+        struct Created {
+            #[serde(default)]
+            created_at: Timestamp,
+        }
+        if let Some(known) = self.known_creation(id) {
+            return Ok(known);
+        }
+        let contact: Created = client.object(CONTACT, &format!("/contacts/{}", id.in_path()), &[], priority)?;
+        let at = contact.created_at.instant();
+        self.created.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), at);
+        Ok(at)
     }
 }
 
@@ -150,10 +169,7 @@ pub(super) fn summary(
                     other => return other,
                 }
             }
-            let created_at = match contacts.created_at(id) {
-                None => created_at(client, priority, id)?,
-                known => known,
-            };
+            let created_at = contacts.creation(client, priority, id)?;
             summary_windows(range, created_at).into_iter().try_for_each(ask_range)
         };
     ContactFetch::new(reading, true, Box::new(ask))
@@ -178,29 +194,17 @@ fn summary_windows((start, end): Range, created_at: Option<DateTime<Utc>>) -> Ve
     if windows.is_empty() { vec![(start, end)] } else { windows }
 }
 
-/// When a contact was created.
-fn created_at(client: &Client, priority: usize, id: &Id) -> Result<Option<DateTime<Utc>>> {
-    #[derive(Deserialize, JsonSchema)]
-    struct Created {
-        #[serde(default)]
-        created_at: Timestamp,
-    }
-    let contact: Created = client.object(CONTACT, &format!("/contacts/{}", id.in_path()), &[], priority)?;
-    Ok(contact.created_at.instant())
-}
-
 /// The least calls that the report of these contacts takes: of one without a row.
 pub(super) fn least_calls(reading: &Reading, contacts: &Contacts, left: &[Id], must_split: bool) -> u64 {
     let range = range(reading.since, reading.until);
     if !reading.is_summary() || !must_split || !is_long(&range) {
         return left.len() as u64;
     }
-    let calls = |id: &Id| match contacts.created_at(id) {
-        // Its creation is one more call.
-        None => 1 + summary_windows(range, None).len(),
-        created_at => summary_windows(range, created_at).len(),
-    };
-    left.iter().map(calls).sum::<usize>() as u64
+    let windows = |id: &Id| Some(summary_windows(range, contacts.known_creation(id)?).len() as u64);
+    let known: Vec<u64> = left.iter().filter_map(windows).collect();
+    // Contacts that no listing dates are like those that were asked for, at one call more each.
+    let asked = if contacts.list.iter().all(|contact| contact.created_at.is_none()) { left.len() as u64 } else { 0 };
+    asked + route::scaled(known.iter().sum(), left.len() as u64, known.len() as u64)
 }
 
 /// The activity details of a contact.

@@ -186,6 +186,11 @@ fn read(run: &mut Run, shared: &mut Shared, stream: &'static Stream) -> Result<(
         run.finish(stream);
         return Ok(());
     }
+    shared.needs = match run.config.activity_route.fixed() {
+        Some(Route::Contacts) => Some(&BY_CONTACT),
+        Some(Route::Campaigns) => Some(&BY_CAMPAIGN),
+        None => None,
+    };
     let route = plan::of(run, shared)?.route;
     match route {
         Route::Contacts => {
