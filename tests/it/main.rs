@@ -30,6 +30,7 @@ mod secrets;
 mod selection;
 mod snapshots;
 mod sync;
+mod tables;
 mod tls;
 #[cfg(unix)]
 mod tokens;

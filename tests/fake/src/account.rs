@@ -1060,6 +1060,21 @@ impl Account {
         record
     }
 
+    /// The bounces with their codes, which only the campaigns' reports tell.
+    pub fn bounces(&self) -> Vec<Value> {
+        let addresses: HashMap<&Id, Option<&str>> =
+            self.contacts.iter().map(|c| (&c.id, c.email.as_ref().map(|e| e.address.as_str()))).collect();
+        let bounces = self.activities.iter().filter(|row| row.kind == Kind::Bounces);
+        let bounce = |row: &Row| {
+            json!({
+                "email_address": addresses.get(&row.contact_id),
+                "bounce_code": super::api::bounce_code(row),
+                "created_time": canonical(row.at),
+            })
+        };
+        bounces.map(bounce).collect()
+    }
+
     /// Ids of the deleted contacts.
     pub fn deleted(&self) -> HashSet<Id> {
         self.contacts.iter().filter(|c| c.deleted_at.is_some()).map(|c| c.id.clone()).collect()

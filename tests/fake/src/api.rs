@@ -712,7 +712,7 @@ fn url_of(row: &Row) -> (String, String) {
     (format!("110040720417{n}"), format!("https://www.example.com/page/{n}?a=1&b=%20"))
 }
 
-fn bounce_code(row: &Row) -> &'static str {
+pub(super) fn bounce_code(row: &Row) -> &'static str {
     let codes = ["B", "D", "F", "S", "V", "X", "Z"];
     codes[usize::try_from(hash(&row.contact_id) % 7).expect("small")]
 }
