@@ -4,6 +4,7 @@ mod round;
 mod tap;
 
 mod about;
+mod activity;
 mod bad_input;
 mod campaigns;
 mod checked_in;
@@ -21,6 +22,7 @@ mod mistakes;
 mod moving;
 mod odd;
 mod options;
+mod plan;
 mod prefix;
 mod preflight;
 #[cfg(unix)]

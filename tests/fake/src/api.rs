@@ -226,6 +226,11 @@ impl Context<'_> {
                 self.known(&params, &[]);
                 self.campaign_stats(ids)
             }
+            ["reports", "stats", "email_campaign_activities", ids] => {
+                self.allow("campaign_data", "ui:campaign:metrics")?;
+                self.known(&params, &[]);
+                self.activity_stats(ids)
+            }
             ["account", "user", "privileges"] => {
                 self.known(&params, &[]);
                 let all = self.privileges.iter().enumerate();
