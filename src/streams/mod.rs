@@ -1,5 +1,6 @@
 //! The streams: each one's file says its endpoint, its record and its quirks.
 
+mod campaigns;
 mod contact_lists;
 mod contacts;
 mod definitions;
@@ -67,18 +68,22 @@ pub(crate) static ALL: [&Source; 5] =
 pub(crate) fn plan(run: &mut Run, shared: &mut Shared, sources: &[&'static Source]) -> Result<String> {
     // The first call of every run lists the account's lists.
     let mut calls = 1;
+    let mut how_to_save = None;
     for source in sources {
         match (source.cost)(run, shared) {
-            Ok(cost) => calls += cost,
+            Ok(cost) => {
+                calls += cost;
+                if source.stream.name == email_campaigns::SOURCE.stream.name {
+                    how_to_save = email_campaigns::how_to_save(run, cost);
+                }
+            }
             Err(Error::Forbidden(_)) => {}
             Err(e) => return Err(e.context(source.stream.name)),
         }
     }
     let cost = reports::cost(calls, run.config.requests_per_second);
-    Ok(match shared.reports.words() {
-        Some(route) => format!("{cost}; {route}"),
-        None => cost,
-    })
+    let route = shared.reports.words().map(str::to_owned);
+    Ok([Some(cost), how_to_save, route].into_iter().flatten().collect::<Vec<_>>().join("; "))
 }
 
 /// What the read of a stream costs, in words; `None` where the service does not tell how much there is.

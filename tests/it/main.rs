@@ -6,6 +6,7 @@ mod tap;
 mod about;
 mod activity;
 mod bad_input;
+mod campaigns;
 mod checked_in;
 mod definitions;
 mod documents;
@@ -31,6 +32,7 @@ mod secrets;
 mod selection;
 mod snapshots;
 mod sync;
+mod tables;
 mod tls;
 #[cfg(unix)]
 mod tokens;

@@ -4,21 +4,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::kind::{KINDS, Kind};
-use crate::client::{Client, Row};
+use crate::client::Client;
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
-use crate::field::{Integer, Key, Text, Timestamp};
+use crate::field::{Integer, Text};
 use crate::id::Id;
-use crate::streams::email_campaigns;
-use crate::streams::page::each_page;
+use crate::streams::campaigns::KnownCampaigns;
+use crate::streams::email_campaigns::{CampaignActivity, EmailCampaign};
 
-const SUMMARIES: &str = "email_campaign_summaries";
 const STATS: &str = "email_campaign_stats";
-const CAMPAIGN: &str = "email_campaign";
 
 /// How many campaigns one call for their stats may name.
 const STATS_IDS: usize = 150;
@@ -30,10 +28,9 @@ const SENDING_TAKES: TimeDelta = TimeDelta::days(2);
 /// What one run has learnt of the account's campaigns; each part is asked for once, when it is first needed.
 #[derive(Default)]
 pub(crate) struct Campaigns {
+    pub(in crate::streams) known: KnownCampaigns,
     listed: Option<Vec<Listed>>,
     sent: Option<HashMap<Id, Sent>>,
-    /// The activities of each campaign; `None` where the service lists a campaign but does not know it by its id.
-    activities: HashMap<Id, Option<Arc<[Activity]>>>,
 }
 
 /// A campaign of the listing.
@@ -63,6 +60,12 @@ pub(crate) struct Activity {
 }
 
 impl Activity {
+    /// As the details of a campaign name it.
+    fn of(activity: &CampaignActivity) -> Option<Activity> {
+        let id = Id::from(activity.campaign_activity_id.as_str()?);
+        Some(Activity { id, role: activity.role.0.clone() })
+    }
+
     /// Whether it can have tracking reports. Roles that nobody has documented are asked, and may refuse.
     pub(super) fn is_tracked(&self) -> bool {
         !self.role.as_deref().is_some_and(|role| role.eq_ignore_ascii_case("permalink"))
@@ -119,14 +122,6 @@ pub(super) struct KindToRead {
 }
 
 impl Campaigns {
-    /// How many campaigns are listed, the removed ones included.
-    ///
-    /// # Errors
-    /// What ends a run, or `Forbidden`.
-    pub(in crate::streams) fn count(&mut self, client: &Arc<Client>) -> Result<u64> {
-        Ok(self.listed(client)?.len() as u64)
-    }
-
     /// How many campaigns were sent, as far as the summaries were read.
     pub(super) fn sent_count(&self) -> u64 {
         self.sent.as_ref().map_or(0, |sent| sent.len() as u64)
@@ -141,13 +136,14 @@ impl Campaigns {
     pub(super) fn to_read(
         &mut self,
         client: &Arc<Client>,
+        config: &Config,
         demands: &[Demand],
         types: &[Kind],
         now: DateTime<Utc>,
         lookback: TimeDelta,
     ) -> Result<Vec<CampaignToRead>> {
-        self.listed(client)?;
-        self.sent(client)?;
+        self.listed(client, config)?;
+        self.sent(client, config)?;
         let wanted = self.select(demands, types, now, lookback);
         self.count_all(client, &wanted)?;
         Ok(self.select(demands, types, now, lookback))
@@ -236,99 +232,34 @@ impl Campaigns {
     }
 
     /// All campaigns, the removed ones included.
-    fn listed(&mut self, client: &Arc<Client>) -> Result<&[Listed]> {
-        #[derive(Deserialize, JsonSchema)]
-        struct ListedRow {
-            campaign_id: Key,
-            #[serde(default)]
-            name: Text,
-            #[serde(default)]
-            current_status: Text,
-            #[serde(default)]
-            created_at: Timestamp,
-            #[serde(default)]
-            updated_at: Timestamp,
-        }
-        impl Row for ListedRow {
-            const ROWS: &'static str = "campaigns";
-            const IS_WHOLE: bool = false;
-        }
+    fn listed(&mut self, client: &Arc<Client>, config: &Config) -> Result<&[Listed]> {
         if self.listed.is_none() {
-            let mut found: HashMap<Id, Listed> = HashMap::new();
-            let listing = |client: &Arc<Client>, (): &(), priority| {
-                client.pages::<ListedRow>(email_campaigns::ENDPOINT, "/emails", &[("limit", "500")], priority)
-            };
-            each_page(client, vec![()], listing, |(), step| {
-                let page = match step {
-                    Step::Item(page) => page,
-                    Step::End(outcome) => return outcome,
-                };
-                for row in page.rows {
-                    let is = |status: &str| row.current_status.as_str().is_some_and(|s| s.eq_ignore_ascii_case(status));
-                    let id = Id::from(row.campaign_id.as_str());
-                    let listed = Listed {
-                        id: id.clone(),
-                        is_unsent: is("draft") || is("scheduled"),
-                        removed_at: row.updated_at.instant().filter(|_| is("removed")),
-                        created_at: row.created_at.instant(),
-                        name: row.name.0,
-                    };
-                    found.insert(id, listed);
-                }
-                Ok(())
-            })?;
-            self.listed = Some(found.into_values().collect());
+            let listing = self.known.listing(client, config, None)?;
+            let listed = listing.campaigns.iter().map(|(id, row)| Listed {
+                id: id.clone(),
+                name: row.campaign.name.0.clone(),
+                created_at: row.campaign.created_at.instant(),
+                is_unsent: row.campaign.is_unsent(),
+                removed_at: row.campaign.updated_at.instant().filter(|_| row.campaign.is_removed()),
+            });
+            self.listed = Some(listed.collect());
         }
         Ok(self.listed.as_deref().unwrap_or_default())
     }
 
     /// The sent campaigns, as the summaries count them.
-    fn sent(&mut self, client: &Arc<Client>) -> Result<&HashMap<Id, Sent>> {
-        #[derive(Deserialize, JsonSchema)]
-        struct Counted {
-            campaign_id: Key,
-            #[serde(default)]
-            last_sent_date: Timestamp,
-            #[serde(default)]
-            unique_counts: Option<Counts>,
-        }
-        #[derive(Deserialize, Default, JsonSchema)]
-        #[serde(default)]
-        struct Counts {
-            sends: Integer,
-            opens: Integer,
-            clicks: Integer,
-            bounces: Integer,
-            optouts: Integer,
-            forwards: Integer,
-        }
-        impl Row for Counted {
-            const ROWS: &'static str = "bulk_email_campaign_summaries";
-            const IS_WHOLE: bool = false;
-        }
+    fn sent(&mut self, client: &Arc<Client>, config: &Config) -> Result<&HashMap<Id, Sent>> {
         if self.sent.is_none() {
-            let mut found = HashMap::new();
-            let listing = |client: &Arc<Client>, (): &(), priority| {
-                let path = "/reports/summary_reports/email_campaign_summaries";
-                client.pages::<Counted>(SUMMARIES, path, &[("limit", "500")], priority)
-            };
-            each_page(client, vec![()], listing, |(), step| {
-                let page = match step {
-                    Step::Item(page) => page,
-                    Step::End(outcome) => return outcome,
-                };
-                for row in page.rows {
-                    // A count that is not sent does not mean that there are no rows.
-                    let at_least = |count: Integer| count.0.map_or(1, i64::unsigned_abs);
-                    let rows = row.unique_counts.map_or([1; KINDS.len()], |c| {
-                        [c.sends, c.opens, c.clicks, c.bounces, c.optouts, c.forwards].map(at_least)
-                    });
-                    let sent = Sent { last: row.last_sent_date.instant(), rows, counts_all: false };
-                    found.insert(Id::from(row.campaign_id.as_str()), sent);
-                }
-                Ok(())
-            })?;
-            self.sent = Some(found);
+            let summaries = self.known.summaries(client, config)?;
+            let sent = summaries.sent.iter().map(|(id, row)| {
+                // A count that is not sent does not mean that there are no rows.
+                let at_least = |count: Integer| count.0.map_or(1, i64::unsigned_abs);
+                let rows = row.unique_counts.as_ref().map_or([1; KINDS.len()], |c| {
+                    [c.sends, c.opens, c.clicks, c.bounces, c.optouts, c.forwards].map(at_least)
+                });
+                (id.clone(), Sent { last: row.last_sent_date.instant(), rows, counts_all: false })
+            });
+            self.sent = Some(sent.collect());
         }
         Ok(self.sent.get_or_insert_default())
     }
@@ -414,58 +345,21 @@ impl Campaigns {
     /// # Errors
     /// What ends a run, or `Forbidden`.
     pub(in crate::streams) fn activities(&mut self, client: &Arc<Client>, campaigns: &[Id]) -> Result<()> {
-        #[derive(Deserialize)]
-        struct Detail {
-            #[serde(default)]
-            campaign_activities: Option<Vec<Part>>,
-        }
-        #[derive(Deserialize)]
-        struct Part {
-            campaign_activity_id: Key,
-            #[serde(default)]
-            role: Text,
-        }
-        let missing: Vec<Id> = campaigns.iter().filter(|id| !self.activities.contains_key(id)).cloned().collect();
-        let (fetching, workers) = (Arc::clone(client), client.workers());
-        let fetch = move |priority: usize, id: &Id, push: &mut dyn FnMut(Detail) -> bool| {
-            push(fetching.object(CAMPAIGN, &format!("/emails/{}", id.in_path()), &[], priority)?);
-            Ok(())
-        };
-        fanout::in_order(
-            missing,
-            workers,
-            |_| 1,
-            fetch,
-            |id, step| {
-                match step {
-                    Step::Item(detail) => {
-                        let parts = detail.campaign_activities.unwrap_or_default().into_iter();
-                        let activities = parts.map(|part| Activity {
-                            id: Id::from(part.campaign_activity_id.as_str()),
-                            role: part.role.0,
-                        });
-                        self.activities.insert(id.clone(), Some(activities.collect()));
-                    }
-                    Step::End(Err(Error::NotFound(why))) => {
-                        log::debug!("campaign {id}: {why}");
-                        self.activities.insert(id.clone(), None);
-                    }
-                    Step::End(outcome) => outcome?,
-                }
-                Ok(())
-            },
-        )
+        self.known.learn_details(client, campaigns)
     }
 
-    /// The activities of a campaign that [`Campaigns::activities`] has asked for.
-    pub(in crate::streams) fn activities_of(&self, campaign: &Id) -> Option<&Arc<[Activity]>> {
-        self.activities.get(campaign)?.as_ref()
+    /// The activities of a campaign that [`Campaigns::activities`] has asked for; `None` where the service lists the
+    /// campaign but does not know it by its id.
+    pub(in crate::streams) fn activities_of(&self, campaign: &Id) -> Option<Vec<Activity>> {
+        let details = self.known.details_of(campaign)?.as_ref().ok()?;
+        Some(details.activities().into_iter().filter_map(Activity::of).collect())
     }
 
     /// How many activities of a campaign have reports, where they are known.
     fn tracked(&self, campaign: &Id) -> Option<u64> {
-        let known = self.activities.get(campaign)?.iter().flat_map(|all| all.iter());
-        Some(known.filter(|activity| activity.is_tracked()).count() as u64)
+        self.known.details_of(campaign)?;
+        let known = self.activities_of(campaign).unwrap_or_default();
+        Some(known.iter().filter(|activity| activity.is_tracked()).count() as u64)
     }
 
     /// Takes note of the activities that became known since these campaigns were chosen.
@@ -476,9 +370,11 @@ impl Campaigns {
     }
 
     /// The campaigns whose activities are known, with them.
-    pub(super) fn known_activities(&self) -> impl Iterator<Item = (&Id, &Activity)> {
-        let known = self.activities.iter().filter_map(|(id, known)| Some((id, known.as_ref()?)));
-        known.flat_map(|(id, known)| known.iter().map(move |activity| (id, activity)))
+    pub(super) fn known_activities(&self) -> impl Iterator<Item = (&Id, Activity)> {
+        let activities = |(id, details): (_, &EmailCampaign)| -> Vec<(_, Activity)> {
+            details.activities().into_iter().filter_map(Activity::of).map(|activity| (id, activity)).collect()
+        };
+        self.known.detailed().flat_map(activities)
     }
 }
 
@@ -501,7 +397,7 @@ mod tests {
             is_unsent: false,
             removed_at: None,
         });
-        Campaigns { listed: Some(listed.collect()), sent: Some(sent.collect()), activities: HashMap::new() }
+        Campaigns { listed: Some(listed.collect()), sent: Some(sent.collect()), ..Campaigns::default() }
     }
 
     fn selected(campaigns: &Campaigns, demands: &[Demand], types: &[Kind]) -> Vec<String> {
