@@ -53,6 +53,10 @@ impl Error {
         matches!(self, Error::Forbidden(_) | Error::NotFound(_) | Error::Refused(_))
     }
 
+    pub(crate) fn is_forbidden(&self) -> bool {
+        matches!(self, Error::Forbidden(_))
+    }
+
     /// The same error, with where it happened in front of its text.
     #[must_use]
     pub fn context(self, what: impl std::fmt::Display) -> Error {

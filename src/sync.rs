@@ -13,8 +13,7 @@ use crate::logger::{measure, reading, timer};
 use crate::messages::Messages;
 use crate::run::Run;
 use crate::state::State;
-use crate::stream::Stream;
-use crate::streams::{ALL, Shared, Source, cost_of_full_read};
+use crate::streams::{self, ALL, Shared, Source};
 
 /// Reads every selected stream.
 ///
@@ -65,22 +64,25 @@ fn read_all(run: &mut Run, order: &[&'static Source]) -> Result<()> {
         // The first call of every run also tells the service's time.
         let lists = shared.lists.of_account(run.client, run.config).map_err(|e| e.context(first.stream.name))?;
         run.state.check_account(lists)?;
+        log::info!("plan: {}", streams::plan(run, &mut shared, order)?);
     }
     for (i, source) in order.iter().enumerate() {
         let stream = &source.stream;
         reading(Some(stream.name));
+        shared.needs = None;
         run.checkpoint_start(stream);
         run.begin(stream)?;
         let outcome = if run.is_finished(stream) {
             Ok(())
         } else {
-            warn_of_starting_over(run, &mut shared, stream).and_then(|()| (source.read)(run, &mut shared))
+            warn_of_starting_over(run, &mut shared, source).and_then(|()| (source.read)(run, &mut shared))
         };
         let (records, took) = run.count_records(stream);
         match outcome {
             Ok(()) => log::info!("{}: {records} records in {:.1} s", stream.name, took.as_secs_f64()),
             Err(Error::Forbidden(why)) => {
-                log::error!("{}: the service refuses this stream ({why}); it needs {}", stream.name, stream.needs);
+                let needs = shared.needs.unwrap_or(&stream.needs);
+                log::error!("{}: the service refuses this stream ({why}); it needs {needs}", stream.name);
                 refused.push(stream.name);
             }
             Err(e) => return Err(e.context(stream.name)),
@@ -96,10 +98,10 @@ fn read_all(run: &mut Run, order: &[&'static Source]) -> Result<()> {
 }
 
 /// A full read may take days: its reason, its cost and the way round it are told before it begins.
-fn warn_of_starting_over(run: &Run, shared: &mut Shared, stream: &Stream) -> Result<()> {
-    let name = stream.name;
+fn warn_of_starting_over(run: &mut Run, shared: &mut Shared, source: &Source) -> Result<()> {
+    let (stream, name) = (&source.stream, source.stream.name);
     if let Some(why) = run.why_it_starts_over(stream) {
-        let cost = cost_of_full_read(run.client, run.config, shared, name)?;
+        let cost = streams::cost_of(run, shared, source)?;
         log::warn!(
             "{name}: {why}, so that it is read from the start{}. To avoid this, undo the change, or use a state file of \
              its own for it",

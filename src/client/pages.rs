@@ -40,6 +40,8 @@ pub(crate) struct Pages<T> {
     client: Arc<Client>,
     /// The call of the last page returned, or of the first one.
     call: Call,
+    /// The call for the page before that.
+    before: Option<Call>,
     next: Option<String>,
     /// The addresses asked for so far: a next link that leads back to one would go round for ever.
     seen: HashSet<String>,
@@ -49,7 +51,14 @@ pub(crate) struct Pages<T> {
 impl<T: Row> Pages<T> {
     pub(super) fn new(client: &Arc<Client>, call: Call) -> Pages<T> {
         let next = Some(call.url.clone());
-        Pages { client: Arc::clone(client), call, next, seen: HashSet::new(), rows: std::marker::PhantomData }
+        Pages {
+            client: Arc::clone(client),
+            call,
+            before: None,
+            next,
+            seen: HashSet::new(),
+            rows: std::marker::PhantomData,
+        }
     }
 
     /// Reads the last page returned once more.
@@ -58,13 +67,23 @@ impl<T: Row> Pages<T> {
         self.next.clone_from(&page.next);
         Ok(page)
     }
+
+    /// The page before the one handed out last, as it is now; `None` for a first page.
+    pub(crate) fn previous(&self) -> Option<Result<Page<T>>> {
+        let call = self.before.as_ref()?;
+        Some(read_page(&self.client, call, self.seen.len() <= 2))
+    }
 }
 
 impl<T: Row> Iterator for Pages<T> {
     type Item = Result<Page<T>>;
 
     fn next(&mut self) -> Option<Result<Page<T>>> {
-        self.call.url = self.next.take()?;
+        let url = self.next.take()?;
+        let before = std::mem::replace(&mut self.call.url, url);
+        if !self.seen.is_empty() {
+            self.before = Some(Call { url: before, ..self.call.clone() });
+        }
         if !self.seen.insert(self.call.url.clone()) {
             return Some(Err(Error::Failed("a next link leads back to a page already read".into())));
         }

@@ -288,6 +288,11 @@ impl Config {
         }
     }
 
+    /// Whether no contact is left out for its status.
+    pub(crate) fn reads_all_contacts(&self) -> bool {
+        self.contact_status == [ContactStatus::All]
+    }
+
     /// The command that logs in with these settings, to be pasted into a shell.
     pub(crate) fn login_command(&self) -> String {
         command(&self.sources, "login")

@@ -35,6 +35,8 @@ pub(super) static SOURCE: Source = Source {
         only_by_campaign: &[],
     },
     probe: Probe::Listing(count),
+    // The SMS lists; the e-mail lists are the first call of every run.
+    cost: |_, _| Ok(1),
     read,
 };
 

@@ -4,6 +4,7 @@ mod round;
 mod tap;
 
 mod about;
+mod activity;
 mod bad_input;
 mod bookmarks;
 mod campaigns;
@@ -27,6 +28,7 @@ mod moving;
 mod odd;
 mod odd_answers;
 mod options;
+mod plan;
 mod prefix;
 mod preflight;
 #[cfg(unix)]
@@ -38,6 +40,7 @@ mod secrets;
 mod selection;
 mod snapshots;
 mod sync;
+mod tables;
 mod tls;
 #[cfg(unix)]
 mod tokens;

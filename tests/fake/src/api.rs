@@ -227,6 +227,11 @@ impl Context<'_> {
                 self.known(&params, &[]);
                 self.campaign_stats(ids)
             }
+            ["reports", "stats", "email_campaign_activities", ids] => {
+                self.allow("campaign_data", "ui:campaign:metrics")?;
+                self.known(&params, &[]);
+                self.activity_stats(ids)
+            }
             ["account", "user", "privileges"] => {
                 self.known(&params, &[]);
                 let all = self.privileges.iter().enumerate();
@@ -713,7 +718,7 @@ fn url_of(row: &Row) -> (String, String) {
     (format!("110040720417{n}"), format!("https://www.example.com/page/{n}?a=1&b=%20"))
 }
 
-fn bounce_code(row: &Row) -> &'static str {
+pub(super) fn bounce_code(row: &Row) -> &'static str {
     let codes = ["B", "D", "F", "S", "V", "X", "Z"];
     codes[usize::try_from(hash(&row.contact_id) % 7).expect("small")]
 }

@@ -12,6 +12,7 @@ mod api;
 pub mod auth;
 mod campaigns;
 mod http;
+mod stats;
 
 use std::collections::{HashSet, VecDeque};
 use std::io::Write as _;

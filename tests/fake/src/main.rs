@@ -274,7 +274,8 @@ fn write_truth(fake: &Fake, folder: &Path) -> io::Result<()> {
         let rows = Value::from(fake.account().truth(stream));
         fs::write(folder.join("truth").join(format!("{stream}.json")), rows.to_string())?;
     }
-    Ok(())
+    let bounces = Value::from(fake.account().bounces());
+    fs::write(folder.join("truth").join("bounces.json"), bounces.to_string())
 }
 
 /// What may happen to an account in a day.
