@@ -296,7 +296,7 @@ impl<'a> Run<'a> {
         if let Some(resume) = self.resume(stream) {
             terms.deselected = terms.deselected.map(|fields| fields.union(&resume.deselected));
         }
-        let is_own = !self.has_other_unfinished(stream);
+        let is_own = self.why_not_resumable(stream).is_none();
         let bookmark = self.state.bookmark_mut(stream);
         bookmark.advance(to, since, terms);
         if is_own {
@@ -350,18 +350,24 @@ impl<'a> Run<'a> {
         bookmark.resume.clone().filter(|_| bookmark.can_resume(&self.wanted(stream)))
     }
 
-    /// Whether there is an unfinished read that cannot go on under the present settings. Its resume point is left as it
-    /// is, so that this run can have none.
-    pub(crate) fn has_other_unfinished(&self, stream: &Stream) -> bool {
+    /// Why this run leaves the resume point of a stream as it is and can have none itself, in words.
+    pub(crate) fn why_not_resumable(&self, stream: &Stream) -> Option<&'static str> {
         let bookmark = self.state.bookmark(stream);
-        let is_unfinished = bookmark.resume.as_ref().is_some_and(|resume| !resume.is_complete);
         // Without the settings in its resume point, nothing tells one read from another: the newer one is it.
-        is_unfinished && stream.has_routes() && !bookmark.can_resume(&self.wanted(stream))
+        if !stream.has_routes() || bookmark.can_resume(&self.wanted(stream)) {
+            None
+        } else if bookmark.resume.as_ref().is_some_and(|resume| !resume.is_complete) {
+            Some("the state holds an unfinished read under other settings, which is left as it is")
+        } else if self.has_own_window(stream) && bookmark.value.is_some() {
+            Some("the state is that of runs without a report window, whose bookmark is left as it is")
+        } else {
+            None
+        }
     }
 
     /// Notes how far a read is written. The settings are filled in.
     pub(crate) fn note_progress(&mut self, stream: &Stream, reached: Resume) {
-        if self.has_other_unfinished(stream) {
+        if self.why_not_resumable(stream).is_some() {
             return;
         }
         let mut deselected = self.extent(stream, reached.route).deselected;

@@ -197,6 +197,11 @@ mod tests {
     }
 
     #[test]
+    fn a_row_takes_few_bytes() {
+        assert_eq!(size_of::<(Id, Mark)>(), 32);
+    }
+
+    #[test]
     fn a_listing_at_rest_has_not_moved() {
         let end = one_pass(vec![(3, ids(&["a", "b"])), (3, ids(&["c"]))]);
         assert_eq!(end, PassEnd { has_moved: false, found: 3, pages: 2 });

@@ -43,7 +43,7 @@ fn twenty_thousand_contacts_take_little_memory_and_few_calls() {
     }
     assert_eq!(tap.wait().unwrap().code(), Some(0));
     assert_eq!(records, fake.account().contacts.len());
-    assert!(most > 1000 && most < 60 * 1024, "{most} KiB");
+    assert!(most > 1000 && most < 40 * 1024, "{most} KiB");
     let listing = fake.api_calls().iter().filter(|call| call.path.ends_with("/contacts")).count();
     assert_eq!(listing, 20_000 / 500);
     // Beside the listing, one for the service's clock, and four for custom fields, tags and both kinds of lists.

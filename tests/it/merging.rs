@@ -227,10 +227,17 @@ fn a_report_window_leaves_bookmarks_and_unfinished_reads_alone() {
         for key in ["replication_key_value", "filter", "read_from"] {
             assert_eq!(is["contact_action_summary"][key], state["bookmarks"]["contact_action_summary"][key]);
         }
-        let told = "WARNING contact_activity_details: the state holds an unfinished read of contact_activity_details under \
-                    other settings";
+        let told = "WARNING contact_activity_details: the state holds an unfinished read under other settings";
         assert_eq!(bounded.stderr.matches(told).count(), 1, "{}", bounded.stderr);
     }
+    // Nor does it leave a resume point of its own beside a bookmark.
+    let complete = tap_with(&fake, &more, None, Some(&reports)).last_state();
+    fake.fault(Fault { path: "activity_details".into(), skip: 5, times: usize::MAX, what: What::QuotaExceeded });
+    let bounded = tap_with(&fake, &window, Some(&complete), Some(&reports));
+    assert_eq!(bounded.code, Some(4), "{}", bounded.stderr);
+    fake.heal();
+    assert_eq!(bounded.last_state()["bookmarks"], complete["bookmarks"]);
+    assert!(bounded.stderr.contains("cannot be resumed"), "{}", bounded.stderr);
     // With a state of its own it goes on where it was cut off.
     fake.fault(Fault { path: "activity_details".into(), skip: 12, times: usize::MAX, what: What::QuotaExceeded });
     let first = tap_with(&fake, &window, None, Some(&reports));

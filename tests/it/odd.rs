@@ -145,3 +145,24 @@ fn many_rows_without_a_usable_key_end_the_run_and_the_bookmark_stays() {
         }
     }
 }
+
+#[test]
+fn a_listing_that_repeats_its_rows_for_ever_ends_the_run() {
+    let account = Account::generate(7, Size { contacts: 2, lists: 1, campaigns: 0 });
+    let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+    // Every page has the same rows and another next link.
+    for n in 0..100 {
+        let path = if n == 0 { "/contacts?".into() } else { format!("cursor=page{n}&") };
+        let next = format!("/v3/contacts?cursor=page{}&", n + 1);
+        let body = json!({"contacts": [good(1), good(2)], "_links": {"next": {"href": next}}}).to_string();
+        fake.fault(Fault { path, skip: 0, times: 1, what: What::Status(200, body, "application/json") });
+    }
+    let ran = tap_with(&fake, &json!({}), None, Some(&only(&["contacts"])));
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("CRITICAL contacts: the listing does not end"), "{}", ran.stderr);
+    assert_eq!(ran.records("contacts").len(), 2);
+    assert!(bookmark(&ran).is_null());
+    // Ten pages without a new row after the first; the next ones are under way meanwhile.
+    let pages = fake.api_calls().iter().filter(|call| call.path == "/v3/contacts").count();
+    assert!((11..=14).contains(&pages), "{pages} pages");
+}

@@ -173,7 +173,12 @@ fn an_unfinished_read_goes_on_by_its_own_route() {
         // A route that is set reads by itself, and leaves the other read to who can finish it.
         let (ran, _) = read(&fake, other, &json!({}), Some(&state), &REPORTS);
         assert!(sorted(ran.records(REPORTS[1])) == truth(REPORTS[1]), "{other}");
-        assert_eq!(ran.stderr.matches("unfinished read of contact_activity_details").count(), 1, "{}", ran.stderr);
+        assert_eq!(
+            ran.stderr.matches("contact_activity_details: the state holds an unfinished read").count(),
+            1,
+            "{}",
+            ran.stderr
+        );
         let left = &ran.last_state()["bookmarks"][REPORTS[1]];
         assert_eq!((&left["resume_route"], &left["resume_until"]), (&json!(was), &json!(now)));
     }

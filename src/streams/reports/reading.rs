@@ -73,11 +73,10 @@ impl Reading {
     /// The same report on a route, about to be read: how far another route got says nothing there.
     pub(super) fn on(self, run: &Run, route: Route) -> Result<Reading> {
         let name = self.stream.name;
-        if run.has_other_unfinished(self.stream) {
+        if let Some(why) = run.why_not_resumable(self.stream) {
             log::warn!(
-                "{name}: the state holds an unfinished read of {name} under other settings, which is left as it is. If this \
-                 run is interrupted, it cannot be resumed, unless the other read is finished first or this run has a state \
-                 file of its own"
+                "{name}: {why}. If this run is interrupted, it cannot be resumed; for that, finish the other read first, or \
+                 give this run a state file of its own"
             );
         }
         let reading = if self.resume.as_ref().is_some_and(|resume| resume.route != Some(route)) {

@@ -181,6 +181,8 @@ pub enum What {
     Redirect(String),
     /// A valid answer with this many bytes of padding.
     Big(usize),
+    /// A `Date` so far ahead; in an error of this status, or else in a valid answer.
+    Ahead(chrono::Duration, Option<u16>),
 }
 
 /// A fault, for requests whose path and query hold `path`.
@@ -538,6 +540,7 @@ impl Inner {
             Some(What::NotFound) => api::not_found(),
             Some(What::Redirect(to)) => Response::redirect(to),
             Some(What::Refuse) => return false,
+            Some(What::Ahead(_, Some(status))) => Response::new(*status, "text/plain", "gateway"),
             _ if is_auth => self.authorize(req, at, &switches),
             _ => self.api(req, at, &switches, fault.as_ref()),
         };
@@ -561,7 +564,11 @@ impl Inner {
         if matches!(fault, Some(What::CutGzip)) {
             response.body.truncate(response.body.len() / 2);
         }
-        let now = Utc::now() + switches.clock_skew;
+        let ahead = match fault {
+            Some(What::Ahead(by, _)) => by,
+            _ => chrono::Duration::zero(),
+        };
+        let now = Utc::now() + switches.clock_skew + ahead;
         let date = now.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
         let body = std::mem::take(&mut response.body);
         let head = response.head(&date, body.len(), zipped, number);
