@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use fake::account::Size;
 use fake::{Account, Fake};
-use tap_constant_contact::{Args, run};
+use tap_constant_contact::{Args, Output, run};
 
 fn main() -> ExitCode {
     let mut account = Account::generate(1, Size { contacts: 60, lists: 6, campaigns: 8 });
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     let mut config = tempfile::NamedTempFile::new_in(&folder).expect("a config in the temporary folder");
     write!(config, "{}", fake.config()).expect("a config in the temporary folder");
     let args = Args::parse_from(["tap-constant-contact".as_ref(), "--config".as_ref(), config.path().as_os_str()]);
-    if let Err(e) = run(&args, Box::new(io::stdout())) {
+    if let Err(e) = run(&args, Output::Stdout) {
         return ExitCode::from(e.exit_code());
     }
     for stream in ["contact_lists", "email_campaigns", "contacts", "contact_action_summary", "contact_activity_details"]

@@ -9,7 +9,7 @@
 //!
 //! # Invariants
 //!
-//! * Only `messages` writes to stdout, only `log` (and `progress`, on a terminal) to stderr.
+//! * Only `messages` writes to stdout, only `stderr` (for `logger` and `progress`) to stderr.
 //! * A bookmark in a STATE means that everything up to it stands before it on stdout.
 //! * A rotated refresh token is on disk before the access token that came with it is used.
 
@@ -32,8 +32,10 @@ mod progress;
 mod quota;
 mod run;
 mod schema;
+mod shown;
 mod signals;
 mod state;
+mod stderr;
 mod stream;
 mod streams;
 mod sync;
@@ -51,22 +53,26 @@ use crate::client::Client;
 use crate::config::{Config, read, sources, written_back};
 use crate::error::Result;
 use crate::messages::Messages;
+use crate::progress::Progress;
+use crate::signals::Ending;
 use crate::state::State;
 pub use cli::Args;
 pub use error::Error;
+pub use messages::Output;
 
-/// Runs the tap: messages to `stdout`, all else to the process's stderr.
+/// Runs the tap: messages to `output`, all else to the process's stderr.
 ///
 /// # Errors
 /// Why the run ended early; its `CRITICAL` line has been written by then.
-pub fn run(args: &Args, stdout: Box<dyn Write + Send>) -> std::result::Result<(), Error> {
-    logger::start(args.log_format);
-    let outcome = act(args, stdout);
+pub fn run(args: &Args, output: Output) -> std::result::Result<(), Error> {
+    logger::start(args.log_format, output.is_terminal());
+    let outcome = act(args, output);
     match &outcome {
         // The reader has what it wants: that is nobody's failure.
         Ok(()) | Err(Error::Closed) => {}
         Err(e) => logger::critical(&e.to_string()),
     }
+    logger::finish();
     outcome
 }
 
@@ -80,8 +86,9 @@ pub fn parse_and_write_contacts(page: &str, out: &mut impl Write) -> std::io::Re
     streams::parse_and_write_contacts(page, out)
 }
 
-fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
-    let messages = Arc::new(Messages::new(stdout));
+fn act(args: &Args, output: Output) -> Result<()> {
+    let (is_stdout, is_terminal) = (matches!(output, Output::Stdout), output.is_terminal());
+    let messages = Arc::new(Messages::new(output));
     // What needs none of the files comes first, since orchestrators pass all flags together.
     if args.about {
         return messages.answer(about::text(args.format).as_bytes());
@@ -117,7 +124,8 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     };
     if args.test {
         let client = Arc::new(Client::new(&config, config_file)?);
-        signals::end_on_signals(&messages, &client, "")?;
+        let renewing = Arc::clone(&client);
+        signals::end_on_signals(Ending::new(&messages, move || renewing.is_renewing()))?;
         return preflight::test(&config, &client, &catalog);
     }
     let keys: Vec<_> = streams::ALL.iter().map(|source| (source.stream.name, source.stream.replication_key)).collect();
@@ -126,12 +134,35 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
         Some(path) => State::parse(&read(path)?, &keys, Utc::now()).map_err(|e| e.context(path.display()))?,
     };
     let client = Arc::new(Client::new(&config, config_file)?);
-    signals::end_on_signals(&messages, &client, "; run again with the last STATE to go on")?;
-    signals::end_on_closed_stdout(&client);
-    let outcome = sync::sync(&config, &client, &catalog, state, &messages);
+    let progress = Progress::start(client.call_count(), config.requests_per_second);
+    let (renewing, ended) = (Arc::clone(&client), Arc::clone(&progress));
+    let ending = Ending {
+        log_summary: Arc::new(move || ended.log_summary()),
+        advice: ". All rows before the last STATE are safe; run again with the last STATE to continue",
+        ..Ending::new(&messages, move || renewing.is_renewing())
+    };
+    if is_stdout {
+        signals::end_on_closed_stdout(Arc::clone(&ending.is_renewing))?;
+    }
+    signals::end_on_signals(ending)?;
+    let outcome = sync::sync(&config, &client, &catalog, state, &messages, &progress);
     // A refresh that another thread has under way has spent its token: what it brings must reach the disk.
     client.settle();
+    if is_terminal && outcome.is_ok() {
+        ::log::info!("these messages are for a target; to load them, pipe them into one: {}", pipe_into_target());
+    }
     outcome
+}
+
+/// The command line of this run with a target behind it, to be pasted into a shell.
+fn pipe_into_target() -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,".contains(c);
+    let words = std::env::args_os().map(|word| {
+        let word = word.to_string_lossy();
+        let quoted = format!("'{}'", word.replace('\'', r"'\''"));
+        if !word.is_empty() && word.chars().all(is_plain) { word.into_owned() } else { quoted }
+    });
+    words.chain(["| target-jsonl".to_owned()]).collect::<Vec<_>>().join(" ")
 }
 
 fn warn(warnings: &[String]) {

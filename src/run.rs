@@ -26,12 +26,12 @@ const STATE_EVERY: (Duration, u64) = (Duration::from_secs(60), 10_000);
 pub(crate) struct Run<'a> {
     pub(crate) config: &'a Config,
     pub(crate) client: &'a Arc<Client>,
-    pub(crate) progress: Progress,
+    pub(crate) progress: &'a Progress,
     catalog: &'a Catalog,
     messages: &'a Messages,
     pub(crate) state: State,
     /// The streams whose SCHEMA is written, with a line that counts the records written since.
-    begun: BTreeMap<&'static str, Line>,
+    begun: BTreeMap<&'static str, Arc<Line>>,
     /// What was odd about the rows of each stream.
     odd: BTreeMap<&'static str, Odd>,
     /// Read together with an earlier stream.
@@ -59,12 +59,13 @@ impl<'a> Run<'a> {
         client: &'a Arc<Client>,
         catalog: &'a Catalog,
         messages: &'a Messages,
+        progress: &'a Progress,
         state: State,
     ) -> Run<'a> {
         Run {
             config,
             client,
-            progress: Progress::new(client.call_count(), config.requests_per_second),
+            progress,
             catalog,
             messages,
             state,
@@ -126,14 +127,14 @@ impl<'a> Run<'a> {
     /// Writes down what is true before the first stream.
     pub(crate) fn checkpoint_start(&mut self, syncing: &Stream) {
         self.state.currently_syncing = Some(syncing.name.into());
-        self.messages.now_true(self.state.to_value());
+        self.messages.checkpoint(self.state.to_value());
     }
 
-    /// The records written of a stream, with its `record_count` metric.
+    /// The records written of a stream, with its metrics.
     pub(crate) fn count_records(&self, stream: &Stream) -> (u64, Duration) {
         let line = &self.begun[stream.name];
         counter("record_count", line.records(), &json!({"stream": stream.name}));
-        line.finish();
+        counter("http_request_count", self.progress.calls_of(stream.name), &json!({"stream": stream.name}));
         (line.records(), line.elapsed())
     }
 
@@ -143,7 +144,7 @@ impl<'a> Run<'a> {
         if self.state.currently_syncing.is_none() {
             self.state.end_round(refused);
         }
-        self.messages.now_true(self.state.to_value());
+        self.messages.checkpoint(self.state.to_value());
         self.write_state()
     }
 
@@ -164,6 +165,11 @@ impl<'a> Run<'a> {
         self.messages.schema(stream.name, &schema, stream.keys, stream.replication_key)
     }
 
+    /// Says how many records a stream will have, as the service counts them.
+    pub(crate) fn set_total(&self, stream: &Stream, records: u64) {
+        self.progress.line(stream.name).set_total(records);
+    }
+
     /// Whether the catalog selects a stream.
     pub(crate) fn selects(&self, stream: &Stream) -> bool {
         self.catalog.get(stream.name).is_some()
@@ -180,7 +186,7 @@ impl<'a> Run<'a> {
 
     /// Writes one record; `extracted` is when its page was read.
     pub(crate) fn emit<R: Serialize>(&mut self, stream: &Stream, record: &R, extracted: &str) -> Result<()> {
-        if let Some(line) = self.begun.get_mut(stream.name) {
+        if let Some(line) = self.begun.get(stream.name) {
             line.count();
         }
         match self.mask(stream) {
@@ -311,10 +317,10 @@ impl<'a> Run<'a> {
         self.done.insert(stream.name);
     }
 
-    /// Says that what was noted is true from here on, and writes a STATE when the last is long ago.
-    pub(crate) fn now_true(&mut self) -> Result<()> {
-        self.messages.now_true(self.state.to_value());
-        if self.last_state.elapsed() >= STATE_EVERY.0 || self.messages.since_state() >= STATE_EVERY.1 {
+    /// Makes what was noted the checkpoint, and writes a STATE when the last one is long ago.
+    pub(crate) fn checkpoint(&mut self) -> Result<()> {
+        self.messages.checkpoint(self.state.to_value());
+        if self.last_state.elapsed() >= STATE_EVERY.0 || self.messages.records_since_checkpoint() >= STATE_EVERY.1 {
             self.write_state()?;
         }
         self.messages.flush()

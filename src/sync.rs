@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use log::Level;
 use serde_json::json;
 
 use crate::catalog::Catalog;
 use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::logger::{measure, reading, timer};
+use crate::logger::timer;
 use crate::messages::Messages;
+use crate::progress::Progress;
 use crate::run::Run;
 use crate::state::State;
 use crate::streams::{ALL, Shared, Source};
@@ -26,8 +28,8 @@ pub(crate) fn sync(
     catalog: &Catalog,
     state: State,
     messages: &Messages,
+    progress: &Progress,
 ) -> Result<()> {
-    measure();
     let started = Instant::now();
     let mut order: Vec<&'static Source> =
         ALL.iter().copied().filter(|source| catalog.get(source.stream.name).is_some()).collect();
@@ -35,9 +37,9 @@ pub(crate) fn sync(
         log::warn!("the catalog selects no stream");
     }
     order.sort_by_key(|source| state.currently_syncing.as_deref() != Some(source.stream.name));
-    messages.now_true(state.to_value());
+    messages.checkpoint(state.to_value());
     let began = state.bookmarks.clone();
-    let mut run = Run::new(config, client, catalog, messages, state);
+    let mut run = Run::new(config, client, catalog, messages, progress, state);
     let outcome = match (read_all(&mut run, &order), config.max_requests) {
         // The next run would begin and end there as well.
         (Err(Error::Quota(_)), Some(most))
@@ -52,9 +54,9 @@ pub(crate) fn sync(
     };
     // Whatever happened, the last line says what is true; a reader that has gone needs no line.
     let last = if matches!(outcome, Err(Error::Closed)) { Ok(()) } else { run.last_state() };
-    client.tell_calls();
     let status = if outcome.is_ok() { "succeeded" } else { "failed" };
-    timer("sync_duration", started.elapsed(), &json!({"status": status}));
+    timer(Level::Info, "sync_duration", started.elapsed(), &json!({"status": status}));
+    progress.log_summary();
     outcome.and(last)
 }
 
@@ -63,7 +65,7 @@ fn read_all(run: &mut Run, order: &[&'static Source]) -> Result<()> {
     let mut refused = Vec::new();
     for (i, source) in order.iter().enumerate() {
         let stream = &source.stream;
-        reading(Some(stream.name));
+        run.progress.enter(Some(stream.name));
         run.checkpoint_start(stream);
         run.begin(stream)?;
         let outcome = if run.is_done(stream) { Ok(()) } else { (source.read)(run, &mut shared) };
@@ -78,7 +80,7 @@ fn read_all(run: &mut Run, order: &[&'static Source]) -> Result<()> {
         }
         run.end_of_stream(order.get(i + 1).map(|next| &next.stream), &refused)?;
     }
-    reading(None);
+    run.progress.enter(None);
     if refused.is_empty() {
         Ok(())
     } else {

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Days, NaiveTime, TimeDelta, Utc};
+use log::Level;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -22,7 +23,7 @@ use crate::config::{Config, OnQuota, Secret};
 use crate::error::{Error, Result};
 use crate::http::{agent, backoff, is_untrusted, network_text, untrusted_text};
 use crate::logger::timer;
-use crate::quota::{CallCount, share_of_quota};
+use crate::quota::CallCount;
 use judge::{Verdict, judge};
 use pace::Pace;
 pub(crate) use pages::{Page, Pages};
@@ -140,12 +141,6 @@ impl Client {
     /// The counter behind [`Client::calls`], for whoever shows it while the run goes on.
     pub(crate) fn call_count(&self) -> CallCount {
         self.pace.call_count()
-    }
-
-    /// Logs the calls made and what they are of a day: the last line of every run but for how it ended.
-    pub(crate) fn tell_calls(&self) {
-        let calls = self.calls();
-        log::info!("{calls} calls were made, {} % of the daily quota", share_of_quota(calls));
     }
 
     /// The run's start by the service's clock, which bookmarks are measured by.
@@ -305,6 +300,7 @@ impl Client {
             Err(_) => ("failed", 0),
         };
         timer(
+            Level::Debug,
             "http_request_duration",
             start.elapsed(),
             &json!({"endpoint": what, "http_status_code": code, "status": status}),

@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::logger::say;
 use crate::messages::Messages;
-use crate::signals::end_on_signals;
+use crate::signals::{Ending, end_on_signals};
 use callback::{Answer, listen, read_pasted};
 
 const SCOPES: [&str; 3] = ["contact_data", "campaign_data", "offline_access"];
@@ -70,7 +70,8 @@ pub(crate) fn login(
 fn still_works(config: &Config, config_file: Option<PathBuf>, messages: &Arc<Messages>) -> Result<bool> {
     // A login that is renewed to try it must not be lost to an impatient Ctrl-C.
     let tried = Client::new(config, config_file).map(Arc::new).and_then(|client| {
-        end_on_signals(messages, &client, "")?;
+        let renewing = Arc::clone(&client);
+        end_on_signals(Ending::new(messages, move || renewing.is_renewing()))?;
         client.privileges()
     });
     match tried {

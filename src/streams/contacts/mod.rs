@@ -202,6 +202,9 @@ impl Met {
 fn write(run: &mut Run, pass: Pass, mut page: Page<Contact>, met: &mut Met) -> Result<()> {
     let stream = &SOURCE.stream;
     met.turns_to(&page);
+    if let (None, Some(count)) = (pass, page.count) {
+        run.set_total(stream, count);
+    }
     for contact in rows(run, stream, &mut page) {
         let dated = match pass {
             Some(("optout_after", _)) => contact.email_address.as_ref().and_then(|e| e.opt_out_date.instant()),

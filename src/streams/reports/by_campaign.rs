@@ -215,7 +215,7 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
                     occurrences.clear();
                     if listing.last_of_activity {
                         std::mem::take(&mut counted).end(run, readings, &listing.activity.id)?;
-                        run.now_true()?;
+                        run.checkpoint()?;
                     }
                 }
             }

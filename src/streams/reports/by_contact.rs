@@ -89,7 +89,7 @@ fn each_contact<T: Send + 'static>(
                     }
                     contact = OneContact::default();
                     reading.reached(run, Route::Contacts, id);
-                    run.now_true()?;
+                    run.checkpoint()?;
                 }
             }
             Ok(())

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use indicatif::HumanDuration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -17,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::fanout::Step;
 use crate::field::{Integer, Key, Text, Timestamp};
 use crate::id::Id;
+use crate::progress::in_words;
 use crate::quota::{DAILY_QUOTA, share_of_quota};
 use crate::run::Run;
 use crate::stream::Stream;
@@ -128,7 +128,7 @@ pub(super) fn route(run: &mut Run, shared: &mut Shared, stream: &Stream, reading
 
 /// Says how many calls a read is going to make, unless the choice of its route has told that.
 pub(super) fn tell(run: &Run, shared: &Shared, what: &str, route: Route, calls: u64) {
-    run.progress.planned(calls);
+    run.progress.expect_calls(calls);
     if shared.survey.route.is_none() {
         log::info!("plan: {what} by the {} route, {}", name(route), cost(run.config, calls));
     }
@@ -156,7 +156,7 @@ fn cost(config: &Config, calls: u64) -> String {
         0 | 1 => String::new(),
         days => format!(", {days} days"),
     };
-    format!("about {calls} calls: {} at the pace, {share} % of the daily quota{days}", HumanDuration(seconds))
+    format!("about {calls} calls: {} at the pace, {share} % of the daily quota{days}", in_words(seconds))
 }
 
 /// What a full read of these streams would cost, in words; some of them may not be countable.
