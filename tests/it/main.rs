@@ -24,6 +24,8 @@ mod routes;
 mod secrets;
 mod snapshots;
 mod sync;
+#[cfg(unix)]
+mod terminal;
 mod tls;
 #[cfg(unix)]
 mod tokens;
