@@ -2,10 +2,12 @@
 //!
 //! # Codemap
 //!
-//! `config` parses and checks the settings, `catalog` the selection, `state` the bookmarks; `client` makes the calls
-//! with the token that `auth` keeps; each file of `streams` knows one endpoint; `sync` ties them together and
-//! `messages` writes. `preflight` is `--test`, `about` what the tap says of itself, `progress` what a terminal shows of a run. `schema` turns the record types of
-//! `streams::records` into Singer schemas.
+//! `config` parses and checks the settings, `catalog` the selection, `state` the bookmarks. `client` makes the calls,
+//! with the token that `auth` keeps. Each file of `streams` knows one endpoint, `run` is what it reads and writes with,
+//! and `sync` is the loop over them. `messages` writes stdout. `logger` writes the log and `progress` what a terminal
+//! shows of a run, both through `stderr`; `shown` makes text from outside safe to print. `signals` ends a run from
+//! outside. `preflight` is `--test`, `about` what the tap says of itself, and `schema` turns record types into Singer
+//! schemas.
 //!
 //! # Invariants
 //!
@@ -142,7 +144,7 @@ fn act(args: &Args, output: Output) -> Result<()> {
         ..Ending::new(&messages, move || renewing.is_renewing())
     };
     if is_stdout {
-        signals::end_on_closed_stdout(Arc::clone(&ending.is_renewing))?;
+        signals::end_on_closed_stdout(Arc::clone(&ending.is_renewing));
     }
     signals::end_on_signals(ending)?;
     let outcome = sync::sync(&config, &client, &catalog, state, &messages, &progress);

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::error::Result;
 
-/// Lines are collected up to this many bytes before they are written.
-const BUFFER: usize = 1 << 16;
+/// Lines are collected up to this many bytes before they are written: half of what a pipe holds.
+const BUFFER: usize = 1 << 15;
 
 /// Where the messages go.
 pub enum Output {
@@ -202,8 +202,10 @@ mod unix {
             let mut pause = Duration::from_millis(1);
             loop {
                 let fd = stdout();
-                let _ = poll(&mut [PollFd::new(&fd, PollFlags::OUT)], None);
-                let piece = match room() {
+                let mut fds = [PollFd::new(&fd, PollFlags::OUT)];
+                let _ = poll(&mut fds, None);
+                let is_closed = fds[0].revents().contains(PollFlags::ERR);
+                let piece = match room().filter(|_| !is_closed) {
                     None => lines,
                     Some(room) => match whole_lines(lines, room) {
                         // The reader reads, so that there will be more room. Nothing tells when.

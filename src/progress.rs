@@ -130,7 +130,9 @@ impl Progress {
         let calls = self.calls.get();
         let records: u64 = self.streams().lines.iter().map(|(line, _)| line.records()).sum();
         log::info!(
-            "{records} records and {calls} API calls ({} % of the daily quota) in {}",
+            "{} and {} ({} % of the daily quota) in {}",
+            counted(records, "record"),
+            counted(calls, "API call"),
             share_of_quota(calls),
             stopwatch(self.started.elapsed())
         );
@@ -151,7 +153,7 @@ impl Progress {
                 total => format!(" of {}", grouped(total)),
             };
             let so_far = format!("{}: {}{of_total}", line.stream, grouped(line.records()));
-            lines.push(fitting([format!("{so_far} records, {} calls", grouped(calls)), so_far]));
+            lines.push(fitting([format!("{so_far} records, {}", counted(calls, "call")), so_far]));
         }
         let left = match self.planned.load(Ordering::Relaxed).saturating_sub(calls) {
             0 => String::new(),
@@ -161,10 +163,10 @@ impl Progress {
                 format!(", {} left", in_words(time))
             }
         };
-        let (share, calls) = (share_of_quota(calls), grouped(calls));
+        let (share, calls) = (share_of_quota(calls), counted(calls, "call"));
         lines.push(fitting([
-            format!("in all: {calls} calls, {share} % of the daily quota{left}"),
-            format!("in all: {calls} calls, {share} %{left}"),
+            format!("in all: {calls}, {share} % of the daily quota{left}"),
+            format!("in all: {calls}{left}"),
         ]));
         lines
     }
@@ -175,6 +177,11 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|group| str::from_utf8(group).ok()).collect();
     groups.join(",")
+}
+
+/// `1 call`, `1,234 calls`.
+fn counted(number: u64, unit: &str) -> String {
+    format!("{} {unit}{}", grouped(number), if number == 1 { "" } else { "s" })
 }
 
 /// A time that was measured, such as `12.3 s` or `5 min 12 s`.
@@ -230,22 +237,16 @@ mod tests {
         let line = progress.line("contact_activity_details");
         (0..1234).for_each(|_| line.count());
         calls.add();
-        assert_eq!(progress.lines(80)[0], "contact_activity_details: 1,234 records, 1 calls");
+        assert_eq!(progress.lines(80)[0], "contact_activity_details: 1,234 records, 1 call");
         line.set_total(26_012);
         progress.expect_calls(2400);
-        for (columns, expected) in [
-            (
-                84,
-                [
-                    "contact_activity_details: 1,234 of 26,012 records, 1 calls",
-                    "in all: 1 calls, 0.01 % of the daily quota, 10 minutes left",
-                ],
-            ),
-            (50, ["contact_activity_details: 1,234 of 26,012", "in all: 1 calls, 0.01 %, 10 minutes left"]),
-            (40, ["contact_activity_details: 1,234 of 26,0…", "in all: 1 calls, 0.01 %, 10 minutes left"]),
-        ] {
-            assert_eq!(progress.lines(columns), expected);
-        }
+        let wide = [
+            "contact_activity_details: 1,234 of 26,012 records, 1 call",
+            "in all: 1 call, 0.01 % of the daily quota, 10 minutes left",
+        ];
+        let middle = ["contact_activity_details: 1,234 of 26,012", "in all: 1 call, 10 minutes left"];
+        let narrow = ["contact_activity_details: 1,234 of 26,…", "in all: 1 call, 10 minutes left"];
+        assert_eq!([84, 59, 50, 40].map(|columns| progress.lines(columns)), [&wide, &wide, &middle, &narrow]);
         for columns in 2..100 {
             assert!(progress.lines(columns).iter().all(|line| line.chars().count() < columns), "{columns}");
         }

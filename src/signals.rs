@@ -139,11 +139,9 @@ mod unix {
         mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_none_or(|mask| mask >> (SIGHUP - 1) & 1 == 1)
     }
 
-    /// Starts the thread that ends the process without a word when nobody reads stdout any more.
-    ///
-    /// # Errors
-    /// `Failed` when the system grants no thread.
-    pub(crate) fn end_on_closed_stdout(is_renewing: Arc<dyn Fn() -> bool + Send + Sync>) -> Result<()> {
+    /// Starts the thread that ends the process without a word when nobody reads stdout any more. Where the system grants
+    /// no thread, the next write ends the run.
+    pub(crate) fn end_on_closed_stdout(is_renewing: Arc<dyn Fn() -> bool + Send + Sync>) {
         let work = move || {
             let stdout = rustix::stdio::stdout();
             // Without events to wait for, poll returns when the other end is closed. A file has none.
@@ -158,9 +156,7 @@ mod unix {
                 exit(Error::Closed.exit_code().into());
             }
         };
-        let failed = |e| Error::Failed(format!("cannot start a thread: {e}. Raise the limit on processes"));
-        Builder::new().name("stdout".into()).spawn(work).map_err(failed)?;
-        Ok(())
+        let _ = Builder::new().name("stdout".into()).spawn(work);
     }
 }
 
@@ -173,7 +169,4 @@ pub(crate) fn end_on_signals(_: Ending) -> Result<()> {
 
 /// Elsewhere the next write fails.
 #[cfg(not(unix))]
-#[allow(clippy::unnecessary_wraps)]
-pub(crate) fn end_on_closed_stdout(_: Arc<dyn Fn() -> bool + Send + Sync>) -> Result<()> {
-    Ok(())
-}
+pub(crate) fn end_on_closed_stdout(_: Arc<dyn Fn() -> bool + Send + Sync>) {}

@@ -42,6 +42,13 @@ struct Queue {
     is_writing: bool,
 }
 
+impl Queue {
+    fn push(&mut self, line: String) {
+        self.bytes += line.len();
+        self.lines.push_back(line);
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -56,16 +63,20 @@ impl Stderr {
         Stderr { shared, has_thread: thread.is_ok() }
     }
 
-    /// Writes a line, or some; they end up in one piece, between those of other threads.
-    pub(crate) fn line(&self, line: String) {
+    /// Writes a line, or several in one piece. Where lines before it had to be dropped, `notice` says how many, in a line
+    /// that comes first.
+    pub(crate) fn line(&self, line: String, notice: impl FnOnce(usize) -> String) {
         let mut queue = self.shared.lock();
         if !self.has_thread {
             write_all(&(line + "\n"));
         } else if queue.bytes + line.len() > LONGEST_QUEUE {
             queue.dropped += 1;
         } else {
-            queue.bytes += line.len();
-            queue.lines.push_back(line);
+            if queue.dropped > 0 {
+                let notice = notice(std::mem::take(&mut queue.dropped));
+                queue.push(notice);
+            }
+            queue.push(line);
             self.shared.filled.notify_one();
         }
     }
@@ -108,7 +119,6 @@ fn write_queue(shared: &Shared) {
         }
         queue.is_writing = true;
         let (lines, status) = (std::mem::take(&mut queue.lines), queue.status.clone());
-        let dropped = std::mem::take(&mut queue.dropped);
         queue.bytes = 0;
         drop(queue);
 
@@ -116,9 +126,6 @@ fn write_queue(shared: &Shared) {
         for line in lines {
             text += &line;
             text.push('\n');
-        }
-        if dropped > 0 {
-            text += &format!("WARNING {dropped} more log lines were dropped, because nobody read stderr\n");
         }
         drawn_at = status.map(|status| {
             text += &screen.draw(&*status);
@@ -184,4 +191,34 @@ fn size() -> (usize, usize) {
         return (size.ws_row.into(), size.ws_col.into());
     }
     (24, 80)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_that_nobody_empties_stays_short_and_says_what_is_missing() {
+        // Without its thread.
+        let stderr = Stderr { shared: Arc::default(), has_thread: true };
+        let line = || stderr.line("x".repeat(LONGEST_QUEUE / 4), |dropped| format!("{dropped} dropped"));
+        (0..7).for_each(|_| line());
+        assert_eq!(stderr.shared.lock().lines.len(), 4);
+        *stderr.shared.lock() = Queue { dropped: 3, ..Queue::default() };
+        line();
+        let queue = stderr.shared.lock();
+        assert_eq!((&*queue.lines[0], queue.lines.len(), queue.dropped), ("3 dropped", 2, 0));
+        drop(queue);
+        // Nor does it keep anybody waiting.
+        stderr.flush(Duration::from_millis(1));
+    }
+
+    #[test]
+    fn the_status_is_taken_off_as_many_rows_as_it_was_put_on() {
+        let mut screen = Screen::default();
+        assert_eq!(screen.erase(), "");
+        assert_eq!(screen.draw(&|_| vec!["one".into(), "two".into()]), "one\ntwo\n");
+        assert_eq!(screen.erase(), "\x1b[2A\r\x1b[J");
+        assert_eq!(screen.erase(), "");
+    }
 }

@@ -360,7 +360,7 @@ fn a_limit_that_gets_a_run_nowhere_is_told_and_one_that_does_not() {
             }
             assert_eq!(ran.code, Some(4), "{told}");
             assert!(run < 30, "neither an end nor a word: {told}");
-            if ran.stderr.contains(&format!("max_requests ({limit}) is too small to get anywhere: raise it")) {
+            if ran.stderr.contains(&format!("max_requests = {limit} is not enough to make progress; raise it")) {
                 assert!(!gets_somewhere && !ran.stderr.contains("run again"), "{told}");
                 // And so it is: another run changes nothing.
                 let again = tap_with(&fake, &more, Some(&ran.last_state()), Some(&only(streams)));

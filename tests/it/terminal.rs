@@ -252,10 +252,10 @@ fn a_terminal_that_is_gone_ends_only_what_is_not_to_outlive_it() {
 fn a_login_under_renewal_outlives_its_terminal() {
     let fake = small();
     let folder = tempfile::tempdir().unwrap();
-    let more = json!({"token_file": folder.path().join("tokens.json"), "requests_per_second": 5});
+    let tokens = folder.path().join("tokens.json");
     // An access token is renewed a minute before its end: this one after two seconds.
     fake.switches().expires_in = 62;
-    let (mut command, _config) = sync(&fake, &more);
+    let (mut command, _config) = sync(&fake, &json!({"token_file": tokens, "requests_per_second": 5}));
     let (ours, theirs) = terminal(84);
     let mut child = command.stdout(Stdio::null()).stderr(theirs).spawn().unwrap();
     drop(command);
@@ -273,7 +273,7 @@ fn a_login_under_renewal_outlives_its_terminal() {
     assert_eq!(child.wait().unwrap().code(), Some(129));
     fake.switches().latency = Duration::ZERO;
     fake.switches().expires_in = 3600;
-    let next = tap(&fake, &more, None);
+    let next = tap(&fake, &json!({"token_file": tokens}), None);
     assert_eq!(next.code, Some(0), "{}", next.stderr);
 }
 

@@ -16,10 +16,9 @@ import tempfile
 import urllib.request
 
 sys.dont_write_bytecode = True
+from account import KEYS, ROOT, STREAMS, Account, build
 from postgres import Postgres, run
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-STREAMS = ["contact_lists", "email_campaigns", "contacts", "contact_action_summary", "contact_activity_details"]
 # What the README leaves to pip, so that this check does not change by itself.
 PINNED = "meltanolabs-target-postgres==0.8.1\n"
 
@@ -104,13 +103,11 @@ class Cron:
         assert self.bookmarks() == state, f"{self.bookmarks()} instead of {state}"
 
 
-def compare(postgres, folder, when):
+def compare(postgres, account, when):
     failed = False
     for stream in STREAMS:
-        schema = json.loads((ROOT / "schemas" / f"{stream}.json").read_text())
-        keys = [name for name, kind in schema["properties"].items() if "null" not in kind["type"]]
-        row = lambda of: tuple(str(of[key])[:19].replace(" ", "T") for key in keys)
-        truth = json.loads((folder / "account/truth" / f"{stream}.json").read_text())
+        row = lambda of: tuple(str(of[key])[:19].replace(" ", "T") for key in KEYS[stream])
+        truth = account.truth(stream)
         expected, loaded = {row(one) for one in truth}, {row(one) for one in postgres.rows("constant_contact", stream)}
         verdict = "ok" if loaded == expected else f"{len(expected - loaded)} missing, {len(loaded - expected)} too many"
         failed |= loaded != expected
@@ -121,18 +118,13 @@ def compare(postgres, folder, when):
 
 def main():
     readme = Readme()
-    run("cargo", "build", "--quiet", "--release", "--locked", "--example", "fake_account", cwd=ROOT)
+    programs = build()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="quickstart-"))
     folder.chmod(0o755)
-    postgres = fake = None
+    postgres = account = None
     try:
         postgres = Postgres(folder)
-        fake = subprocess.Popen(
-            [str(ROOT / "target/release/examples/fake_account"), str(folder / "account")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )
-        assert fake.stdout.readline().startswith("ready")
-        account = json.loads((folder / "account/config.json").read_text())
+        account = Account(programs, folder / "account")
         checkout, work = folder / "tap-constant-contact", folder / "constant-contact"
         repository = re.search(r'^repository = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
         (folder / "pinned.txt").write_text(PINNED)
@@ -160,9 +152,9 @@ def main():
         version = shell.type(readme.block("sh", "pip install ."))
         assert re.search(r"tap-constant-contact \d+\.\d+\.\d+\n", version), version
         shell.type(readme.block("sh", "mkdir ../constant-contact"))
-        config = readme.settings("token_file", client_id=account["client_id"], client_secret=account["client_secret"])
+        config = readme.settings("token_file", client_id=account.config["client_id"], client_secret=account.config["client_secret"])
         # The fake account lives elsewhere, and is young.
-        config |= {key: account[key] for key in ("api_url", "auth_url", "activity_lookback_days")}
+        config |= {key: account.config[key] for key in ("api_url", "auth_url", "activity_lookback_days")}
         (work / "config.json").write_text(json.dumps(config, indent=2))
         login, _, preflight = readme.block("sh", "login --config config.json").splitlines()[:3]
         # What is typed next is not meant for it, which takes a pasted address.
@@ -175,9 +167,8 @@ def main():
         (work / "target.json").write_text(json.dumps(target, indent=2))
         shell.type(readme.block("sh", "python3 -m venv loader"))
         counted = shell.type(readme.block("sh", "psql analytics"))
-        truth = json.loads((folder / "account/truth/contacts.json").read_text())
-        assert re.search(rf"^ *{len(truth)}$", counted, re.M), counted
-        compare(postgres, folder, "after the first pipe")
+        assert re.search(rf"^ *{len(account.truth('contacts'))}$", counted, re.M), counted
+        compare(postgres, account, "after the first pipe")
 
         # Every day by cron.
         script = readme.block("bash", "flock")
@@ -188,11 +179,9 @@ def main():
         shell.type(readme.block("sh", "chmod 755 sync.sh"))
         cron = Cron(work / "sync.sh")
         for day in ("after a day", "after another day"):
-            fake.stdin.write("change\n")
-            fake.stdin.flush()
-            assert fake.stdout.readline() == "changed\n"
+            assert account.tell("change") == "changed"
             cron.succeeds()
-            compare(postgres, folder, day)
+            compare(postgres, account, day)
 
         # What goes wrong is mailed, and costs no state. A tap whose target has gone ends with 141.
         elsewhere = json.dumps({**target, "database": "elsewhere"})
@@ -216,9 +205,8 @@ def main():
         assert streams - {None} == {"contacts", "contact_lists"}, (streams, log)
         print("the README's quick start leads to the account's rows in Postgres")
     finally:
-        if fake:
-            fake.stdin.close()
-            fake.wait()
+        if account:
+            account.stop()
         if postgres:
             postgres.stop()
         shutil.rmtree(folder, ignore_errors=True)

@@ -3,7 +3,7 @@
 say how it went, load nothing else, and leave tokens that a sync works with.
 
 Needs cargo and Python; installs Debian's Chromium where there is none (`CHROMIUM` names another).
-`.ci/browser FOLDER` also keeps a picture of each page there.
+`.ci/browser.py FOLDER` also keeps a picture of each page there.
 """
 
 import atexit
@@ -19,7 +19,9 @@ import sys
 import tempfile
 import urllib.parse
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.dont_write_bytecode = True
+from account import ROOT, Account, build
+
 TAP = ROOT / "target/debug/tap-constant-contact"
 PATIENCE = 60
 
@@ -97,35 +99,26 @@ def text(page):
 
 
 def main(pictures):
-    subprocess.run(["cargo", "build", "--quiet", "--locked", "--bins", "--example", "fake_account"], cwd=ROOT, check=True)
+    programs = build(release=False)
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("127.0.0.1", 0))
         redirect = f"http://localhost:{free.getsockname()[1]}/callback"
         free.close()
         folder = pathlib.Path(folder)
-        fake = subprocess.Popen(
-            [str(ROOT / "target/debug/examples/fake_account"), str(folder / "account"), "--contacts", "20", "--redirect-uri", redirect],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )
+        account = Account(programs, folder / "account", "--contacts", 20, "--redirect-uri", redirect)
         try:
-            fake.stdout.readline()
-            walk(fake, folder, redirect, pictures)
+            walk(account, folder, redirect, pictures)
         finally:
-            fake.stdin.close()
-            check(fake.wait(PATIENCE) == 0, "the tap kept to the service's rules")
+            check(account.stop(), "the tap kept to the service's rules")
 
 
-def walk(fake, folder, redirect, pictures):
-    def answer(word):
-        print(word, file=fake.stdin, flush=True)
-        fake.stdout.readline()
-
+def walk(account, folder, redirect, pictures):
     def picture(url, name):
         if pictures:
             browse(url, folder, f"--screenshot={pictures / name}", "--window-size=900,500", "--hide-scrollbars")
 
     config, tokens = folder / "config.json", folder / "tokens.json"
-    settings = json.loads((folder / "account/config.json").read_text())
+    settings = dict(account.config)
     del settings["refresh_token"]
     config.write_text(json.dumps(settings | {"redirect_uri": redirect, "token_file": str(tokens)}))
 
@@ -147,7 +140,7 @@ def walk(fake, folder, redirect, pictures):
     tokens.write_text(json.dumps(stored | {"access_token": None}))
     sync = subprocess.run([TAP, "--config", config], capture_output=True, text=True, timeout=PATIENCE)
     contacts = sum(line.startswith('{"type":"RECORD","stream":"contacts"') for line in sync.stdout.splitlines())
-    truth = len(json.loads((folder / "account/truth/contacts.json").read_text()))
+    truth = len(account.truth("contacts"))
     check(sync.returncode == 0 and contacts == truth, f"a sync reads all {truth} contacts with them", sync.stderr)
 
     login = Login(config, "--yes")
@@ -157,7 +150,7 @@ def walk(fake, folder, redirect, pictures):
     check(login.end() == 0, "and the login goes on to its end", login.said)
 
     print("The user denies it:")
-    answer("deny")
+    account.tell("deny")
     before = tokens.read_text()
     login = Login(config, "--yes")
     page, _ = browse(login.url, folder, "--dump-dom")

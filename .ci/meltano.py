@@ -17,13 +17,15 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.dont_write_bytecode = True
+import account as fake
+from account import KEYS, ROOT, STREAMS
+
 MELTANO = "meltano==4.4.1"
 TAP = "tap-constant-contact"
 # What a reader of the quick start writes in place of what stands there.
 WRITTEN = {"pip install meltano": f"pip install -q --disable-pip-version-check {MELTANO}",
            "your API key": "client-0", "your secret": "secret-0"}
-STREAMS = ["contact_lists", "email_campaigns", "contacts", "contact_action_summary", "contact_activity_details"]
 # What only one of the tap's two routes brings, and the truth leaves out.
 CAMPAIGN_ROUTE = {"email_address", "device_type", "url_id", "link_url", "bounce_code", "opt_out_reason"}
 
@@ -87,44 +89,24 @@ def some(value):
     return [some(of) for of in value] if isinstance(value, list) else value
 
 
-class Account:
-    """The fake account, as a process."""
+class Account(fake.Account):
+    """The fake account, compared with what was loaded."""
 
-    def __init__(self, folder, redirect_uri):
-        self.folder = folder
-        self.process = subprocess.Popen(
-            [ROOT / "target/release/examples/fake_account", folder, "--redirect-uri", redirect_uri],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )
-        assert self.process.stdout.readline().startswith("ready")
-        self.config = json.loads((folder / "config.json").read_text())
-        catalog = json.loads((ROOT / "catalog.example.json").read_text())
-        self.keys = {
-            entry["tap_stream_id"]: entry["metadata"][0]["metadata"]["table-key-properties"]
-            for entry in catalog["streams"]
-        }
-
-    def tell(self, command):
-        self.process.stdin.write(f"{command}\n")
-        self.process.stdin.flush()
-        return self.process.stdout.readline().strip()
-
-    def truth(self):
-        return {stream: self.by_key(stream, json.loads((self.folder / f"truth/{stream}.json").read_text()))
-                for stream in STREAMS}
+    def rows(self):
+        return {stream: self.by_key(stream, self.truth(stream)) for stream in STREAMS}
 
     def by_key(self, stream, found):
         """The last row of each key."""
         left_out = CAMPAIGN_ROUTE if stream == "contact_activity_details" else set()
         return {
-            tuple(row[name] for name in self.keys[stream]):
+            tuple(row[name] for name in KEYS[stream]):
                 {name: value for name, value in some(row).items() if name not in left_out}
             for row in found
         }
 
     def compare(self, what, *loads):
         """What was loaded, one load after the other, is what the account holds."""
-        truth = self.truth()
+        truth = self.rows()
         for stream in STREAMS:
             loaded = self.by_key(stream, [row for load in loads for row in load[stream]])
             wrong = [key for key in truth[stream].keys() | loaded.keys()
@@ -176,7 +158,7 @@ def environment(folder):
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("MELTANO", "TAP_", "LOGLEVEL"))}
     return {
         **environ, "PATH": f"{folder / 'venv/bin'}:{environ['PATH']}", "NO_COLOR": "1", "BROWSER": str(browser),
-        # What the tests have built of the dependencies serves the copy too; `.ci/package` builds the optimised wheel.
+        # What the tests have built of the dependencies serves the copy too; `.ci/package.sh` builds the optimised wheel.
         "CARGO_TARGET_DIR": str(ROOT / "target"), "MATURIN_PEP517_ARGS": "--profile dev",
         "TAP_CONSTANT_CONTACT_REDIRECT_URI": f"http://localhost:{port}/callback",
     }
@@ -212,9 +194,9 @@ def quick_start(project, account):
 
 def later_runs(project, account):
     _, first = project.load("later")
-    before = account.truth()
+    before = account.rows()
     assert account.tell("change") == "changed"
-    after = account.truth()
+    after = account.rows()
     spent = end_access_token(project.folder / "tokens.json")
     refreshes = json.loads(account.tell("tokens"))["refreshes"]
     _, second = project.load("later")
@@ -236,7 +218,7 @@ def quota(project, account):
     holds("quota: the state is kept", "currently_syncing" in project.state("quota"), project.state("quota"))
     _, second = project.load("quota")
     holds("quota: the next run does not start over",
-          len(second["contact_activity_details"]) < len(account.truth()["contact_activity_details"]))
+          len(second["contact_activity_details"]) < len(account.rows()["contact_activity_details"]))
     account.compare("quota, both runs", first, second)
 
 
@@ -266,7 +248,7 @@ def terminated(project, account):
     holds("SIGTERM: no process of the tap is left", not taps(project), taps(project))
     first = rows(output.iterdir())
     loaded = sum(map(len, first.values()))
-    whole = sum(map(len, account.truth().values()))
+    whole = sum(map(len, account.rows().values()))
     holds(f"SIGTERM: {loaded} of {whole} rows were loaded", 0 < loaded < whole)
     _, second = project.load("cut")
     account.compare("SIGTERM, both runs", first, second)
@@ -294,7 +276,7 @@ def own_project(project, checkout, account):
     missing = [s["name"] for s in settings if f"{s['label']}: {s['description']}" not in listed]
     holds(f"own project: Meltano lists the {len(settings)} settings", not missing, (missing, listed))
     shutil.copy(checkout / "tokens.json", project.folder)
-    contact = next(iter(account.truth()["contacts"]))[0]
+    contact = next(iter(account.rows()["contacts"]))[0]
     for name, given in {
         "client_id": "client-0", "client_secret": "secret-0", "start_date": "30 days ago", "updated_days_back": "3",
         "contact_ids": json.dumps([contact]), "include_subresources": "notes", "report_date": "2026-01-31",
@@ -314,13 +296,12 @@ def own_project(project, checkout, account):
 
 def main():
     begun = time.monotonic()
-    cargo = ["cargo", "build", "--quiet", "--release", "--locked", "--bins", "--example", "fake_account"]
-    subprocess.run(cargo, cwd=ROOT, check=True)
+    programs = fake.build()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="meltano-")).resolve()
     account = None
     try:
         environ = environment(folder)
-        account = Account(folder / "account", environ["TAP_CONSTANT_CONTACT_REDIRECT_URI"])
+        account = Account(programs, folder / "account", "--redirect-uri", environ["TAP_CONSTANT_CONTACT_REDIRECT_URI"])
         for name in ["api_url", "auth_url", "requests_per_second", "activity_lookback_days"]:
             environ[f"TAP_CONSTANT_CONTACT_{name.upper()}"] = str(account.config[name])
         # A folder of this name is what the README's paths mean.

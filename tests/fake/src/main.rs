@@ -1,0 +1,292 @@
+//! The fake account as a program: a demonstration of the tap, and an account to log in to and to play with.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use clap::{Parser, Subcommand};
+use fake_constant_contact::account::Size;
+use fake_constant_contact::{Account, Fake, Fault, Id, What};
+use serde_json::{Map, Value, json};
+
+/// A fake Constant Contact account on this machine: no credentials, no network.
+#[derive(Parser)]
+#[command(name = "fake-account")]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Do>,
+}
+
+#[derive(Subcommand)]
+enum Do {
+    /// Read the whole account with the tap (the default). On a terminal it shows what came; in a pipe it writes the
+    /// tap's Singer messages
+    Demo,
+    /// Serve the account until stdin ends, with configs for the tap in a folder
+    Serve {
+        /// Where config.json, login.json and what the account holds (truth/STREAM.json) go
+        folder: PathBuf,
+        /// How many contacts the account has
+        #[arg(long, default_value_t = 300)]
+        contacts: usize,
+        /// A redirect URI of the application, beside http://localhost:8910/callback
+        #[arg(long)]
+        redirect_uri: Option<String>,
+    },
+    /// Run the tap itself
+    #[command(hide = true)]
+    Tap {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+/// The streams with the columns that show best what a row is.
+const STREAMS: [(&str, [&str; 4]); 5] = [
+    ("contact_lists", ["name", "membership_count", "channel_type", "created_at"]),
+    ("contacts", ["email", "status", "first_name", "list_names"]),
+    ("email_campaigns", ["name", "current_status", "subject", "unique_opens"]),
+    ("contact_action_summary", ["contact_id", "start_on", "em_opens", "em_clicks"]),
+    ("contact_activity_details", ["contact_id", "tracking_activity_type", "created_time", "device_type"]),
+];
+
+fn main() -> ExitCode {
+    let outcome = match Args::parse().command.unwrap_or(Do::Demo) {
+        Do::Demo => demo(),
+        Do::Serve { folder, contacts, redirect_uri } => {
+            serve(&folder, contacts, redirect_uri).map(|()| ExitCode::SUCCESS)
+        }
+        Do::Tap { arguments } => return tap(&arguments),
+    };
+    outcome.unwrap_or_else(|e| {
+        let _ = writeln!(io::stderr(), "fake-account: {e}");
+        ExitCode::FAILURE
+    })
+}
+
+fn tap(arguments: &[String]) -> ExitCode {
+    let name = "tap-constant-contact".to_owned();
+    let args = tap_constant_contact::Args::parse_from([&name].into_iter().chain(arguments));
+    match tap_constant_contact::run(&args, tap_constant_contact::Output::Stdout) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => ExitCode::from(e.exit_code()),
+    }
+}
+
+fn account(contacts: usize, campaigns: usize) -> Account {
+    let mut account = Account::generate(1, Size { contacts, lists: 6, campaigns });
+    // The rows of a campaign whose detail is hidden would come on the contact route only.
+    for campaign in &mut account.campaigns {
+        campaign.detail_404 = false;
+    }
+    account
+}
+
+fn demo() -> io::Result<ExitCode> {
+    let fake = Fake::start(account(60, 8));
+    let folder = tempfile::tempdir()?;
+    let config = folder.path().join("config.json");
+    write_private(&config, &fake.config())?;
+    let mut tap = Command::new(std::env::current_exe()?);
+    tap.arg("tap").arg("--config").arg(&config);
+    if !io::stdout().is_terminal() {
+        let status = tap.status()?;
+        return Ok(code(status.code()));
+    }
+    let path = std::env::temp_dir().join("fake-account-messages.jsonl");
+    let mut file = BufWriter::new(File::create(&path)?);
+    let mut child = tap.env("LOGLEVEL", "WARNING").stdout(Stdio::piped()).spawn()?;
+    let mut seen = Seen::default();
+    if let Some(out) = child.stdout.take() {
+        for line in BufReader::new(out).lines() {
+            let line = line?;
+            writeln!(file, "{line}")?;
+            seen.take(&line);
+        }
+    }
+    file.flush()?;
+    let status = child.wait()?;
+    let mut out = io::stdout();
+    writeln!(out, "\n{:<26} {:>6}  for example", "stream", "rows")?;
+    for (stream, columns) in STREAMS {
+        let (rows, sample) = seen.of(stream);
+        let cells: Vec<String> = columns.iter().filter_map(|column| shown(sample?.get(*column)?)).collect();
+        writeln!(out, "{stream:<26} {rows:>6}  {}", cells.join(" · "))?;
+    }
+    writeln!(
+        out,
+        "\n{} API calls, of the 10,000 that a day allows. The messages are in {}\n\n\
+         Next, in a pipe it writes them to stdout:\n\n    \
+         cargo demo | your-target --config target.json\n\n\
+         Or log in to a fake account that you can change and read again:\n\n    \
+         cargo demo serve play",
+        fake.api_calls().len(),
+        path.display()
+    )?;
+    Ok(code(status.code()))
+}
+
+fn code(code: Option<i32>) -> ExitCode {
+    code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+/// What a run has written so far: how many rows of each stream, and the one that says most.
+#[derive(Default)]
+struct Seen(Vec<(String, usize, Map<String, Value>)>);
+
+impl Seen {
+    fn take(&mut self, line: &str) {
+        let Ok(Value::Object(mut message)) = serde_json::from_str(line) else { return };
+        let (Some(stream), Some(Value::Object(record))) =
+            (message.get("stream").and_then(Value::as_str).map(str::to_owned), message.remove("record"))
+        else {
+            return;
+        };
+        let columns = STREAMS.iter().find(|(name, _)| *name == stream).map_or(&[""; 4], |(_, columns)| columns);
+        let says = |row: &Map<String, Value>| columns.iter().filter_map(|c| shown(row.get(*c)?)).count();
+        match self.0.iter_mut().find(|(name, ..)| *name == stream) {
+            Some((_, rows, sample)) => {
+                *rows += 1;
+                if says(&record) > says(sample) {
+                    *sample = record;
+                }
+            }
+            None => self.0.push((stream, 1, record)),
+        }
+    }
+
+    fn of(&self, stream: &str) -> (usize, Option<&Map<String, Value>>) {
+        let found = self.0.iter().find(|(name, ..)| name == stream);
+        found.map_or((0, None), |(_, rows, sample)| (*rows, Some(sample)))
+    }
+}
+
+/// A value in a few letters; nothing for one that says nothing.
+fn shown(value: &Value) -> Option<String> {
+    let text = match value {
+        Value::Null => return None,
+        Value::String(text) => text.split_whitespace().collect::<Vec<_>>().join(" "),
+        Value::Array(items) if items.is_empty() => return None,
+        Value::Array(items) => items.iter().filter_map(shown).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    };
+    let short: String = text.chars().take(24).collect();
+    (!text.is_empty()).then(|| if short.len() < text.len() { format!("{short}…") } else { short })
+}
+
+const HELP: &str = "\
+Type a word and press Enter:
+  change   people are renamed, unsubscribe, come and go; a campaign is sent and opened
+  quota    from now on the daily quota is used up
+  noscope  from now on the login lacks the scope campaign_data
+  revoke   the grant is revoked: the next renewal is refused
+  heal     all is well again (a revoked grant needs a new login)
+  deny     the user says no to the next login; `allow` says yes
+  tokens   how many renewals there were, and how many spent tokens came back
+  quit     end it (so does the end of stdin)";
+
+fn serve(folder: &Path, contacts: usize, redirect_uri: Option<String>) -> io::Result<()> {
+    let fake = Fake::start(account(contacts, 10));
+    fake.tokens().redirect_uris.extend(redirect_uri);
+    fs::create_dir_all(folder.join("truth"))?;
+    let mut config = fake.config();
+    // As long as the fake runs, campaigns are sent and opened: none is old.
+    config["activity_lookback_days"] = json!(3650);
+    write_private(&folder.join("config.json"), &config)?;
+    // The same application before anybody has logged in.
+    if let Some(login) = config.as_object_mut() {
+        login.remove("refresh_token");
+        login.insert("token_file".into(), json!(folder.join("tokens.json")));
+    }
+    write_private(&folder.join("login.json"), &config)?;
+    write_truth(&fake, folder)?;
+    say(&format!("ready at {}", fake.api_url()))?;
+    if io::stdin().is_terminal() {
+        let at = folder.display();
+        say(&format!(
+            "\nIn another terminal, with a config that works as it is:\n\n    \
+             tap-constant-contact --config {at}/config.json --test\n\nOr log in first:\n\n    \
+             tap-constant-contact login --config {at}/login.json\n\n{HELP}"
+        ))?;
+    }
+    for line in io::stdin().lines() {
+        match line?.trim() {
+            "change" => {
+                change(&mut fake.account());
+                write_truth(&fake, folder)?;
+                say("changed")?;
+            }
+            "quota" => {
+                fake.fault(Fault { path: "/v3/".into(), skip: 0, times: usize::MAX, what: What::QuotaExceeded });
+                say("the daily quota is used up")?;
+            }
+            "noscope" => {
+                fake.tokens().granted_scopes.retain(|scope| scope != "campaign_data");
+                say("the scope campaign_data is gone")?;
+            }
+            "revoke" => {
+                fake.tokens().revoke_grant();
+                say("the grant is revoked")?;
+            }
+            "heal" => {
+                fake.heal();
+                let mut tokens = fake.tokens();
+                if !tokens.granted_scopes.iter().any(|scope| scope == "campaign_data") {
+                    tokens.granted_scopes.push("campaign_data".into());
+                }
+                drop(tokens);
+                say("all is well")?;
+            }
+            answer @ ("deny" | "allow") => {
+                fake.tokens().deny_consent = answer == "deny";
+                say(answer)?;
+            }
+            "tokens" => {
+                let tokens = fake.tokens();
+                say(&json!({"refreshes": tokens.refreshes, "reuses": tokens.reuses}).to_string())?;
+            }
+            "quit" => break,
+            "" => {}
+            other => say(&format!("no such word: {other:?}\n{HELP}"))?,
+        }
+    }
+    Ok(())
+}
+
+fn say(text: &str) -> io::Result<()> {
+    let mut out = io::stdout();
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
+/// A file that nobody else may read, as with a true login.
+fn write_private(path: &Path, content: &Value) -> io::Result<()> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    writeln!(options.open(path)?, "{content:#}")
+}
+
+fn write_truth(fake: &Fake, folder: &Path) -> io::Result<()> {
+    for (stream, _) in STREAMS {
+        let rows = Value::from(fake.account().truth(stream));
+        fs::write(folder.join("truth").join(format!("{stream}.json")), rows.to_string())?;
+    }
+    Ok(())
+}
+
+/// What may happen to an account in a day.
+fn change(account: &mut Account) {
+    let active: Vec<Id> = account.contacts.iter().filter(|c| c.status() == "active").map(|c| c.id.clone()).collect();
+    let [renamed, leaving, gone, rest @ ..] = active.as_slice() else { return };
+    account.rename(renamed, "Renamed");
+    account.unsubscribe(leaving);
+    account.delete(gone);
+    account.add_contact();
+    let activity = account.send_campaign("News of the day", rest);
+    for reader in &rest[..rest.len() / 2] {
+        account.open(reader, &activity);
+    }
+}
