@@ -321,7 +321,6 @@ fn a_busy_target_gets_whole_lines_and_the_last_state() {
 #[test]
 fn a_target_that_does_not_read_is_waited_for_no_longer_than_eight_seconds() {
     let fake = large();
-    fake.switches().rotating = true;
     let (mut child, out, _config) = stuck(&fake);
     let sent = Instant::now();
     signal(&child, Signal::TERM);
