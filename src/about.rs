@@ -1,41 +1,43 @@
-//! What the tap says of itself: `--about`, the manual page, the completions of a shell.
+//! What the tap says about itself: `--about`, the manual pages, shell completions.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use clap::CommandFactory;
 use clap_complete::Shell;
 use serde_json::{Map, Value, json};
 
-use crate::cli::{AboutFormat, Args};
+use crate::cli::{Args, Format};
 use crate::config::{allowed, schema, types};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
+use crate::spelling::did_you_mean;
 
 const NAME: &str = env!("CARGO_PKG_NAME");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const DESCRIPTION: &str = env!("CARGO_PKG_DESCRIPTION");
 const REPOSITORY: &str = env!("CARGO_PKG_REPOSITORY");
-/// By the names that Meltano has for them.
+/// Under Meltano's names.
 const CAPABILITIES: [&str; 6] = ["catalog", "state", "discover", "about", "test", "structured-logging"];
 
 const PREREQ: &str = "\
-A Rust toolchain, 1.89 or newer, where the tap is built from its sources. An application at
-developer.constantcontact.com, made by the user whose account is to be read.
+A Rust toolchain, 1.89 or newer, if the tap is built from source. An application at developer.constantcontact.com, created
+by the user whose account you want to read.
 ";
 const USAGE: &str = "\
 Set `client_id`, `client_secret` and `token_file`, then log in once:
 
     meltano invoke tap-constant-contact login
 
-`token_file` is where the tokens live, such as `$MELTANO_PROJECT_ROOT/tokens.json`. Where the application has rotating
-refresh tokens it is needed, on a disk that outlives the run: Meltano deletes the config after each run.
+`token_file` is the file for the tokens, such as `$MELTANO_PROJECT_ROOT/tokens.json`. Meltano deletes the config after each
+run, so an application with rotating refresh tokens needs this file, on a disk that is kept between runs.
 ";
 
 /// The answer to `--about`.
-pub(crate) fn text(format: AboutFormat) -> String {
+pub(crate) fn text(format: Format) -> String {
     let schema = schema();
     match format {
-        AboutFormat::Text => plain(&schema),
-        AboutFormat::Json => {
+        Format::Text => plain(&schema),
+        Format::Json => {
             let about = json!({
                 "name": NAME,
                 "description": DESCRIPTION,
@@ -45,8 +47,8 @@ pub(crate) fn text(format: AboutFormat) -> String {
             });
             format!("{about:#}\n")
         }
-        AboutFormat::Markdown => markdown(&schema),
-        AboutFormat::Meltano => format!("{:#}\n", definition(&schema)),
+        Format::Markdown => markdown(&schema),
+        Format::Meltano => format!("{:#}\n", sorted(definition(&schema))),
     }
 }
 
@@ -74,7 +76,18 @@ fn markdown(schema: &Value) -> String {
     out
 }
 
-/// The plugin in the keys of Meltano Hub, which `meltano add --from-ref` reads as well.
+/// With the keys of all objects in alphabetical order, as the Hub wants its files.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            map.into_iter().map(|(key, value)| (key, sorted(value))).collect::<BTreeMap<_, _>>().into_iter().collect()
+        }
+        Value::Array(items) => items.into_iter().map(sorted).collect(),
+        scalar => scalar,
+    }
+}
+
+/// The plugin as Meltano Hub and `meltano add --from-ref` read it.
 fn definition(schema: &Value) -> Value {
     let settings: Vec<Value> = settings(schema).iter().map(|(name, setting)| plugin(name, setting)).collect();
     json!({
@@ -100,14 +113,14 @@ fn definition(schema: &Value) -> Value {
     })
 }
 
-/// A setting in the keys of a Meltano plugin definition.
+/// A setting of a Meltano plugin definition.
 fn plugin(name: &str, setting: &Value) -> Value {
     let types = types(setting);
     let options = setting["enum"].as_array();
     let kind = match types.iter().find(|t| **t != "null") {
-        // What takes several types is left to the tap to parse.
+        // The tap parses what can have several types.
         _ if types.contains(&"boolean") && types.contains(&"array") => "string",
-        // A `decimal` that comes from the environment is one that Meltano (4.4.1) cannot write into the config.
+        // Meltano 4.4.1 cannot write a `decimal` from the environment into the config.
         Some(&"number") => "string",
         Some(&"string") if options.is_some() => "options",
         Some(&"string") if !setting["format"].is_null() || !setting["anyOf"].is_null() => "date_iso8601",
@@ -117,8 +130,8 @@ fn plugin(name: &str, setting: &Value) -> Value {
     if setting["secret"] == true {
         plugin["sensitive"] = true.into();
     }
-    // As `value` it would be written into the config, and outlive a version with another default.
-    // A list is written as JSON there.
+    // As `value` it would be written into the config, and a later version's default would have no effect. Meltano takes
+    // lists as JSON.
     let default = if kind == "array" { setting.get("default").map(Value::to_string) } else { default(setting) };
     if let Some(default) = default {
         plugin["placeholder"] = default.into();
@@ -152,7 +165,7 @@ fn values(setting: &Value) -> String {
     allowed(setting) + if setting["secret"] == true { ", secret" } else { "" }
 }
 
-/// As an environment variable would give it.
+/// The default as an environment variable would have it.
 fn default(setting: &Value) -> Option<String> {
     match &setting["default"] {
         Value::Null => None,
@@ -166,7 +179,7 @@ fn meaning(setting: &Value) -> String {
     setting["description"].as_str().unwrap_or_default().replace('\n', " ")
 }
 
-/// The completions of a shell.
+/// Shell completions.
 pub(crate) fn completions(shell: Shell) -> Vec<u8> {
     let mut out = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), NAME, &mut out);
@@ -176,13 +189,17 @@ pub(crate) fn completions(shell: Shell) -> Vec<u8> {
 /// The manual page of the tap or of one of its commands, as troff.
 ///
 /// # Errors
-/// `Usage` for a command that there is not.
+/// `Usage` for an unknown command.
 pub(crate) fn manual(command: Option<&str>) -> Result<Vec<u8>> {
     let mut page = Args::command();
     page.build();
     if let Some(name) = command {
-        let found = page.find_subcommand(name).cloned();
-        page = found.ok_or_else(|| Error::Usage(format!("there is no command {name:?}; see --help")))?;
+        let Some(found) = page.find_subcommand(name).cloned() else {
+            let known = page.get_subcommands().map(clap::Command::get_name);
+            let (name, meant) = (shown(name), did_you_mean(name, known));
+            return Err(Error::Usage(format!("there is no command {name:?}{meant}")));
+        };
+        page = found;
     }
     let mut out = Vec::new();
     clap_mangen::Man::new(page).render(&mut out)?;

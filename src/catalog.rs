@@ -1,15 +1,19 @@
-//! Discovery, and what of it a catalog selects.
+//! Discovery, and the selection of streams and fields by a catalog file or by `--select`.
 //!
-//! Catalogs outlive versions of the tap, so what is unknown or missing in one only draws a warning. What cannot be
-//! meant, such as metadata that is no list, is an error that names the place.
+//! Catalogs outlive versions of the tap, so what is unknown or missing in one only draws a warning. What has the wrong
+//! shape, such as metadata that is no list, is an error that names the place. The patterns of `--select` are written for
+//! the version at hand, so there what is unknown is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::error::{Error, Result};
+use crate::config::json_error;
+use crate::error::{Error, Result, shown};
+use crate::spelling::{nearest, slip};
 
-/// What the catalog has to know of a stream.
+/// What the catalog needs to know about a stream.
 pub(crate) struct Entry {
     pub(crate) name: &'static str,
     pub(crate) keys: &'static [&'static str],
@@ -101,6 +105,19 @@ impl Mask {
         }
     }
 
+    /// The dotted paths of the properties of a schema that are not selected; one stands for all below it.
+    pub(crate) fn left_out(&self, schema: &Value) -> Vec<String> {
+        let Mask::Some(kept) = self else { return Vec::new() };
+        let mut paths = Vec::new();
+        for (name, schema) in properties(schema).into_iter().flatten() {
+            match kept.get(name) {
+                None => paths.push(name.clone()),
+                Some(mask) => paths.extend(mask.left_out(schema).into_iter().map(|path| format!("{name}.{path}"))),
+            }
+        }
+        paths
+    }
+
     /// Whether the property at this path, or anything of it, is selected.
     pub(crate) fn wants(&self, path: &[&str]) -> bool {
         match (self, path) {
@@ -141,147 +158,381 @@ impl Catalog {
     }
 
     /// The selection in the text of a catalog file, and warnings about what does not fit this version.
+    ///
+    /// # Errors
+    /// `Usage` for a text that is no catalog, naming the place.
     pub(crate) fn parse(text: &str, entries: &[Entry]) -> Result<(Catalog, Vec<String>)> {
-        let file: Value = serde_json::from_str(text).map_err(|e| Error::Usage(format!("catalog: not JSON: {e}")))?;
-        let streams = file.as_object().ok_or_else(|| wrong("", "must be an object with `streams`"))?.get("streams");
-        let streams = streams.and_then(Value::as_array).ok_or_else(|| wrong("/streams", "must be a list"))?;
+        let file = File::parse(text)?;
         let mut read = BTreeMap::new();
-        for (i, stream) in streams.iter().enumerate() {
-            let place = format!("/streams/{i}");
-            let stream = Stream::read(stream, &place)?;
-            let name = stream.name;
+        for (i, stream) in file.streams.iter().enumerate() {
+            let name = stream.name().ok_or_else(|| wrong(&format!("streams[{i}] has no \"tap_stream_id\"")))?;
             if read.insert(name, stream).is_some() {
-                return Err(wrong(&place, &format!("is a second entry for the stream {name}")));
+                return Err(wrong(&format!("streams[{i}] is a second entry for the stream {}", shown(name))));
             }
         }
+        let names = || entries.iter().map(|entry| entry.name);
         let mut warnings = Vec::new();
-        for name in read.keys().filter(|name| entries.iter().all(|e| e.name != **name)) {
-            warnings.push(format!("catalog: the stream {name} is not known to this version and is ignored"));
-        }
-        let names_selection = read.values().any(|stream| stream.selected.is_some());
+        let unknown = read.keys().filter(|name| names().all(|known| known != **name));
+        warn_of(&mut warnings, "unknown streams are ignored", unknown.map(|name| with_nearest(name, names())));
+        let names_selection = read.values().any(|stream| stream.selected().is_some());
         let mut catalog = Catalog::default();
         for entry in entries {
             let Some(stream) = read.get(entry.name) else {
-                warnings.push(format!("catalog: the stream {} is missing and is not read", entry.name));
+                warnings.push(format!("it has no stream {}, so that one is not read", entry.name));
                 continue;
             };
             if stream.is_selected(names_selection) {
                 catalog.streams.insert(entry.name.to_owned(), stream.selection(entry, &mut warnings));
             }
+            let slips = stream.slips();
+            warn_of(&mut warnings, &format!("{}: unknown keys are ignored", entry.name), slips.into_iter());
         }
         Ok((catalog, warnings))
     }
-}
 
-fn wrong(place: &str, what: &str) -> Error {
-    let place = if place.is_empty() { "the file" } else { place };
-    Error::Usage(format!("catalog: {place} {what}"))
-}
-
-/// What the metadata say about one place.
-#[derive(Default)]
-struct Marks {
-    selected: Option<bool>,
-    by_default: Option<bool>,
-    automatic: bool,
-    unsupported: bool,
-}
-
-impl Marks {
-    fn read(metadata: &Map<String, Value>, place: &str) -> Result<Marks> {
-        let inclusion = text(metadata, "inclusion", place)?;
-        Ok(Marks {
-            selected: flag(metadata, "selected", place)?,
-            by_default: flag(metadata, "selected-by-default", place)?,
-            automatic: inclusion == Some("automatic"),
-            unsupported: inclusion == Some("unsupported"),
-        })
-    }
-}
-
-/// A stream's entry in the file.
-struct Stream<'a> {
-    name: &'a str,
-    selected: Option<bool>,
-    marks: BTreeMap<Vec<&'a str>, Marks>,
-    /// Breadcrumbs that lead to no property whatever the schema.
-    odd: Vec<String>,
-    method: Option<&'a str>,
-    schema: Option<&'a Value>,
-}
-
-impl<'a> Stream<'a> {
-    fn read(stream: &'a Value, place: &str) -> Result<Stream<'a>> {
-        let stream = stream.as_object().ok_or_else(|| wrong(place, "must be an object"))?;
-        let name = match text(stream, "tap_stream_id", place)? {
-            None | Some("") => text(stream, "stream", place)?,
-            name => name,
-        };
-        let name = name.filter(|n| !n.is_empty()).ok_or_else(|| wrong(place, "has no `tap_stream_id`"))?;
-        let schema = stream.get("schema").filter(|v| !v.is_null());
-        if schema.is_some_and(|v| !v.is_object()) {
-            return Err(wrong(&format!("{place}/schema"), "must be an object"));
+    /// What patterns such as `contacts.email` or `!*.notes` choose. An exclusion wins over any inclusion; exclusions alone
+    /// mean everything else.
+    ///
+    /// # Errors
+    /// `Usage` for a pattern that matches nothing, and when nothing is left to read.
+    pub(crate) fn select(patterns: &[String], entries: &[Entry]) -> Result<Catalog> {
+        let patterns: Vec<Pattern> = patterns.iter().map(|text| Pattern::parse(text)).collect();
+        patterns.iter().try_for_each(|pattern| pattern.check(entries))?;
+        let (exclusions, mut inclusions): (Vec<_>, Vec<_>) = patterns.into_iter().partition(|p| p.is_exclusion);
+        if inclusions.is_empty() {
+            inclusions.push(Pattern::parse("*.*"));
         }
-        let mut out = Stream {
-            name,
-            selected: flag(stream, "selected", place)?,
-            marks: BTreeMap::new(),
-            odd: Vec::new(),
-            method: text(stream, "replication_method", place)?,
-            schema,
-        };
-        let place = format!("{place}/metadata");
-        match stream.get("metadata") {
-            None | Some(Value::Null) => {}
-            Some(Value::Array(list)) => {
-                for (i, item) in list.iter().enumerate() {
-                    out.read_metadata(item, &format!("{place}/{i}"))?;
-                }
+        let mut catalog = Catalog::default();
+        for entry in entries {
+            let (included, excluded) = (of_stream(&inclusions, entry), of_stream(&exclusions, entry));
+            let is_included = included.iter().any(|pattern| pattern.matches_a_field_of(entry));
+            if !is_included || excluded.iter().any(|pattern| pattern.is_of_whole_stream()) {
+                continue;
             }
-            Some(_) => return Err(wrong(&place, "must be a list")),
+            let mask = mask(entry, &|path, is_leaf| {
+                let is_in = |patterns: &[&Pattern]| patterns.iter().any(|pattern| pattern.covers(path));
+                !is_in(&excluded) && (!is_leaf || is_in(&included))
+            });
+            catalog.streams.insert(entry.name.to_owned(), Selected { mask, full_table: false });
         }
-        Ok(out)
+        if catalog.streams.is_empty() {
+            return Err(Error::Usage("--select leaves no stream to read: each is excluded".into()));
+        }
+        Ok(catalog)
     }
 
-    fn read_metadata(&mut self, item: &'a Value, place: &str) -> Result<()> {
-        let breadcrumb: Option<Vec<&str>> =
-            item["breadcrumb"].as_array().and_then(|list| list.iter().map(Value::as_str).collect());
-        let breadcrumb =
-            breadcrumb.ok_or_else(|| wrong(&format!("{place}/breadcrumb"), "must be a list of strings"))?;
-        let place = format!("{place}/metadata");
-        let metadata = item["metadata"].as_object().ok_or_else(|| wrong(&place, "must be an object"))?;
-        let marks = Marks::read(metadata, &place)?;
-        if breadcrumb.is_empty() {
-            self.selected = marks.selected.or(self.selected);
-            let method = text(metadata, "replication-method", &place)?;
-            let forced = text(metadata, "forced-replication-method", &place)?;
-            self.method = method.or(self.method).or(forced);
-        }
-        match names(&breadcrumb) {
-            Some(path) => {
-                self.marks.insert(path, marks);
-            }
-            None => self.odd.push(breadcrumb.join(".")),
+    /// Makes selected streams ignore their bookmarks.
+    ///
+    /// # Errors
+    /// `Usage` for a stream that there is not, or that is not selected.
+    pub(crate) fn read_full_table(&mut self, streams: &[String], entries: &[Entry]) -> Result<()> {
+        for name in streams.iter().map(|name| name.trim()) {
+            let Some(entry) = entries.iter().find(|entry| entry.name == name) else {
+                let nearest = nearest(name, entries.iter().map(|entry| entry.name)).unwrap_or_default();
+                return Err(Error::Usage(format!(
+                    "--full-table {:?}: there is no such stream; the nearest is {nearest:?}",
+                    shown(name)
+                )));
+            };
+            let Some(selected) = self.streams.get_mut(name) else {
+                return Err(Error::Usage(format!("--full-table {name}: this stream is not selected")));
+            };
+            selected.full_table = entry.replication_key.is_some();
         }
         Ok(())
     }
+}
+
+fn wrong(what: &str) -> Error {
+    Error::Usage(format!("not a usable catalog: {what}"))
+}
+
+/// Of a list in a warning, so many are named and the rest counted.
+const MOST_NAMED: usize = 20;
+
+/// One warning for all that it is true of, which may be nothing.
+fn warn_of(warnings: &mut Vec<String>, what: &str, names: impl Iterator<Item = String>) {
+    let mut names: Vec<String> = names.collect();
+    let more = names.len().saturating_sub(MOST_NAMED);
+    names.truncate(MOST_NAMED);
+    if more > 0 {
+        names.push(format!("and {more} more"));
+    }
+    if !names.is_empty() {
+        warnings.push(format!("{what}: {}", names.join(", ")));
+    }
+}
+
+fn with_nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> String {
+    match slip(name, known) {
+        Some(known) => format!("{} (did you mean {known:?}?)", shown(name)),
+        None => shown(name),
+    }
+}
+
+/// A pattern of `--select`: globs for a stream and for the path of a field in it.
+struct Pattern {
+    text: String,
+    is_exclusion: bool,
+    stream: Vec<char>,
+    field: Vec<char>,
+}
+
+impl Pattern {
+    /// Splits at the first dot: a stream has none in its name. Without a dot, the whole stream is meant.
+    fn parse(text: &str) -> Pattern {
+        let text = text.trim();
+        let (is_exclusion, rest) = text.strip_prefix('!').map_or((false, text), |rest| (true, rest));
+        let (stream, field) = rest.split_once('.').unwrap_or((rest, "*"));
+        Pattern {
+            text: text.to_owned(),
+            is_exclusion,
+            stream: stream.chars().collect(),
+            field: field.chars().collect(),
+        }
+    }
+
+    fn check(&self, entries: &[Entry]) -> Result<()> {
+        let streams: Vec<&Entry> = entries.iter().filter(|entry| self.matches_stream(entry)).collect();
+        if streams.iter().any(|entry| self.matches_a_field_of(entry)) {
+            return Ok(());
+        }
+        let known: Vec<String> = match streams.as_slice() {
+            [] => entries.iter().map(|entry| entry.name.to_owned()).collect(),
+            streams => streams
+                .iter()
+                .flat_map(|entry| paths(entry).map(move |path| format!("{}.{path}", entry.name)))
+                .collect(),
+        };
+        let what = if streams.is_empty() { "stream" } else { "field" };
+        let wanted = self.text.trim_start_matches('!');
+        // A stream is named by what stands before the dot.
+        let wanted = if streams.is_empty() { wanted.split('.').next().unwrap_or_default() } else { wanted };
+        let nearest = nearest(wanted, known.iter().map(String::as_str)).unwrap_or_default();
+        let mark = if self.is_exclusion { "!" } else { "" };
+        Err(Error::Usage(format!(
+            "--select \"{}\" matches no {what}; the nearest is \"{mark}{nearest}\"",
+            shown(&self.text)
+        )))
+    }
+
+    fn matches_stream(&self, entry: &Entry) -> bool {
+        glob(&self.stream, entry.name)
+    }
+
+    fn matches_a_field_of(&self, entry: &Entry) -> bool {
+        paths(entry).any(|path| glob(&self.field, &path))
+    }
+
+    fn is_of_whole_stream(&self) -> bool {
+        self.field.iter().all(|c| *c == '*')
+    }
+
+    /// Whether it matches the field at this path or one that holds it.
+    fn covers(&self, path: &[&str]) -> bool {
+        (1..=path.len()).any(|depth| glob(&self.field, &path[..depth].join(".")))
+    }
+}
+
+fn of_stream<'p>(patterns: &'p [Pattern], entry: &Entry) -> Vec<&'p Pattern> {
+    patterns.iter().filter(|pattern| pattern.matches_stream(entry)).collect()
+}
+
+/// The paths of all fields of a stream, such as `custom_fields.name`.
+fn paths(entry: &Entry) -> impl Iterator<Item = String> {
+    fn walk(schema: &Value, path: &str, out: &mut Vec<String>) {
+        for (name, schema) in properties(schema).into_iter().flatten() {
+            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            walk(schema, &path, out);
+            out.push(path);
+        }
+    }
+    let mut out = Vec::new();
+    walk(&entry.schema, "", &mut out);
+    out.into_iter()
+}
+
+/// Matches as Python's `fnmatch` does: `*` is any text, `?` any character, `[abc]` one of these, `[!abc]` none of them.
+fn glob(pattern: &[char], text: &str) -> bool {
+    match pattern {
+        [] => text.is_empty(),
+        ['*', rest @ ..] => text.char_indices().map(|(at, _)| at).chain([text.len()]).any(|at| glob(rest, &text[at..])),
+        [first, rest @ ..] => {
+            let mut chars = text.chars();
+            let Some(c) = chars.next() else { return false };
+            // A bracket that is never closed is itself.
+            let close = rest.iter().skip(2).position(|c| *c == ']').map(|at| at + 2);
+            let close = close.or_else(|| (rest.get(1) == Some(&']')).then_some(1));
+            let (is_match, rest) = match (first, close) {
+                ('[', Some(close)) => {
+                    let (is_not, set) = match &rest[..close] {
+                        ['!', set @ ..] => (true, set),
+                        set => (false, set),
+                    };
+                    (is_in_set(set, c) != is_not, &rest[close + 1..])
+                }
+                ('?', _) => (true, rest),
+                (first, _) => (*first == c, rest),
+            };
+            is_match && glob(rest, chars.as_str())
+        }
+    }
+}
+
+/// `a-z` in a set is a range.
+fn is_in_set(set: &[char], c: char) -> bool {
+    match set {
+        [] => false,
+        [from, '-', to, rest @ ..] => (*from..=*to).contains(&c) || is_in_set(rest, c),
+        [one, rest @ ..] => *one == c || is_in_set(rest, c),
+    }
+}
+
+/// A catalog file.
+#[derive(Deserialize)]
+#[serde(expecting = "an object with \"streams\", as --discover writes it")]
+struct File {
+    streams: Vec<StreamEntry>,
+    /// Without it, a list would do in place of the object.
+    #[serde(flatten)]
+    _other: Map<String, Value>,
+}
+
+/// A stream's entry in the file.
+#[derive(Deserialize)]
+#[serde(expecting = "the entry of a stream, as --discover writes it")]
+struct StreamEntry {
+    tap_stream_id: Option<String>,
+    stream: Option<String>,
+    selected: Option<bool>,
+    replication_method: Option<String>,
+    schema: Option<Map<String, Value>>,
+    metadata: Option<Vec<Item>>,
+    #[serde(flatten)]
+    other: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "an object with \"breadcrumb\" and \"metadata\"")]
+struct Item {
+    breadcrumb: Vec<String>,
+    metadata: Metadata,
+}
+
+/// What is said about one place.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", expecting = "an object")]
+struct Metadata {
+    selected: Option<bool>,
+    selected_by_default: Option<bool>,
+    inclusion: Option<String>,
+    replication_method: Option<String>,
+    forced_replication_method: Option<String>,
+    #[serde(flatten)]
+    other: Map<String, Value>,
+}
+
+/// The keys of catalogs that the tap does not read, in the forms that it and other tools write.
+const OTHER_KEYS: [&str; 4] = ["key_properties", "replication_key", "is_view", "row_count"];
+const OTHER_METADATA: [&str; 4] =
+    ["table-key-properties", "valid-replication-keys", "replication-key", "view-key-properties"];
+const KEYS: [&str; 6] = ["tap_stream_id", "stream", "selected", "replication_method", "schema", "metadata"];
+const METADATA: [&str; 5] =
+    ["selected", "selected-by-default", "inclusion", "replication-method", "forced-replication-method"];
+
+impl File {
+    fn parse(text: &str) -> Result<File> {
+        let mut json = serde_json::Deserializer::from_str(text);
+        let file = serde_path_to_error::deserialize(&mut json).map_err(|e| {
+            if e.inner().is_data() {
+                let place = e.path().iter().next().map(|_| format!("{}: ", e.path())).unwrap_or_default();
+                // In the words of JSON.
+                let why = e.inner().to_string().replace("a sequence", "a list").replace("type: sequence", "type: list");
+                wrong(&shown(&(place + &why.replace("type: map", "type: object"))))
+            } else {
+                wrong(&json_error(text, e.inner()))
+            }
+        })?;
+        json.end().map_err(|e| wrong(&json_error(text, &e)))?;
+        Ok(file)
+    }
+}
+
+impl Metadata {
+    fn is_automatic(&self) -> bool {
+        self.inclusion.as_deref() == Some("automatic")
+    }
+
+    fn is_unsupported(&self) -> bool {
+        self.inclusion.as_deref() == Some("unsupported")
+    }
+}
+
+impl StreamEntry {
+    fn name(&self) -> Option<&str> {
+        [&self.tap_stream_id, &self.stream].into_iter().flatten().map(String::as_str).find(|name| !name.is_empty())
+    }
+
+    fn items(&self) -> impl DoubleEndedIterator<Item = &Item> {
+        self.metadata.iter().flatten()
+    }
+
+    /// What is said about the stream itself; a later item wins where it says something.
+    fn root<'s, T>(&'s self, said: impl Fn(&'s Metadata) -> Option<T>) -> Option<T> {
+        self.items().rev().filter(|item| item.breadcrumb.is_empty()).find_map(|item| said(&item.metadata))
+    }
+
+    /// The metadata win over the entry.
+    fn selected(&self) -> Option<bool> {
+        self.root(|metadata| metadata.selected).or(self.selected)
+    }
 
     fn is_selected(&self, catalog_names_selection: bool) -> bool {
-        let marks = self.marks.get(&[][..]);
-        if marks.is_some_and(|m| m.unsupported) {
+        if self.root(|metadata| metadata.inclusion.as_deref()) == Some("unsupported") {
             return false;
         }
-        let by_default = || !catalog_names_selection && marks.and_then(|m| m.by_default).unwrap_or(true);
-        self.selected.unwrap_or_else(by_default)
+        let by_default = || !catalog_names_selection && self.root(|m| m.selected_by_default).unwrap_or(true);
+        self.selected().unwrap_or_else(by_default)
+    }
+
+    /// Keys that are slips of those that mean something.
+    fn slips(&self) -> BTreeSet<String> {
+        let is_slip = |key: &str, known: &[&'static str], others: &[&str]| {
+            if others.contains(&key) { None } else { slip(key, known.iter().copied()) }
+        };
+        let of_entry = self.other.keys().filter_map(|key| Some((key, is_slip(key, &KEYS, &OTHER_KEYS)?)));
+        let of_metadata = self.items().flat_map(|item| item.metadata.other.keys());
+        let of_metadata = of_metadata.filter_map(|key| Some((key, is_slip(key, &METADATA, &OTHER_METADATA)?)));
+        of_entry.chain(of_metadata).map(|(key, known)| format!("{} (did you mean {known:?}?)", shown(key))).collect()
     }
 
     fn selection(&self, entry: &Entry, warnings: &mut Vec<String>) -> Selected {
-        let mask = self.mask(entry, &entry.schema, &mut Vec::new()).unwrap_or(Mask::All);
-        let mut unknown: BTreeSet<String> = self.odd.iter().cloned().collect();
-        unknown.extend(self.marks.keys().filter(|path| !exists(&entry.schema, path)).map(|path| path.join(".")));
+        let mut marks = BTreeMap::new();
+        // Breadcrumbs that lead to no property of this version.
+        let mut unknown = BTreeSet::new();
+        for item in self.items() {
+            match names(&item.breadcrumb) {
+                Some(path) if exists(&entry.schema, &path) => {
+                    marks.insert(path, &item.metadata);
+                }
+                Some(path) => {
+                    unknown.insert(path.join("."));
+                }
+                None => {
+                    unknown.insert(item.breadcrumb.join("."));
+                }
+            }
+        }
+        let mask = mask(entry, &|path, _| {
+            marks.get(path).is_none_or(|metadata| {
+                let selected = metadata.selected.or(metadata.selected_by_default).unwrap_or(true);
+                !metadata.is_unsupported() && (metadata.is_automatic() || selected)
+            })
+        });
         let mut missing = BTreeSet::new();
-        if let Some(schema) = self.schema {
-            compare(&entry.schema, schema, &mut Vec::new(), &mut |path, is_ours| {
+        if let Some(schema) = &self.schema {
+            let schema = Value::Object(schema.clone());
+            compare(&entry.schema, &schema, &mut Vec::new(), &mut |path, is_ours| {
                 if !is_ours {
                     unknown.insert(path.join("."));
                 } else if mask.wants(path) {
@@ -290,55 +541,54 @@ impl<'a> Stream<'a> {
             });
         }
         let name = entry.name;
-        warnings.extend(
-            unknown.into_iter().map(|path| {
-                format!("catalog: {name}: the property {path} is not known to this version and is ignored")
-            }),
-        );
-        warnings.extend(
-            missing
-                .into_iter()
-                .map(|path| format!("catalog: {name}: the property {path} is missing from the schema; it is read")),
-        );
-        let full_table = match self.method.map(str::to_ascii_uppercase).as_deref() {
+        let known: Vec<String> = paths(entry).collect();
+        let unknown = unknown.iter().map(|path| with_nearest(path, known.iter().map(String::as_str)));
+        warn_of(warnings, &format!("{name}: unknown properties are ignored"), unknown);
+        let missing = missing.into_iter().map(|path| shown(&path));
+        warn_of(warnings, &format!("{name}: properties that the catalog does not have are read"), missing);
+        let method = self.root(|metadata| metadata.replication_method.as_deref());
+        let forced = || self.root(|metadata| metadata.forced_replication_method.as_deref());
+        let method = method.or(self.replication_method.as_deref()).or_else(forced);
+        let full_table = match method.map(str::to_ascii_uppercase).as_deref() {
             None | Some("INCREMENTAL" | "") => false,
             Some("FULL_TABLE") => entry.replication_key.is_some(),
             Some(other) => {
-                warnings.push(format!("catalog: {name}: no replication method {other}; using {}", entry.method()));
+                let (other, known) = (shown(other), entry.method());
+                warnings.push(format!("{name}: unknown replication method {other:?} is ignored; using {known}"));
                 false
             }
         };
         Selected { mask, full_table }
     }
+}
 
-    /// The mask of what is below `schema`; `None` when nothing of it is left.
-    fn mask<'s>(&self, entry: &Entry, schema: &'s Value, path: &mut Vec<&'s str>) -> Option<Mask> {
-        let Some(properties) = properties(schema) else {
-            return Some(Mask::All);
-        };
+/// The mask of the fields for which `goes_on` holds, from the outside in; it is given the path and whether nothing is
+/// below it. Keys and the replication key always stay.
+fn mask(entry: &Entry, goes_on: &dyn Fn(&[&str], bool) -> bool) -> Mask {
+    /// `None` when nothing of what is below `schema` is left.
+    fn below<'s>(
+        entry: &Entry,
+        schema: &'s Value,
+        path: &mut Vec<&'s str>,
+        goes_on: &dyn Fn(&[&str], bool) -> bool,
+    ) -> Option<Mask> {
+        let Some(all) = properties(schema) else { return Some(Mask::All) };
         let mut kept = BTreeMap::new();
-        for (name, schema) in properties {
-            let ours = path.is_empty() && entry.is_automatic(name);
+        for (name, schema) in all {
+            let is_automatic = path.is_empty() && entry.is_automatic(name);
             path.push(name);
-            if ours || self.keeps(path) {
-                kept.extend(self.mask(entry, schema, path).map(|mask| (name.clone(), mask)));
+            if is_automatic || goes_on(path, properties(schema).is_none()) {
+                kept.extend(below(entry, schema, path, goes_on).map(|mask| (name.clone(), mask)));
             }
             path.pop();
         }
-        if kept.len() == properties.len() && kept.values().all(|mask| *mask == Mask::All) {
+        if kept.len() == all.len() && kept.values().all(|mask| *mask == Mask::All) {
             return Some(Mask::All);
         }
         // An object without properties is a shape that targets lose data over.
         (!kept.is_empty()).then_some(Mask::Some(kept))
     }
-
-    fn keeps(&self, path: &[&str]) -> bool {
-        let Some(marks) = self.marks.get(path) else {
-            return true;
-        };
-        let selected = marks.selected.or(marks.by_default).unwrap_or(true);
-        !marks.unsupported && (marks.automatic || selected)
-    }
+    below(entry, &entry.schema, &mut Vec::new(), goes_on).unwrap_or(Mask::All)
 }
 
 /// The properties of an object or of the elements of an array.
@@ -350,12 +600,12 @@ fn properties(schema: &Value) -> Option<&Map<String, Value>> {
 }
 
 /// The property names of a breadcrumb; `None` when it is not made of `properties`, a name and `items`.
-fn names<'a>(breadcrumb: &[&'a str]) -> Option<Vec<&'a str>> {
+fn names(breadcrumb: &[String]) -> Option<Vec<&str>> {
     let mut names = Vec::new();
-    let mut parts = breadcrumb.iter();
+    let mut parts = breadcrumb.iter().map(String::as_str);
     while let Some(part) = parts.next() {
-        match *part {
-            "properties" => names.push(*parts.next()?),
+        match part {
+            "properties" => names.push(parts.next()?),
             "items" if !names.is_empty() => {}
             _ => return None,
         }
@@ -387,22 +637,6 @@ fn compare<'a>(ours: &'a Value, theirs: &'a Value, path: &mut Vec<&'a str>, repo
         path.push(name);
         report(path, false);
         path.pop();
-    }
-}
-
-fn flag(map: &Map<String, Value>, key: &str, place: &str) -> Result<Option<bool>> {
-    match map.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Bool(v)) => Ok(Some(*v)),
-        Some(_) => Err(wrong(&format!("{place}/{key}"), "must be true or false")),
-    }
-}
-
-fn text<'a>(map: &'a Map<String, Value>, key: &str, place: &str) -> Result<Option<&'a str>> {
-    match map.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(v)) => Ok(Some(v)),
-        Some(_) => Err(wrong(&format!("{place}/{key}"), "must be a string")),
     }
 }
 
@@ -566,17 +800,153 @@ mod tests {
         properties.insert("gone".into(), json!({}));
         let (catalog, warnings) = parse(&file);
         assert!(catalog.get("contacts").unwrap().mask.wants(&["name"]) && catalog.get("lists").is_none());
-        let about: Vec<_> = warnings.iter().map(|w| w.split(" is ").next().unwrap()).collect();
         assert_eq!(
-            about,
+            warnings,
             [
-                "catalog: the stream old",
-                "catalog: contacts: the property gone",
-                "catalog: contacts: the property odd",
-                "catalog: contacts: the property name",
-                "catalog: the stream lists",
+                "unknown streams are ignored: old",
+                "contacts: unknown properties are ignored: gone, odd",
+                "contacts: properties that the catalog does not have are read: name",
+                "it has no stream lists, so that one is not read",
             ]
         );
+    }
+
+    #[test]
+    fn slips_are_named_with_what_was_meant() {
+        let mut file = with(&[
+            (&["properties", "nmae"], json!({"selectd": false})),
+            (&[], json!({"replication_method": "FULL_TABLE", "schema-name": "x", "replication-key": "y"})),
+        ]);
+        file["streams"][0]["Selected"] = json!(true);
+        file["streams"][1]["tap_stream_id"] = json!("list");
+        let (_, warnings) = parse(&file);
+        assert_eq!(
+            warnings,
+            [
+                "unknown streams are ignored: list (did you mean \"lists\"?)",
+                "contacts: unknown properties are ignored: nmae (did you mean \"name\"?)",
+                "contacts: unknown keys are ignored: Selected (did you mean \"selected\"?), \
+                 replication_method (did you mean \"replication-method\"?), selectd (did you mean \"selected\"?)",
+                "it has no stream lists, so that one is not read",
+            ]
+        );
+    }
+
+    /// The fields that patterns choose, by stream.
+    fn selected(patterns: &[&str]) -> Vec<String> {
+        let patterns: Vec<String> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+        let catalog = Catalog::select(&patterns, &entries()).unwrap();
+        let mut out = Vec::new();
+        for entry in entries() {
+            if let Some(selected) = catalog.get(entry.name) {
+                let wanted = paths(&entry).filter(|path| selected.mask.wants(&path.split('.').collect::<Vec<_>>()));
+                out.extend(wanted.map(|path| format!("{}.{path}", entry.name)));
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn patterns_choose_streams_and_fields() {
+        let all_of = |stream: &str| {
+            let all = selected(&["*.*"]).into_iter();
+            all.filter(|path| path.starts_with(&format!("{stream}."))).collect::<Vec<_>>()
+        };
+        let keys = ["contacts.id", "contacts.updated_at"];
+        let with_keys = |fields: &[&'static str]| [&keys[..], fields].concat();
+        assert_eq!(selected(&["*.*"]).len(), 12);
+        assert_eq!(selected(&["*"]), selected(&["*.*"]));
+        assert_eq!(selected(&["contacts"]), all_of("contacts"));
+        assert_eq!(selected(&[" contacts.* "]), all_of("contacts"));
+        assert_eq!(selected(&["contacts.name"]), with_keys(&["contacts.name"]));
+        // Into objects and lists, and a star goes over dots.
+        assert_eq!(selected(&["contacts.email.reason"]), with_keys(&["contacts.email.reason", "contacts.email"]));
+        assert_eq!(selected(&["contacts.*kind"]), with_keys(&["contacts.phones.kind", "contacts.phones"]));
+        assert_eq!(
+            selected(&["contacts.email"]),
+            with_keys(&["contacts.email.address", "contacts.email.reason", "contacts.email"])
+        );
+        // A stream without such a field is not read for it.
+        assert_eq!(selected(&["*.tags"]), with_keys(&["contacts.tags"]));
+        assert_eq!(selected(&["*.nam[a-e]"]).len(), 5);
+        assert_eq!(selected(&["c?ntacts.nam?"]), with_keys(&["contacts.name"]));
+    }
+
+    #[test]
+    fn an_exclusion_wins_in_any_order() {
+        let without_name = |list: Vec<String>| list.into_iter().filter(|p| p != "contacts.name").collect::<Vec<_>>();
+        assert_eq!(selected(&["contacts", "!contacts.name"]), without_name(selected(&["contacts"])));
+        assert_eq!(selected(&["!contacts.name", "contacts", "contacts.name"]), without_name(selected(&["contacts"])));
+        // Alone, it means everything else.
+        assert_eq!(selected(&["!contacts.name"]), without_name(selected(&["*"])));
+        assert_eq!(selected(&["!contacts"]), selected(&["lists"]));
+        assert_eq!(selected(&["!contacts.*"]), selected(&["lists"]));
+        assert_eq!(selected(&["*", "!contacts.email", "contacts.email.reason"]).len(), 9);
+        assert_eq!(selected(&["lists", "!*.name"]), ["lists.id"]);
+        // A key stays.
+        assert_eq!(selected(&["lists", "!lists.id"]), ["lists.id", "lists.name"]);
+        assert_eq!(selected(&["contacts", "!contacts.email.*", "!contacts.phones*"]).len(), 4);
+    }
+
+    #[test]
+    fn a_pattern_that_matches_nothing_is_an_error() {
+        let refused = |patterns: &[&str]| {
+            let patterns: Vec<String> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+            Catalog::select(&patterns, &entries()).unwrap_err().to_string()
+        };
+        for (pattern, expected) in [
+            ("contcts", "matches no stream; the nearest is \"contacts\""),
+            ("Lists.*", "matches no stream; the nearest is \"lists\""),
+            ("!contcts.name", "matches no stream; the nearest is \"!contacts\""),
+            ("contacts.emial", "matches no field; the nearest is \"contacts.email\""),
+            ("contacts.phones.items.kind", "matches no field; the nearest is \"contacts.phones.kind\""),
+            ("lists.email", "matches no field; the nearest is \"lists."),
+            ("", "matches no stream"),
+            ("contacts.", "matches no field"),
+        ] {
+            let told = refused(&[pattern]);
+            assert!(told.starts_with(&format!("--select \"{pattern}\" {expected}")), "{told}");
+        }
+        assert_eq!(refused(&["!*"]), "--select leaves no stream to read: each is excluded");
+        assert_eq!(refused(&["lists", "!lists"]), "--select leaves no stream to read: each is excluded");
+    }
+
+    #[test]
+    fn full_table_needs_a_selected_stream() {
+        let mut catalog = Catalog::select(&["contacts".to_owned()], &entries()).unwrap();
+        let mut full = |name: &str| catalog.read_full_table(&[name.to_owned()], &entries()).map_err(|e| e.to_string());
+        assert_eq!(full("contacts"), Ok(()));
+        assert_eq!(full("lists"), Err("--full-table lists: this stream is not selected".into()));
+        let unknown = "--full-table \"contatcs\": there is no such stream; the nearest is \"contacts\"";
+        assert_eq!(full("contatcs"), Err(unknown.into()));
+        assert!(catalog.get("contacts").unwrap().full_table);
+    }
+
+    #[test]
+    fn globs_are_those_of_fnmatch() {
+        let is = |pattern: &str, text: &str| glob(&pattern.chars().collect::<Vec<_>>(), text);
+        for (pattern, text) in [
+            ("*", ""),
+            ("a*c", "abbc"),
+            ("*.*", "a.b.c"),
+            ("a?", "aß"),
+            ("[abc]x", "bx"),
+            ("[!abc]x", "dx"),
+            ("[a-c]", "b"),
+            ("[", "["),
+            ("[]]", "]"),
+            ("[!]]", "a"),
+            ("**", "ab"),
+            ("a[]", "a[]"),
+            ("[a-]", "-"),
+        ] {
+            assert!(is(pattern, text), "{pattern} {text}");
+        }
+        for (pattern, text) in
+            [("a*c", "abbd"), ("?", ""), ("[abc]", "d"), ("[!abc]", "a"), ("a", "ab"), ("[]]", "a"), ("", "a")]
+        {
+            assert!(!is(pattern, text), "{pattern} {text}");
+        }
     }
 
     #[test]
@@ -584,17 +954,20 @@ mod tests {
         let stream = |more: &str| format!(r#"{{"streams":[{{"tap_stream_id":"contacts",{more}}}]}}"#);
         for (file, place) in [
             ("{\n x".to_owned(), "line 2"),
-            ("[]".to_owned(), "the file"),
-            (r#"{"streams":{}}"#.to_owned(), "/streams "),
-            (r#"{"streams":[{}]}"#.to_owned(), "/streams/0 has no"),
-            (r#"{"streams":[7]}"#.to_owned(), "/streams/0 must"),
-            (r#"{"streams":[{"stream":"a"},{"tap_stream_id":"a"}]}"#.to_owned(), "/streams/1 is a second"),
-            (stream(r#""metadata":{}"#), "/streams/0/metadata "),
-            (stream(r#""metadata":[{"metadata":{}}]"#), "/streams/0/metadata/0/breadcrumb"),
-            (stream(r#""metadata":[{"breadcrumb":[1],"metadata":{}}]"#), "/streams/0/metadata/0/breadcrumb"),
-            (stream(r#""metadata":[{"breadcrumb":[],"metadata":[]}]"#), "/streams/0/metadata/0/metadata "),
-            (stream(r#""selected":"yes""#), "/streams/0/selected"),
-            (stream(r#""schema":"x""#), "/streams/0/schema"),
+            ("[]".to_owned(), "an object with \"streams\""),
+            (r#"{"streams":{}}"#.to_owned(), "streams: invalid type: object"),
+            (r#"{"streams":[{}]}"#.to_owned(), "streams[0] has no"),
+            (r#"{"streams":[7]}"#.to_owned(), "streams[0]: invalid type: integer `7`, expected the entry of a stream"),
+            (r#"{"streams":[{"stream":"a"},{"tap_stream_id":"a"}]}"#.to_owned(), "streams[1] is a second"),
+            (stream(r#""metadata":{}"#), "streams[0].metadata: "),
+            (stream(r#""metadata":[{"metadata":{}}]"#), "streams[0].metadata[0]: missing field `breadcrumb`"),
+            (stream(r#""metadata":[{"breadcrumb":[1],"metadata":{}}]"#), "streams[0].metadata[0].breadcrumb[0]: "),
+            (
+                stream(r#""metadata":[{"breadcrumb":[],"metadata":[]}]"#),
+                "streams[0].metadata[0].metadata: invalid type: list, expected an object",
+            ),
+            (stream(r#""selected":"yes""#), "streams[0].selected: invalid type: string \"yes\", expected a boolean"),
+            (stream(r#""schema":"x""#), "streams[0].schema: "),
         ] {
             match Catalog::parse(&file, &entries()) {
                 Err(Error::Usage(text)) => assert!(text.contains(place), "{file}: {text}"),

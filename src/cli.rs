@@ -2,19 +2,21 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 /// Singer tap for Constant Contact.
 ///
-/// Writes Singer messages to stdout and all else to stderr.
+/// Writes Singer messages to stdout and everything else to stderr.
 #[derive(Debug, Parser)]
 #[command(
     name = "tap-constant-contact",
     version,
+    arg_required_else_help = true,
+    group = ArgGroup::new("described").args(["about", "test"]).multiple(true),
     after_help = "Exit codes: 0 everything selected was read; 1 the service, the network or the disk \
                   failed; 2 command line, config, catalog or state not usable; 3 credentials refused; \
-                  4 quota or max_requests used up, the state resumes; 128+n signal n.\n\n\
+                  4 quota or max_requests used up, the state resumes; 5 doctor found that data are lost; 128+n signal n.\n\n\
                   Environment: LOGLEVEL or TAP_CONSTANT_CONTACT_LOGLEVEL (DEBUG, INFO, WARNING, ERROR)."
 )]
 pub struct Args {
@@ -23,32 +25,41 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE", global = true)]
     pub config: Vec<PathBuf>,
 
-    /// Where an earlier run ended: the value of its last STATE message
+    /// The value of the last STATE message of an earlier run; this run continues from there
     #[arg(short, long, value_name = "FILE")]
     pub state: Option<PathBuf>,
 
-    /// The streams and fields to read; without it everything is read
-    #[arg(long, visible_alias = "properties", value_name = "FILE")]
+    /// The streams and fields to read, as a catalog; without it everything is read
+    #[arg(long, visible_alias = "properties", value_name = "FILE", conflicts_with = "select")]
     pub catalog: Option<PathBuf>,
+
+    /// The streams and fields to read, as patterns: `contacts`, `contacts.email`, `!contacts.notes`, `*.*`. May be
+    /// repeated, or a list with commas; an exclusion (`!`) always wins
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    pub select: Vec<String>,
+
+    /// Read this stream from its beginning, whatever the state says. May be repeated, or a list with commas
+    #[arg(long, value_name = "STREAM", value_delimiter = ',')]
+    pub full_table: Vec<String>,
 
     /// Write the catalog to stdout and stop; needs neither credentials nor the network
     #[arg(short, long)]
     pub discover: bool,
 
-    /// Prove the credentials, make one cheap call for each selected stream, and say what may be read and what a full
+    /// Check the credentials, make one cheap call for each selected stream, and say what can be read and what a full
     /// read would cost; writes no record
     #[arg(long)]
     pub test: bool,
 
-    /// Describe the tap: capabilities and settings; needs neither config nor the network
+    /// Describe the tap: its capabilities and settings; needs neither config nor the network
     #[arg(long)]
     pub about: bool,
 
-    /// How `--about` describes it
-    #[arg(long, value_enum, default_value_t, requires = "about")]
-    pub format: AboutFormat,
+    /// The form of the answer to `--about`, or to `--test` (text or json)
+    #[arg(long, value_enum, default_value_t, requires = "described")]
+    pub format: Format,
 
-    /// How log lines are written; where this is not given, as the file in `SINGER_SDK_LOG_CONFIG` asks, else as text
+    /// The form of log lines; by default as the file in `SINGER_SDK_LOG_CONFIG` asks, else text
     #[arg(long, value_enum, global = true)]
     pub log_format: Option<LogFormat>,
 
@@ -62,7 +73,10 @@ pub struct Args {
 pub enum Command {
     /// Log in to Constant Contact and store the tokens for later runs
     Login(Login),
-    /// Write the completions of a shell to stdout
+    /// Find out, by reads alone, how the service behaves on this account where its documents are silent, and whether the
+    /// present settings lose data. Makes at most 200 calls
+    Doctor(Doctor),
+    /// Write shell completions to stdout
     Completions {
         /// The shell
         shell: Shell,
@@ -74,17 +88,17 @@ pub enum Command {
     },
 }
 
-/// How `--about` is written.
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
-pub enum AboutFormat {
+/// The form of an answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, ValueEnum)]
+pub enum Format {
     /// For reading
     #[default]
     Text,
-    /// With the settings as JSON Schema, in the keys of Meltano's SDK
+    /// For programs; the settings as JSON Schema, under the keys of Meltano's SDK
     Json,
-    /// With the settings as a table
+    /// The settings as a table
     Markdown,
-    /// The settings and capabilities of a plugin definition, for meltano.yml or Meltano's hub
+    /// A plugin definition for meltano.yml or Meltano Hub
     Meltano,
 }
 
@@ -94,6 +108,28 @@ pub enum LogFormat {
     /// A level and a text
     Text,
     /// One JSON object a line, as Meltano reads them
+    Json,
+}
+
+/// How to examine an account.
+#[derive(Debug, clap::Args)]
+pub struct Doctor {
+    /// The form of the report
+    #[arg(long, value_enum, default_value_t)]
+    pub format: ReportFormat,
+
+    /// Also show ids of the service where a person must look something up
+    #[arg(long)]
+    pub show_ids: bool,
+}
+
+/// The form of a report.
+#[derive(Debug, Clone, Copy, Default, PartialEq, ValueEnum)]
+pub enum ReportFormat {
+    /// For reading
+    #[default]
+    Text,
+    /// For programs, and to paste into an issue
     Json,
 }
 
@@ -109,6 +145,6 @@ pub struct Login {
     pub yes: bool,
 
     /// How long to wait for the consent
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
 }

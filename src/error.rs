@@ -1,11 +1,11 @@
-//! Everything that can end a run, and the exit code that each means.
+//! What can end a run, with the exit code for each; and how text from outside is shown in messages.
 
 use std::io;
 
-/// Why a run ended. The text of each variant is what the user reads on the one `CRITICAL` line.
-#[derive(Debug, thiserror::Error)]
+/// Why a run ended. The text is what the user reads on the `CRITICAL` line.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The command line, config, catalog or state cannot be used. Nothing was called.
+    /// The command line, config, catalog or state cannot be used. No call was made.
     #[error("{0}")]
     Usage(String),
     /// The credentials were refused for good.
@@ -14,10 +14,10 @@ pub enum Error {
     /// The service refuses a resource to these credentials (403).
     #[error("{0}")]
     Forbidden(String),
-    /// The service does not know the thing that was asked for (404).
+    /// The service does not know what was asked for (404).
     #[error("{0}")]
     NotFound(String),
-    /// The service holds the request itself to be wrong (400).
+    /// The service calls the request itself wrong (400).
     #[error("{0}")]
     Refused(String),
     /// The service, the network or the disk failed, after the retries that made sense.
@@ -26,25 +26,34 @@ pub enum Error {
     /// The daily quota or `max_requests` is used up.
     #[error("{0}")]
     Quota(String),
+    /// `doctor` found that the present settings lose data.
+    #[error("{0}")]
+    LosesData(String),
     /// The program that reads stdout has gone.
     #[error("stdout was closed")]
     Closed,
 }
 
 impl Error {
-    /// The exit code of the contract.
+    /// The exit code, as `--help` lists them.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) => 2,
             Error::Credentials(_) | Error::Forbidden(_) => 3,
             Error::NotFound(_) | Error::Refused(_) | Error::Failed(_) => 1,
             Error::Quota(_) => 4,
-            // What a shell reports for a program that SIGPIPE ended.
+            Error::LosesData(_) => 5,
+            // As if SIGPIPE had ended it, which is what shells and runners know.
             Error::Closed => 128 + 13,
         }
     }
 
-    /// The same error with its text put into a larger context.
+    /// Whether the service refuses this one thing for good: another try would be answered the same.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Error::Forbidden(_) | Error::NotFound(_) | Error::Refused(_))
+    }
+
+    /// The same error, with where it happened in front of its text.
     #[must_use]
     pub fn context(self, what: impl std::fmt::Display) -> Error {
         match self {
@@ -55,12 +64,13 @@ impl Error {
             Error::Refused(e) => Error::Refused(format!("{what}: {e}")),
             Error::Failed(e) => Error::Failed(format!("{what}: {e}")),
             Error::Quota(e) => Error::Quota(format!("{what}: {e}")),
+            Error::LosesData(e) => Error::LosesData(format!("{what}: {e}")),
             Error::Closed => Error::Closed,
         }
     }
 }
 
-/// A failed write to stdout: the reader has gone, or the disk behind it is full.
+/// A failed write to stdout: its reader is gone, or the disk is full.
 impl From<io::Error> for Error {
     fn from(e: io::Error) -> Error {
         if e.kind() == io::ErrorKind::BrokenPipe {
@@ -69,6 +79,16 @@ impl From<io::Error> for Error {
             Error::Failed(format!("cannot write to stdout: {e}"))
         }
     }
+}
+
+/// Text from outside as a message shows it: without control characters, and cut at 200 characters.
+pub(crate) fn shown(text: &str) -> String {
+    let mut kept = text.chars().filter(|c| !c.is_control());
+    let mut short: String = kept.by_ref().take(200).collect();
+    if kept.next().is_some() {
+        short.push('…');
+    }
+    short
 }
 
 pub(crate) type Result<T> = std::result::Result<T, Error>;

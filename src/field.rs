@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
 use chrono::{DateTime, Utc};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -96,6 +97,29 @@ impl KeyTimestamp {
     /// The instant; `None` only for the default value.
     pub(crate) fn instant(&self) -> Option<DateTime<Utc>> {
         instant(&self.0)
+    }
+}
+
+/// A struct that is read from an object only. From a list, serde would fill the fields of a struct by their position.
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        d.deserialize_map(ObjectVisitor(PhantomData))
     }
 }
 
@@ -434,6 +458,20 @@ mod tests {
         }
         for sent in ["[]", "2", r#""yes""#] {
             assert!(json::<Flag>(sent).starts_with('!'), "{sent}");
+        }
+    }
+
+    #[test]
+    fn a_struct_is_not_read_from_a_list() {
+        #[derive(Debug, serde::Deserialize, PartialEq)]
+        struct Pair {
+            #[serde(default)]
+            a: Text,
+        }
+        let read = |text| serde_json::from_str::<Object<Pair>>(text).map(|object| object.0).ok();
+        assert_eq!(read(r#"{"a":"1"}"#), Some(Pair { a: "1".into() }));
+        for text in ["[]", r#"["1"]"#, "7", "null", r#""a""#] {
+            assert_eq!(read(text), None, "{text}");
         }
     }
 

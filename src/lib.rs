@@ -2,17 +2,20 @@
 //!
 //! # Codemap
 //!
-//! `config` parses and checks the settings, `catalog` the selection, `state` the bookmarks. `client` makes the calls,
-//! with the token that `auth` keeps. Each file of `streams` knows one endpoint, `run` is what it reads and writes with,
-//! and `sync` is the loop over them. `messages` writes stdout. `logger` writes the log and `progress` what a terminal
-//! shows of a run, both through `stderr`; `shown` makes text from outside safe to print. `signals` ends a run from
-//! outside. `preflight` is `--test`, `about` what the tap says of itself, and `schema` turns record types into Singer
-//! schemas.
+//! A run goes from top to bottom:
+//!
+//! * `cli` is the command line, `config` the settings, `catalog` the selection of streams and fields, `state` the
+//!   bookmarks.
+//! * `client` makes the API calls, with the access token that `auth` keeps valid.
+//! * `streams` has a file for each stream. `run` is what a stream reads and writes with, `sync` the loop over all of them.
+//! * `messages` writes the Singer messages, `logger` and `progress` what a person reads, both through `stderr`. `shown`
+//!   makes text from outside safe to print. `signals` ends a run from outside.
+//! * `login`, `preflight` (`--test`) and `about` are what the tap does besides syncing.
 //!
 //! # Invariants
 //!
-//! * Only `messages` writes to stdout, only `stderr` (for `logger` and `progress`) to stderr.
-//! * A bookmark in a STATE means that everything up to it stands before it on stdout.
+//! * Only `messages` writes to stdout; only `stderr`, for `logger` and `progress`, writes to stderr.
+//! * Everything that a bookmark in a STATE covers has been written to stdout before it.
 //! * A rotated refresh token is on disk before the access token that came with it is used.
 
 mod about;
@@ -21,7 +24,9 @@ mod catalog;
 mod cli;
 mod client;
 mod config;
+mod doctor;
 mod error;
+mod extent;
 mod fanout;
 mod field;
 mod http;
@@ -29,6 +34,7 @@ mod id;
 mod logger;
 mod login;
 mod messages;
+mod odd_rows;
 mod preflight;
 mod progress;
 mod quota;
@@ -36,6 +42,7 @@ mod run;
 mod schema;
 mod shown;
 mod signals;
+mod spelling;
 mod state;
 mod stderr;
 mod stream;
@@ -44,33 +51,34 @@ mod sync;
 mod timestamp;
 mod window;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write, stderr};
 use std::sync::Arc;
 
 use chrono::Utc;
 
 use crate::catalog::{Catalog, Entry};
-use crate::cli::Command;
+use crate::cli::{Command, Format};
 use crate::client::Client;
-use crate::config::{Config, read, sources, written_back};
+use crate::config::{Config, Kind, Source, command, quoted, read_as, sources, written_back};
 use crate::error::Result;
 use crate::messages::Messages;
 use crate::progress::Progress;
 use crate::signals::Ending;
 use crate::state::State;
+use crate::stream::Stream;
 pub use cli::Args;
 pub use error::Error;
 pub use messages::Output;
 
-/// Runs the tap: messages to `output`, all else to the process's stderr.
+/// Runs the tap: messages to `output`, everything else to the process's stderr.
 ///
 /// # Errors
-/// Why the run ended early; its `CRITICAL` line has been written by then.
+/// Why the run ended early. The `CRITICAL` line that says so is written already.
 pub fn run(args: &Args, output: Output) -> std::result::Result<(), Error> {
     logger::start(args.log_format, output.is_terminal());
     let outcome = act(args, output);
     match &outcome {
-        // The reader has what it wants: that is nobody's failure.
+        // The reader of stdout has what it wants, so nothing failed.
         Ok(()) | Err(Error::Closed) => {}
         Err(e) => logger::critical(&e.to_string()),
     }
@@ -78,8 +86,8 @@ pub fn run(args: &Args, output: Output) -> std::result::Result<(), Error> {
     outcome
 }
 
-/// Parses a page of contacts and writes its records, without all that a sync does around them: what the benchmark
-/// measures the tap against.
+/// Parses a page of contacts and writes its records, without anything else that a sync does: the benchmark compares the
+/// tap with it.
 ///
 /// # Errors
 /// When the page does not parse, or `out` does not take it.
@@ -91,14 +99,14 @@ pub fn parse_and_write_contacts(page: &str, out: &mut impl Write) -> std::io::Re
 fn act(args: &Args, output: Output) -> Result<()> {
     let (is_stdout, is_terminal) = (matches!(output, Output::Stdout), output.is_terminal());
     let messages = Arc::new(Messages::new(output));
-    // What needs none of the files comes first, since orchestrators pass all flags together.
+    // Orchestrators pass all flags together: what needs none of the files comes first and does not look at them.
     if args.about {
         return messages.answer(about::text(args.format).as_bytes());
     }
     match &args.command {
         Some(Command::Completions { shell }) => return messages.answer(&about::completions(*shell)),
         Some(Command::Man { command }) => return messages.answer(&about::manual(command.as_deref())?),
-        Some(Command::Login(_)) | None => {}
+        Some(Command::Login(_) | Command::Doctor(_)) | None => {}
     }
     let entries: Vec<Entry> = streams::ALL
         .iter()
@@ -106,35 +114,45 @@ fn act(args: &Args, output: Output) -> Result<()> {
         .map(|s| Entry { name: s.name, keys: s.keys, replication_key: s.replication_key, schema: (s.schema)() })
         .collect();
     if args.discover {
-        return messages.catalog(&catalog::discover(&entries));
+        messages.catalog(&catalog::discover(&entries))?;
+        if stderr().is_terminal() {
+            let configs: Vec<String> = args.config.iter().map(|path| path.display().to_string()).collect();
+            let patterns = "--select contacts,email_campaigns --select '!contacts.notes'";
+            logger::say(&format!("To read a part of this: {}", command(&configs, patterns)));
+        }
+        return Ok(());
+    }
+    let sources = sources(&args.config)?;
+    for (path, text) in sources.iter().filter_map(Source::file) {
+        auth::check_config(path, text);
     }
     let mut warnings = Vec::new();
-    let config = Config::parse(&sources(&args.config)?, Utc::now(), &mut warnings);
+    let config = Config::parse(&sources, Utc::now(), &mut warnings);
     warn(&warnings);
     let config = config?;
-    let config_file = written_back(&args.config);
+    let config_file = written_back(&sources);
     if let Some(Command::Login(options)) = &args.command {
         return login::login(&config, config_file, options, &messages);
     }
-    let catalog = match &args.catalog {
-        None => Catalog::all(&entries),
-        Some(path) => {
-            let (catalog, warnings) = Catalog::parse(&read(path)?, &entries).map_err(|e| e.context(path.display()))?;
-            warn(&warnings);
-            catalog
-        }
-    };
-    if args.test {
+    if let Some(Command::Doctor(options)) = &args.command {
+        let mut config = config;
+        config.max_requests = Some(config.max_requests.map_or(doctor::MOST_CALLS, |most| most.min(doctor::MOST_CALLS)));
         let client = Arc::new(Client::new(&config, config_file)?);
         let renewing = Arc::clone(&client);
         signals::end_on_signals(Ending::new(&messages, move || renewing.is_renewing()))?;
-        return preflight::test(&config, &client, &catalog);
+        return doctor::examine(&config, &client, options, &messages);
     }
-    let keys: Vec<_> = streams::ALL.iter().map(|source| (source.stream.name, source.stream.replication_key)).collect();
-    let state = match &args.state {
-        None => State::default(),
-        Some(path) => State::parse(&read(path)?, &keys, Utc::now()).map_err(|e| e.context(path.display()))?,
-    };
+    let catalog = selection(args, &entries)?;
+    if args.test {
+        if !matches!(args.format, Format::Text | Format::Json) {
+            return Err(Error::Usage("--test answers as text or json: use --format json, or no --format".into()));
+        }
+        let client = Arc::new(Client::new(&config, config_file)?);
+        let renewing = Arc::clone(&client);
+        signals::end_on_signals(Ending::new(&messages, move || renewing.is_renewing()))?;
+        return preflight::test(&config, &client, &catalog, args.format);
+    }
+    let state = bookmarks(args, &catalog)?;
     let client = Arc::new(Client::new(&config, config_file)?);
     let progress = Progress::start(client.call_count(), config.requests_per_second);
     let (renewing, ended) = (Arc::clone(&client), Arc::clone(&progress));
@@ -148,23 +166,41 @@ fn act(args: &Args, output: Output) -> Result<()> {
     }
     signals::end_on_signals(ending)?;
     let outcome = sync::sync(&config, &client, &catalog, state, &messages, &progress);
-    // A refresh that another thread has under way has spent its token: what it brings must reach the disk.
+    // Another thread may be renewing the login. Its refresh token is spent, so the new one must reach the disk.
     client.settle();
     if is_terminal && outcome.is_ok() {
-        ::log::info!("these messages are for a target; to load them, pipe them into one: {}", pipe_into_target());
+        let words: Vec<String> = std::env::args_os().map(|word| quoted(&word.to_string_lossy())).collect();
+        ::log::info!("these messages are for a target; pipe them into one: {} | target-jsonl", words.join(" "));
     }
     outcome
 }
 
-/// The command line of this run with a target behind it, to be pasted into a shell.
-fn pipe_into_target() -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,".contains(c);
-    let words = std::env::args_os().map(|word| {
-        let word = word.to_string_lossy();
-        let quoted = format!("'{}'", word.replace('\'', r"'\''"));
-        if !word.is_empty() && word.chars().all(is_plain) { word.into_owned() } else { quoted }
-    });
-    words.chain(["| target-jsonl".to_owned()]).collect::<Vec<_>>().join(" ")
+/// The streams and fields to read: from the catalog, the patterns, or all.
+fn selection(args: &Args, entries: &[Entry]) -> Result<Catalog> {
+    let mut catalog = match &args.catalog {
+        Some(path) => {
+            let text = read_as(Kind::Catalog, path)?;
+            let (catalog, warnings) = Catalog::parse(&text, entries).map_err(|e| e.context(path.display()))?;
+            warn(&warnings.iter().map(|warning| format!("{}: {warning}", path.display())).collect::<Vec<_>>());
+            catalog
+        }
+        None if args.select.is_empty() => Catalog::all(entries),
+        None => Catalog::select(&args.select, entries)?,
+    };
+    catalog.read_full_table(&args.full_table, entries)?;
+    Ok(catalog)
+}
+
+/// How far earlier runs got.
+fn bookmarks(args: &Args, catalog: &Catalog) -> Result<State> {
+    let streams: Vec<&Stream> = streams::ALL.iter().map(|source| &source.stream).collect();
+    let selected: Vec<&Stream> = streams.iter().copied().filter(|s| catalog.get(s.name).is_some()).collect();
+    let Some(path) = &args.state else { return Ok(State::new(&selected)) };
+    let text = read_as(Kind::State, path)?;
+    let mut warnings = Vec::new();
+    let state = State::parse(&text, &streams, &selected, Utc::now(), &mut warnings);
+    warn(&warnings);
+    state.map_err(|e| e.context(path.display()))
 }
 
 fn warn(warnings: &[String]) {

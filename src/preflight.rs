@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::auth::Scopes;
 use crate::catalog::Catalog;
+use crate::cli::Format;
 use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -23,7 +24,7 @@ struct Grant {
 ///
 /// # Errors
 /// `Forbidden` when a selected stream is refused; else what ended the attempt.
-pub(crate) fn test(config: &Config, client: &Arc<Client>, catalog: &Catalog) -> Result<()> {
+pub(crate) fn test(config: &Config, client: &Arc<Client>, catalog: &Catalog, _format: Format) -> Result<()> {
     let proven = client.prove()?;
     let renewed = proven.is_some();
     let privileges = match client.privileges() {

@@ -10,17 +10,16 @@ use serde_json::json;
 
 use crate::catalog::{Catalog, Mask};
 use crate::client::{Client, Oddities};
-use crate::config::Config;
+use crate::config::{Config, Route};
 use crate::error::{Error, Result};
+use crate::extent::{Extent, Fields};
 use crate::logger::{counter, warn_once};
 use crate::messages::Messages;
+use crate::odd_rows::OddRows;
 use crate::progress::{Line, Progress};
-use crate::state::{Resume, State};
+use crate::state::{Resume, Start, State, Terms, Wanted};
 use crate::stream::Stream;
 use crate::window::lower_bound;
-
-/// During a long read a STATE is written at least this often.
-const STATE_EVERY: (Duration, u64) = (Duration::from_secs(60), 10_000);
 
 /// A run under way.
 pub(crate) struct Run<'a> {
@@ -32,26 +31,16 @@ pub(crate) struct Run<'a> {
     pub(crate) state: State,
     /// The streams whose SCHEMA is written, with a line that counts the records written since.
     begun: BTreeMap<&'static str, Arc<Line>>,
-    /// What was odd about the rows of each stream.
-    odd: BTreeMap<&'static str, Odd>,
-    /// Read together with an earlier stream.
-    done: BTreeSet<&'static str>,
+    odd_rows: OddRows,
+    /// The streams that this run has nothing more to read of, although their turn is yet to come.
+    finished: BTreeSet<&'static str>,
     last_state: Instant,
 }
 
-/// What was odd about the rows of a stream so far.
-#[derive(Default)]
-struct Odd {
-    /// Fields that were warned of.
-    unknown: BTreeSet<String>,
-    rows: u64,
-    left_out: u64,
+/// Whether a long read is to write a STATE, so long and so many lines after the last one.
+fn is_state_due(since_last: Duration, lines_since: u64) -> bool {
+    since_last >= Duration::from_secs(60) || lines_since >= 10_000
 }
-
-/// Unknown fields are named up to this many a stream, then counted.
-const NAMED_FIELDS: usize = 20;
-/// More rows than this must be left out, and more than one in ten, before the service counts as changed.
-const FEW_LEFT_OUT: u64 = 10;
 
 impl<'a> Run<'a> {
     pub(crate) fn new(
@@ -62,7 +51,7 @@ impl<'a> Run<'a> {
         progress: &'a Progress,
         state: State,
     ) -> Run<'a> {
-        Run {
+        let mut run = Run {
             config,
             client,
             progress,
@@ -70,88 +59,39 @@ impl<'a> Run<'a> {
             messages,
             state,
             begun: BTreeMap::new(),
-            odd: BTreeMap::new(),
-            done: BTreeSet::new(),
+            odd_rows: OddRows::default(),
+            finished: BTreeSet::new(),
             last_state: Instant::now(),
+        };
+        for stream in run.state.streams() {
+            let present = run.terms(stream, config.activity_route.fixed());
+            run.state.bookmark_mut(stream).assume(present);
         }
+        run.messages.checkpoint(run.state.to_value());
+        run
     }
 
-    /// Takes the rows of a page into account, and warns of what is odd about them.
-    pub(crate) fn note_oddities(&mut self, stream: &Stream, rows: usize, oddities: &Oddities) {
-        let name = stream.name;
-        let odd = self.odd.entry(name).or_default();
-        odd.rows += rows as u64 + oddities.left_out;
-        for field in &oddities.unknown {
-            if odd.unknown.insert(field.clone()) && odd.unknown.len() <= NAMED_FIELDS {
-                log::warn!("{name}: the field {field} is not known to this version and is left out");
-            }
-        }
-        for (field, record) in &oddities.unreadable {
-            warn_once(format!("{name}: {field} has values that it cannot hold, first in {record}; they become null"));
-        }
-        if let Some(why) = &oddities.why_left_out {
-            if odd.left_out == 0 {
-                log::warn!("{name}: a row is left out: {why}");
-            }
-            odd.left_out += oddities.left_out;
-        }
+    // Selection.
+
+    /// Whether the catalog selects a stream.
+    pub(crate) fn selects(&self, stream: &Stream) -> bool {
+        self.catalog.get(stream.name).is_some()
     }
 
-    /// Tells what was odd about the rows of a stream in all.
-    ///
-    /// # Errors
-    /// `Failed` when so many rows were left out that the service must have changed: no bookmark may move then.
-    pub(crate) fn check_oddities(&mut self, stream: &Stream) -> Result<()> {
-        let Some(odd) = self.odd.remove(stream.name) else { return Ok(()) };
-        let name = stream.name;
-        if odd.unknown.len() > NAMED_FIELDS {
-            log::warn!("{name}: {} more unknown fields are left out", odd.unknown.len() - NAMED_FIELDS);
-        }
-        if odd.left_out > FEW_LEFT_OUT && odd.left_out * 10 > odd.rows {
-            return Err(Error::Failed(format!(
-                "{} of {} rows cannot be used: the service has changed its format; update the tap, or report it",
-                odd.left_out, odd.rows
-            )));
-        }
-        if odd.left_out > 0 {
-            log::warn!("{name}: {} of {} rows were left out, since they lack a usable key", odd.left_out, odd.rows);
-        }
-        Ok(())
+    /// Whether a field of a stream is selected.
+    pub(crate) fn wants(&self, stream: &Stream, path: &[&str]) -> bool {
+        self.mask(stream).wants(path)
     }
 
-    /// Streams that were read together with an earlier one.
-    pub(crate) fn is_done(&self, stream: &Stream) -> bool {
-        self.done.contains(stream.name)
+    fn mask(&self, stream: &Stream) -> &Mask {
+        self.catalog.get(stream.name).map_or(&Mask::All, |s| &s.mask)
     }
 
-    /// Writes down what is true before the first stream.
-    pub(crate) fn checkpoint_start(&mut self, syncing: &Stream) {
-        self.state.currently_syncing = Some(syncing.name.into());
-        self.messages.checkpoint(self.state.to_value());
+    fn is_full_table(&self, stream: &Stream) -> bool {
+        self.catalog.get(stream.name).is_some_and(|s| s.full_table)
     }
 
-    /// The records written of a stream, with its metrics.
-    pub(crate) fn count_records(&self, stream: &Stream) -> (u64, Duration) {
-        let line = &self.begun[stream.name];
-        counter("record_count", line.records(), &json!({"stream": stream.name}));
-        counter("http_request_count", self.progress.calls_of(stream.name), &json!({"stream": stream.name}));
-        (line.records(), line.elapsed())
-    }
-
-    /// Writes a STATE after a stream; `next` is the one that follows.
-    pub(crate) fn end_of_stream(&mut self, next: Option<&Stream>, refused: &[&str]) -> Result<()> {
-        self.state.currently_syncing = next.map(|next| next.name.to_owned());
-        if self.state.currently_syncing.is_none() {
-            self.state.end_round(refused);
-        }
-        self.messages.checkpoint(self.state.to_value());
-        self.write_state()
-    }
-
-    /// Writes the last STATE.
-    pub(crate) fn last_state(&self) -> Result<()> {
-        self.messages.state()
-    }
+    // Records.
 
     /// Writes the stream's SCHEMA, before the first of its records; later calls change nothing.
     pub(crate) fn begin(&mut self, stream: &Stream) -> Result<()> {
@@ -170,20 +110,6 @@ impl<'a> Run<'a> {
         self.progress.line(stream.name).set_total(records);
     }
 
-    /// Whether the catalog selects a stream.
-    pub(crate) fn selects(&self, stream: &Stream) -> bool {
-        self.catalog.get(stream.name).is_some()
-    }
-
-    fn mask(&self, stream: &Stream) -> &Mask {
-        self.catalog.get(stream.name).map_or(&Mask::All, |s| &s.mask)
-    }
-
-    /// Whether a field of a stream is selected.
-    pub(crate) fn wants(&self, stream: &Stream, path: &[&str]) -> bool {
-        self.mask(stream).wants(path)
-    }
-
     /// Writes one record; `extracted` is when its page was read.
     pub(crate) fn emit<R: Serialize>(&mut self, stream: &Stream, record: &R, extracted: &str) -> Result<()> {
         if let Some(line) = self.begun.get(stream.name) {
@@ -199,31 +125,114 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Takes the rows of a page into account, and warns of what is odd about them.
+    pub(crate) fn note_oddities(&mut self, stream: &Stream, rows: usize, oddities: &Oddities) {
+        self.odd_rows.note(stream, rows, oddities);
+    }
+
+    /// Tells what was odd about the rows of a stream in all.
+    ///
+    /// # Errors
+    /// `Failed` when so many rows were left out that the service must have changed: no bookmark may move then.
+    pub(crate) fn check_oddities(&mut self, stream: &Stream) -> Result<()> {
+        self.odd_rows.check(stream)
+    }
+
+    /// The records written of a stream, with its metrics.
+    pub(crate) fn count_records(&self, stream: &Stream) -> (u64, Duration) {
+        let line = &self.begun[stream.name];
+        counter("record_count", line.records(), &json!({"stream": stream.name}));
+        counter("http_request_count", self.progress.calls_of(stream.name), &json!({"stream": stream.name}));
+        (line.records(), line.elapsed())
+    }
+
+    // STATE lines.
+
+    /// Writes down what is true before the first record of a stream.
+    pub(crate) fn checkpoint_start(&mut self, syncing: &Stream) {
+        self.state.currently_syncing = Some(syncing.name.into());
+        self.messages.checkpoint(self.state.to_value());
+    }
+
+    /// Makes what was noted the checkpoint, and writes a STATE when the last one is long ago.
+    pub(crate) fn checkpoint(&mut self) -> Result<()> {
+        self.messages.checkpoint(self.state.to_value());
+        if is_state_due(self.last_state.elapsed(), self.messages.records_since_checkpoint()) {
+            self.write_state()?;
+        }
+        self.messages.flush()
+    }
+
+    /// Writes a STATE after a stream; `next` is the one that follows.
+    pub(crate) fn end_of_stream(&mut self, next: Option<&Stream>) -> Result<()> {
+        self.state.currently_syncing = next.map(|next| next.name.to_owned());
+        if next.is_none() {
+            self.state.end_round();
+        }
+        self.messages.checkpoint(self.state.to_value());
+        self.write_state()
+    }
+
+    /// Writes the last STATE.
+    pub(crate) fn last_state(&self) -> Result<()> {
+        self.messages.state()
+    }
+
     fn write_state(&mut self) -> Result<()> {
         self.last_state = Instant::now();
         self.messages.state()
     }
 
-    /// Whether the stream's bookmark holds for what this run reads.
-    fn bookmark_holds(&self, stream: &Stream) -> bool {
-        if self.catalog.get(stream.name).is_some_and(|s| s.full_table) {
-            return false;
-        }
-        let was = self.state.bookmark(stream.name).filter;
-        let is = self.config.filter(stream.name);
-        let holds = was.is_none() || was == is;
-        if !holds {
-            warn_once(format!(
-                "{}: the settings that narrow it have changed since its bookmark; it is read from the start",
-                stream.name
-            ));
-        }
-        holds
+    /// Says that this run has nothing more to read of a stream.
+    pub(crate) fn finish(&mut self, stream: &'static Stream) {
+        self.finished.insert(stream.name);
     }
 
-    /// Whether a bookmark bounds what the stream is read for.
-    pub(crate) fn has_bookmark(&self, stream: &Stream) -> bool {
-        self.state.bookmark(stream.name).replication_key_value.is_some() && self.bookmark_holds(stream)
+    /// Whether a stream was read together with another one, or is complete in the present round.
+    pub(crate) fn is_finished(&self, stream: &Stream) -> bool {
+        self.finished.contains(stream.name)
+    }
+
+    // Bookmarks.
+
+    /// The rows and fields that this run reads of a stream, on a route where there are two.
+    fn extent(&self, stream: &Stream, route: Option<Route>) -> Extent {
+        let left_out = self.mask(stream).left_out(&(stream.schema)());
+        let by_contact = route == Some(Route::Contacts);
+        let is_filled = |path: &String| !(by_contact && stream.only_by_campaign.contains(&path.as_str()));
+        let deselected: Fields = left_out.into_iter().filter(is_filled).collect();
+        Extent { filter: (stream.narrowed_by)(self.config), deselected }
+    }
+
+    /// The settings that the bookmark of a stream depends on.
+    fn terms(&self, stream: &Stream, route: Option<Route>) -> Terms {
+        let Extent { filter, deselected } = self.extent(stream, route);
+        Terms {
+            filter: Some(filter),
+            deselected: Some(deselected),
+            route,
+            lookback_days: Some(self.config.activity_lookback_days),
+            read_from: Some(Start(self.config.start_date)),
+        }
+    }
+
+    /// In which way this run reads more of a stream than its bookmark speaks for, in words.
+    fn growth(&self, stream: &Stream) -> Option<String> {
+        let bookmark = self.state.bookmark(stream);
+        let route = self.config.activity_route.fixed().or(bookmark.route());
+        bookmark.growth(&self.extent(stream, route))
+    }
+
+    /// Why a stream is read from the start although it has a bookmark, in words.
+    pub(crate) fn why_it_starts_over(&self, stream: &Stream) -> Option<String> {
+        let is_expected = self.is_full_table(stream) || self.has_own_window(stream);
+        if is_expected || self.resume(stream).is_some() { None } else { self.growth(stream) }
+    }
+
+    /// The bookmark that bounds what is read of a stream.
+    pub(crate) fn bookmark(&self, stream: &Stream) -> Option<DateTime<Utc>> {
+        let value = self.state.bookmark(stream).value?;
+        (!self.is_full_table(stream) && self.growth(stream).is_none()).then_some(value)
     }
 
     /// The lower bound of an incremental read, or none.
@@ -233,7 +242,7 @@ impl<'a> Run<'a> {
 
     /// The same, with the bookmark moved back.
     pub(crate) fn since_less(&self, stream: &Stream, now: DateTime<Utc>, back: TimeDelta) -> Option<DateTime<Utc>> {
-        let Some(bookmark) = self.held_bookmark(stream) else { return self.beginning(stream, now) };
+        let Some(bookmark) = self.bookmark(stream) else { return self.beginning(stream, now) };
         let bookmark = bookmark.checked_sub_signed(back).unwrap_or(bookmark);
         lower_bound(Some(bookmark), self.config.updated_days_back, now, self.config.timezone)
     }
@@ -243,87 +252,136 @@ impl<'a> Run<'a> {
     /// It is never later than the bookmark, up to which the stream is known to be read. The days back, which only
     /// ever widen what is read, are a bound where there is no other.
     pub(crate) fn beginning(&self, stream: &Stream, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let first = self.state.bookmark(stream.name).replication_key_value.is_none() && !self.full_table(stream);
-        if self.config.start_date.is_none() && !first {
+        let is_first = self.state.bookmark(stream).value.is_none() && !self.is_full_table(stream);
+        if self.config.start_date.is_none() && !is_first {
             return None;
         }
         let start = lower_bound(self.config.start_date, self.config.updated_days_back, now, self.config.timezone);
-        start.into_iter().chain(self.held_bookmark(stream)).min()
+        start.into_iter().chain(self.bookmark(stream)).min()
     }
 
-    fn held_bookmark(&self, stream: &Stream) -> Option<DateTime<Utc>> {
-        self.state.bookmark(stream.name).replication_key_value.filter(|_| self.bookmark_holds(stream))
-    }
-
-    /// Whether the contacts are to be read completely: there is no bookmark, or the last complete read is too old.
+    /// Whether the contacts are to be read completely: there is no bookmark to go on from, or the last complete read is
+    /// too long ago.
     pub(crate) fn contacts_are_due(&self, stream: &Stream, now: DateTime<Utc>) -> bool {
-        let bookmark = self.state.bookmark(stream.name);
-        let days = TimeDelta::days(i64::from(self.config.contacts_full_refresh_days));
-        bookmark.replication_key_value.is_none()
-            || !self.bookmark_holds(stream)
-            || (!days.is_zero() && bookmark.full_refresh_at.is_none_or(|at| now - at > days))
+        let days = self.config.contacts_full_refresh_days;
+        self.bookmark(stream).is_none() || self.state.bookmark(stream).is_full_refresh_due(now, days)
     }
 
-    /// Notes in the bookmark, after [`Run::complete`], that the contacts were read completely.
-    pub(crate) fn contacts_were_complete(&mut self, stream: &Stream) {
-        if let Some(bookmark) = self.state.bookmarks.get_mut(stream.name) {
-            bookmark.full_refresh_at = bookmark.replication_key_value;
-        }
+    /// Notes in the bookmark, after [`Run::advance_bookmark`], that the contacts were read completely.
+    pub(crate) fn note_full_refresh(&mut self, stream: &Stream) {
+        self.state.bookmark_mut(stream).note_full_refresh();
+    }
+
+    /// Notes in the bookmark, after [`Run::advance_bookmark`], that some contacts may have been missed, so that the next
+    /// run reads all of them again.
+    pub(crate) fn note_missed_contacts(&mut self, stream: &Stream) {
+        self.state.bookmark_mut(stream).note_missed_contacts();
     }
 
     /// Moves the stream's bookmark: everything up to `until` less the overlap has been written.
-    pub(crate) fn complete(&mut self, stream: &Stream, until: DateTime<Utc>, overlap: TimeDelta) {
-        let held = self.bookmark_holds(stream);
-        let filter = self.config.filter(stream.name);
-        let bookmark = self.state.bookmarks.entry(stream.name.into()).or_default();
-        let old = bookmark.replication_key_value.filter(|_| held);
-        let new = until - overlap;
-        bookmark.replication_key = stream.replication_key.map(str::to_owned);
-        bookmark.replication_key_value = Some(old.map_or(new, |old| old.max(new)));
-        bookmark.filter = filter;
-        bookmark.resume = None;
+    pub(crate) fn advance_bookmark(&mut self, stream: &Stream, until: DateTime<Utc>, overlap: TimeDelta) {
+        let since = Start(self.since(stream, until));
+        self.advance(stream, since, until - overlap, None);
     }
 
-    fn full_table(&self, stream: &Stream) -> bool {
-        self.catalog.get(stream.name).is_some_and(|s| s.full_table)
+    /// Moves the bookmark of a report: everything from `since` to `until` less the overlap has been written.
+    pub(crate) fn advance_report(
+        &mut self,
+        stream: &Stream,
+        since: Option<DateTime<Utc>>,
+        until: DateTime<Utc>,
+        overlap: TimeDelta,
+        route: Route,
+    ) {
+        self.advance(stream, Start(since), until - overlap, Some(route));
     }
 
-    /// Where an interrupted report goes on, if it can under the present settings.
+    /// Ends the unfinished read with it, unless that is another one than this run's.
+    fn advance(&mut self, stream: &Stream, since: Start, to: DateTime<Utc>, route: Option<Route>) {
+        let mut terms = self.terms(stream, route);
+        if let Some(resume) = self.resume(stream) {
+            terms.deselected = terms.deselected.map(|fields| fields.union(&resume.deselected));
+        }
+        let is_own = self.why_not_resumable(stream).is_none();
+        let bookmark = self.state.bookmark_mut(stream);
+        bookmark.advance(to, since, terms);
+        if is_own {
+            bookmark.resume = None;
+        }
+    }
+
+    /// Warns of older rows that a read leaves out although the settings now ask for them.
+    pub(crate) fn warn_of_unread(
+        &self,
+        stream: &Stream,
+        since: Option<DateTime<Utc>>,
+        route: Route,
+        has_late_rows: bool,
+    ) {
+        if self.bookmark(stream).is_none() {
+            return;
+        }
+        let unread = self.state.bookmark(stream).unread(Start(since), &self.terms(stream, Some(route)), has_late_rows);
+        if !unread.is_empty() {
+            let name = stream.name;
+            warn_once(format!("{name}: {}. To read them once, run with --full-table {name}", unread.join("; ")));
+        }
+    }
+
+    // Unfinished reads.
+
+    /// Whether a stream is read for the window of this run's settings, which neither uses nor moves the bookmark.
+    pub(crate) fn has_own_window(&self, stream: &Stream) -> bool {
+        self.config.report.is_some() && stream.has_routes()
+    }
+
+    /// What an unfinished read must have in common with this run's.
+    fn wanted(&self, stream: &Stream) -> Wanted {
+        let has_own_window = self.has_own_window(stream);
+        let mut filter = String::new();
+        if stream.has_routes() {
+            (stream.narrowed_by)(self.config).as_str().clone_into(&mut filter);
+            if let Some(report) = &self.config.report {
+                filter = format!("{filter};report={report};timezone={}", self.config.timezone);
+            }
+        }
+        let ignores_bookmark = self.is_full_table(stream) && !has_own_window;
+        let from = ignores_bookmark.then_some(Start(self.config.start_date));
+        Wanted { filter, has_own_window, route: self.config.activity_route.fixed(), from }
+    }
+
+    /// Where an interrupted read goes on, if it can under the present settings.
     pub(crate) fn resume(&self, stream: &Stream) -> Option<Resume> {
-        let resume = self.state.bookmark(stream.name).resume?;
-        let present = self.config.resume_filter(stream.name, self.full_table(stream));
-        let other_route = self.config.activity_route.is_some_and(|route| route != resume.route);
-        // One without a fingerprint counts as made under the present settings, but not under those for one run.
-        let own = self.config.report.is_some() || self.full_table(stream);
-        if other_route || ((resume.filter.is_some() || own) && resume.filter != present) {
-            warn_once(format!(
-                "{}: the settings have changed since it was interrupted; its window starts over",
-                stream.name
-            ));
-            return None;
+        let bookmark = self.state.bookmark(stream);
+        bookmark.resume.clone().filter(|_| bookmark.can_resume(&self.wanted(stream)))
+    }
+
+    /// Why this run leaves the resume point of a stream as it is and can have none itself, in words.
+    pub(crate) fn why_not_resumable(&self, stream: &Stream) -> Option<&'static str> {
+        let bookmark = self.state.bookmark(stream);
+        // Without the settings in its resume point, nothing tells one read from another: the newer one is it.
+        if !stream.has_routes() || bookmark.can_resume(&self.wanted(stream)) {
+            None
+        } else if bookmark.resume.as_ref().is_some_and(|resume| !resume.is_complete) {
+            Some("the state holds an unfinished read under other settings, which is left as it is")
+        } else if self.has_own_window(stream) && bookmark.value.is_some() {
+            Some("the state is that of runs without a report window, whose bookmark is left as it is")
+        } else {
+            None
         }
-        Some(resume)
     }
 
-    /// Notes how far a report is written, under the present settings.
-    pub(crate) fn note(&mut self, stream: &Stream, reached: Resume) {
-        let filter = self.config.resume_filter(stream.name, self.full_table(stream));
-        let bookmark = self.state.bookmarks.entry(stream.name.into()).or_default();
-        bookmark.resume = Some(Resume { filter, ..reached });
-    }
-
-    /// Says that the rest of the round leaves a report alone.
-    pub(crate) fn skip_rest_of_round(&mut self, stream: &'static Stream) {
-        self.done.insert(stream.name);
-    }
-
-    /// Makes what was noted the checkpoint, and writes a STATE when the last one is long ago.
-    pub(crate) fn checkpoint(&mut self) -> Result<()> {
-        self.messages.checkpoint(self.state.to_value());
-        if self.last_state.elapsed() >= STATE_EVERY.0 || self.messages.records_since_checkpoint() >= STATE_EVERY.1 {
-            self.write_state()?;
+    /// Notes how far a read is written. The settings are filled in.
+    pub(crate) fn note_progress(&mut self, stream: &Stream, reached: Resume) {
+        if self.why_not_resumable(stream).is_some() {
+            return;
         }
-        self.messages.flush()
+        let mut deselected = self.extent(stream, reached.route).deselected;
+        if let Some(earlier) = self.resume(stream) {
+            deselected = deselected.union(&earlier.deselected);
+        }
+        let filter = self.wanted(stream).filter;
+        self.state.bookmark_mut(stream).resume = Some(Resume { filter, deselected, ..reached });
     }
 }
 
@@ -338,5 +396,19 @@ pub(crate) fn in_extra_second(at: Option<DateTime<Utc>>, bound: Option<DateTime<
     match (at, bound) {
         (Some(at), Some(bound)) => at < bound && at >= bound - TimeDelta::seconds(2),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_due_every_minute_and_every_10_000_records() {
+        for (seconds, lines, is_due) in
+            [(0, 0, false), (59, 9_999, false), (60, 0, true), (3600, 5, true), (0, 10_000, true)]
+        {
+            assert_eq!(is_state_due(Duration::from_secs(seconds), lines), is_due, "{seconds} s, {lines} lines");
+        }
     }
 }

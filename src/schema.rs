@@ -66,6 +66,12 @@ mod tests {
             assert!(kinds.len() == 1 || kinds.len() == 2 && kinds[0] == "null", "{place}: {kinds:?}");
             kinds.last().unwrap().as_str().unwrap()
         };
+        // What the account defines, no schema can list.
+        if place == "contacts.custom_field_values" {
+            assert_eq!(schema["type"], json!(["null", "object"]));
+            assert!(!map.contains_key("properties"));
+            return;
+        }
         assert_eq!(map.contains_key("properties"), kind == "object", "{place}");
         assert_eq!(map.contains_key("items"), kind == "array", "{place}");
         assert!(schema.get("format").is_none_or(|f| f == "date-time"), "{place}");

@@ -15,7 +15,8 @@ use crate::messages::Messages;
 use crate::progress::Progress;
 use crate::run::Run;
 use crate::state::State;
-use crate::streams::{ALL, Shared, Source};
+use crate::stream::Stream;
+use crate::streams::{ALL, Shared, Source, cost_of_full_read};
 
 /// Reads every selected stream.
 ///
@@ -37,15 +38,14 @@ pub(crate) fn sync(
         log::warn!("the catalog selects no stream");
     }
     order.sort_by_key(|source| state.currently_syncing.as_deref() != Some(source.stream.name));
-    messages.checkpoint(state.to_value());
-    let began = state.bookmarks.clone();
     let mut run = Run::new(config, client, catalog, messages, progress, state);
+    let given = run.state.to_value();
     let outcome = match (read_all(&mut run, &order), config.max_requests) {
         // The next run would begin and end there as well.
         (Err(Error::Quota(_)), Some(most))
             if client.calls() >= most
-                && run.state.bookmarks == began
-                && run.state.currently_syncing.as_deref() == Some(order[0].stream.name) =>
+                && run.state.to_value()["bookmarks"] == given["bookmarks"]
+                && run.state.currently_syncing.as_deref().is_none_or(|name| name == order[0].stream.name) =>
         {
             let first = order[0].stream.name;
             Err(Error::Quota(format!("{first}: max_requests = {most} is not enough to make progress; raise it")))
@@ -63,12 +63,22 @@ pub(crate) fn sync(
 fn read_all(run: &mut Run, order: &[&'static Source]) -> Result<()> {
     let mut shared = Shared::default();
     let mut refused = Vec::new();
+    if let Some(first) = order.first() {
+        run.progress.enter(Some(first.stream.name));
+        // The first call of every run also tells the service's time.
+        let lists = shared.lists.of_account(run.client, run.config).map_err(|e| e.context(first.stream.name))?;
+        run.state.check_account(lists)?;
+    }
     for (i, source) in order.iter().enumerate() {
         let stream = &source.stream;
         run.progress.enter(Some(stream.name));
         run.checkpoint_start(stream);
         run.begin(stream)?;
-        let outcome = if run.is_done(stream) { Ok(()) } else { (source.read)(run, &mut shared) };
+        let outcome = if run.is_finished(stream) {
+            Ok(())
+        } else {
+            warn_of_starting_over(run, &mut shared, stream).and_then(|()| (source.read)(run, &mut shared))
+        };
         let (records, took) = run.count_records(stream);
         match outcome {
             Ok(()) => log::info!("{}: {records} records in {:.1} s", stream.name, took.as_secs_f64()),
@@ -78,7 +88,7 @@ fn read_all(run: &mut Run, order: &[&'static Source]) -> Result<()> {
             }
             Err(e) => return Err(e.context(stream.name)),
         }
-        run.end_of_stream(order.get(i + 1).map(|next| &next.stream), &refused)?;
+        run.end_of_stream(order.get(i + 1).map(|next| &next.stream))?;
     }
     run.progress.enter(None);
     if refused.is_empty() {
@@ -86,4 +96,18 @@ fn read_all(run: &mut Run, order: &[&'static Source]) -> Result<()> {
     } else {
         Err(Error::Forbidden(format!("the service refused {}; all else was read", refused.join(", "))))
     }
+}
+
+/// A full read may take days: its reason, its cost and the way round it are told before it begins.
+fn warn_of_starting_over(run: &Run, shared: &mut Shared, stream: &Stream) -> Result<()> {
+    let name = stream.name;
+    if let Some(why) = run.why_it_starts_over(stream) {
+        let cost = cost_of_full_read(run.client, run.config, shared, name)?;
+        log::warn!(
+            "{name}: {why}, so that it is read from the start{}. To avoid this, undo the change, or use a state file of \
+             its own for it",
+            cost.map(|cost| format!(" ({cost})")).unwrap_or_default()
+        );
+    }
+    Ok(())
 }

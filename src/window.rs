@@ -1,14 +1,16 @@
-//! From days, dates and bookmarks to the window that a stream reads. Pure.
+//! Turns days, dates and bookmarks into the window that a stream reads. Pure.
+
+use std::fmt;
 
 use chrono::{DateTime, Days, Months, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 
-/// Half-open: from `start` up to, and without, `end`.
+/// From `start` up to, but not including, `end`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Window {
     pub(crate) start: DateTime<Utc>,
     pub(crate) end: DateTime<Utc>,
-    /// Named by a `report_*` setting: rows outside are left out, bookmarks left alone.
+    /// Whether `report_*` settings name it. Then rows outside are left out, and bookmarks neither used nor moved.
     pub(crate) bounded: bool,
 }
 
@@ -19,12 +21,32 @@ pub(crate) enum Edge {
     DaysBack(u32),
 }
 
-/// The window that the `report_*` settings name.
+/// The window that the `report_*` settings name, in days.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum ReportWindow {
     Day(NaiveDate),
     DaysBack(u32),
     Range { start: Edge, end: Option<Edge> },
+}
+
+impl fmt::Display for Edge {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Edge::Date(date) => write!(f, "{date}"),
+            Edge::DaysBack(n) => write!(f, "{n} days back"),
+        }
+    }
+}
+
+impl fmt::Display for ReportWindow {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            ReportWindow::Day(date) => write!(f, "{date}"),
+            ReportWindow::DaysBack(n) => write!(f, "{n} days back to now"),
+            ReportWindow::Range { start, end: None } => write!(f, "{start} to now"),
+            ReportWindow::Range { start, end: Some(end) } => write!(f, "{start} to {end}"),
+        }
+    }
 }
 
 impl Edge {
@@ -37,7 +59,7 @@ impl Edge {
 }
 
 impl ReportWindow {
-    /// The window at a moment, in whole days of a zone; the last day ends with it, or now.
+    /// The window in whole days of a zone. It ends with its last day, or now if that is earlier.
     pub(crate) fn resolve(&self, now: DateTime<Utc>, zone: Tz) -> Window {
         let today = now.with_timezone(&zone).date_naive();
         let (first, last) = match self {
@@ -50,15 +72,15 @@ impl ReportWindow {
     }
 }
 
-/// When a day begins in a zone.
+/// The instant at which a day begins in a zone.
 fn midnight(date: NaiveDate, zone: Tz) -> DateTime<Utc> {
     local(date.and_time(NaiveTime::MIN), zone)
 }
 
-/// A moment of a zone's clocks; where they skip it, the first moment after it.
+/// The instant at which a zone's clocks show this time. Where they skip it, the first instant after the gap.
 pub(crate) fn local(at: NaiveDateTime, zone: Tz) -> DateTime<Utc> {
     let mut later = at;
-    // No gap is longer than a day; one zone has skipped a whole one.
+    // The longest gap is a whole day, which Samoa skipped.
     for _ in 0..=96 {
         if let Some(found) = zone.from_local_datetime(&later).earliest() {
             return found.to_utc();
@@ -68,7 +90,7 @@ pub(crate) fn local(at: NaiveDateTime, zone: Tz) -> DateTime<Utc> {
     at.and_utc()
 }
 
-/// Where a read begins: a moment that `updated_days_back` may move earlier, or set.
+/// The instant at which a read begins. `updated_days_back` can move `from` earlier, or stand in for it.
 pub(crate) fn lower_bound(
     from: Option<DateTime<Utc>>,
     updated_days_back: Option<u32>,
@@ -79,12 +101,12 @@ pub(crate) fn lower_bound(
     from.into_iter().chain(back).min()
 }
 
-/// A range as windows of at most five years, without a gap.
+/// Splits a range into windows of at most five years, without a gap.
 pub(crate) fn five_year_windows(start: DateTime<Utc>, end: DateTime<Utc>) -> Vec<(DateTime<Utc>, DateTime<Utc>)> {
     let mut windows = Vec::new();
     let mut from = start;
     while from < end {
-        // A day less, since each window asks for a second more than it covers.
+        // One day less, since a request covers a second more than its window.
         let to = from.checked_add_months(Months::new(60)).map_or(end, |to| (to - TimeDelta::days(1)).min(end));
         windows.push((from, to));
         from = to;
@@ -102,8 +124,8 @@ mod tests {
     }
 
     #[test]
-    fn a_day_that_a_zone_skipped_ends_with_the_one_before() {
-        // Samoa went from the 29th of December 2011 to the 31st.
+    fn a_day_before_a_skipped_one_ends_at_its_own_end() {
+        // In Samoa, 31 December 2011 followed 29 December.
         let window = ReportWindow::Day(NaiveDate::from_ymd_opt(2011, 12, 29).unwrap());
         let window = window.resolve(at("2020-01-01T00:00:00Z"), chrono_tz::Pacific::Apia);
         assert_eq!((window.start, window.end), (at("2011-12-29T10:00:00Z"), at("2011-12-30T10:00:00Z")));
@@ -115,7 +137,7 @@ mod tests {
         let zone: Tz = "America/New_York".parse().unwrap();
         let day = |d| NaiveDate::from_ymd_opt(2026, 11, d).unwrap();
         let window = ReportWindow::Day(day(1)).resolve(now, zone);
-        // Summer time ended that day: it had 25 hours.
+        // Summer time ended that day, so it had 25 hours.
         assert_eq!((window.start, window.end), (at("2026-11-01T04:00:00Z"), at("2026-11-02T05:00:00Z")));
         let window =
             ReportWindow::Range { start: Edge::DaysBack(10), end: Some(Edge::DaysBack(5)) }.resolve(now, Tz::UTC);
@@ -159,7 +181,7 @@ mod tests {
             }
         }
 
-        /// A moment is in the window when its day, by the zone's calendar, is one of those named, and it has come.
+        /// The window holds exactly the past moments whose day, in the zone's calendar, is named.
         #[test]
         fn a_window_holds_the_moments_of_its_days(
             now in 1_000_000_000i64..2_000_000_000, moment in 0i64..4_000_000, zone in 0..chrono_tz::TZ_VARIANTS.len(), n in 0u32..40, m in 0u32..40,
@@ -180,7 +202,7 @@ mod tests {
             }
         }
 
-        /// Nothing that a moment or the days back promise is left out, and no more than that is read.
+        /// Reads all that either of the two asks for, and no more.
         #[test]
         fn a_bound_is_the_earlier_of_the_two(
             from: Option<u32>, days in proptest::option::of(0u32..36_500), zone in 0..chrono_tz::TZ_VARIANTS.len(),

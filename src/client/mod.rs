@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Days, NaiveTime, TimeDelta, Utc};
 use log::Level;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -23,7 +24,7 @@ use crate::config::{Config, OnQuota, Secret};
 use crate::error::{Error, Result};
 use crate::http::{agent, backoff, is_untrusted, network_text, untrusted_text};
 use crate::logger::timer;
-use crate::quota::CallCount;
+use crate::quota::{CallCount, DAILY_QUOTA};
 use judge::{Verdict, judge};
 use pace::Pace;
 pub(crate) use pages::{Page, Pages};
@@ -138,6 +139,13 @@ impl Client {
         self.pace.calls()
     }
 
+    /// How many more calls `max_requests` and a day's quota allow. What other runs have used of the day is not known.
+    pub(crate) fn calls_left(&self) -> u64 {
+        let calls = self.calls();
+        let of_day = DAILY_QUOTA - calls % DAILY_QUOTA;
+        self.max_requests.map_or(of_day, |most| most.saturating_sub(calls).min(of_day))
+    }
+
     /// The counter behind [`Client::calls`], for whoever shows it while the run goes on.
     pub(crate) fn call_count(&self) -> CallCount {
         self.pace.call_count()
@@ -192,6 +200,17 @@ impl Client {
                 .map_err(|e| format!("200 response of an unexpected form: line {}, column {}", e.line(), e.column()))
         };
         Ok(self.get(&call, read)?.0)
+    }
+
+    /// An answer that is one record rather than a listing, with what was odd about it.
+    pub(crate) fn one<T: DeserializeOwned + JsonSchema>(
+        &self,
+        endpoint: &'static str,
+        path: &str,
+        priority: usize,
+    ) -> Result<(T, Oddities)> {
+        let call = Call { endpoint, url: self.url(path, &[]), priority };
+        Ok(self.get(&call, rows::read_one)?.0)
     }
 
     fn url(&self, path: &str, query: &[(&str, &str)]) -> String {

@@ -1,63 +1,342 @@
-//! Loads the settings from files and from the environment.
+//! Reads the sources of the settings: files, pipes and the environment.
 
+use std::ffi::OsString;
+use std::fmt;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::slice;
 
 use serde_json::{Map, Value};
 
-use super::schema;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 
-/// The settings that `TAP_CONSTANT_CONTACT_<SETTING>` variables name, as one JSON object.
-fn from_env(vars: impl Iterator<Item = (String, String)>) -> String {
-    let known = schema();
-    let found: Map<String, Value> = vars
-        .filter_map(|(name, value)| {
-            let name = name.strip_prefix("TAP_CONSTANT_CONTACT_")?.to_ascii_lowercase();
-            let is_setting = known["properties"].get(&name).is_some() || name == "updated_after";
-            is_setting.then(|| (name, Value::String(value)))
-        })
-        .collect();
-    Value::Object(found).to_string()
+/// What one `--config` brought. It is read once, since a pipe cannot be read again.
+pub(crate) struct Source {
+    origin: Origin,
+    text: String,
 }
 
-/// The last file, which tokens are written back to; the environment, where the refresh token comes from it, cannot be.
-pub(crate) fn written_back(config: &[PathBuf]) -> Option<PathBuf> {
-    let after = config.iter().rev().take_while(|path| is_env(path)).count();
-    let from_env = std::env::var_os("TAP_CONSTANT_CONTACT_REFRESH_TOKEN").is_some_and(|token| !token.is_empty());
-    config[..config.len() - after].last().filter(|_| after == 0 || !from_env).cloned()
+enum Origin {
+    File(PathBuf),
+    /// Such as `/dev/fd/63`, which a shell makes of `<(…)`.
+    Pipe(PathBuf),
+    Environment,
 }
 
-fn is_env(path: &Path) -> bool {
-    path.as_os_str() == "ENV"
-}
+const PREFIX: &str = "TAP_CONSTANT_CONTACT_";
 
-pub(crate) fn sources(paths: &[PathBuf]) -> Result<Vec<(String, String)>> {
-    if paths.is_empty() {
-        return Err(Error::Usage("the settings are missing: pass --config FILE (or --config ENV); see --help".into()));
+impl Source {
+    /// The members of its JSON object.
+    ///
+    /// # Errors
+    /// `Usage` where it is none.
+    pub(super) fn parse(&self) -> Result<Map<String, Value>> {
+        let value = serde_json::from_str(&self.text)
+            .map_err(|e| Error::Usage(format!("{self}: {}", json_error(&self.text, &e))))?;
+        let Value::Object(members) = value else {
+            return Err(Error::Usage(format!(
+                "{self}: a config must be one JSON object, such as {{\"client_id\": …}}"
+            )));
+        };
+        Ok(members)
     }
-    paths
-        .iter()
-        .map(|path| {
-            if is_env(path) {
-                Ok(("ENV".to_owned(), from_env(std::env::vars())))
-            } else if path.exists() {
-                let text = read(path)?;
-                crate::auth::check_config(path, &text);
-                Ok((path.display().to_string(), text))
-            } else {
-                let path = path.display();
-                Err(Error::Usage(format!(
-                    "{path}: there is no such file. Write one with at least {{\"client_id\": \"your API key\", \
-                     \"token_file\": \"tokens.json\"}}, then log in (tap-constant-contact login --config {path})"
-                )))
+
+    /// A setting as this source calls it.
+    pub(super) fn name_of(&self, key: &str) -> String {
+        match self.origin {
+            Origin::Environment => format!("{PREFIX}{}", key.to_ascii_uppercase()),
+            Origin::File(_) | Origin::Pipe(_) => key.to_owned(),
+        }
+    }
+
+    /// What `--config` named it.
+    pub(super) fn argument(&self) -> String {
+        match &self.origin {
+            Origin::File(path) | Origin::Pipe(path) => path.display().to_string(),
+            Origin::Environment => "ENV".into(),
+        }
+    }
+
+    /// The file and its text, where it is one.
+    pub(crate) fn file(&self) -> Option<(&Path, &str)> {
+        match &self.origin {
+            Origin::File(path) => Some((path, &self.text)),
+            Origin::Pipe(_) | Origin::Environment => None,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn of_file(path: &str, text: &str) -> Source {
+        Source { origin: Origin::File(path.into()), text: text.into() }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match &self.origin {
+            Origin::File(path) | Origin::Pipe(path) => path.display().fmt(f),
+            Origin::Environment => f.write_str("environment"),
+        }
+    }
+}
+
+/// Reads each `--config`.
+///
+/// # Errors
+/// `Usage` where there is none, or one cannot be read.
+pub(crate) fn sources(paths: &[PathBuf]) -> Result<Vec<Source>> {
+    if paths.is_empty() {
+        return Err(Error::Usage(format!(
+            "no config: pass --config FILE, or --config ENV to take the settings from {PREFIX}… variables; see --help"
+        )));
+    }
+    paths.iter().map(|path| source(path)).collect()
+}
+
+fn source(path: &Path) -> Result<Source> {
+    if path.as_os_str() == "ENV" {
+        return Ok(Source { origin: Origin::Environment, text: from_env(std::env::vars_os())? });
+    }
+    let text = read_as(Kind::Config, path)?;
+    let origin = if path.is_file() { Origin::File(path.to_owned()) } else { Origin::Pipe(path.to_owned()) };
+    Ok(Source { origin, text })
+}
+
+/// The tap with these configs and other arguments, as a command to be pasted into a shell. Meltano passes a config of its
+/// own, so there it is Meltano's command.
+pub(crate) fn command(configs: &[String], arguments: &str) -> String {
+    if let Ok(plugin) = std::env::var("MELTANO_EXTRACTOR_NAME") {
+        return format!("meltano invoke {plugin} {arguments}");
+    }
+    let mut command = format!("tap-constant-contact {arguments}");
+    for config in configs {
+        command += " --config ";
+        command += &quoted(config);
+    }
+    command
+}
+
+/// An argument that a shell takes as it is.
+pub(crate) fn quoted(text: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:@%,".contains(c);
+    if text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+/// The settings in `TAP_CONSTANT_CONTACT_<SETTING>` variables, as one JSON object. Meltano has variables of its own that
+/// begin like these, but with two underscores.
+fn from_env(vars: impl Iterator<Item = (OsString, OsString)>) -> Result<String> {
+    let mut found = Map::new();
+    for (name, value) in vars {
+        let Some(key) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
+        if key.is_empty() || key.starts_with('_') || key == "LOGLEVEL" {
+            continue;
+        }
+        let Some(value) = value.to_str() else {
+            return Err(Error::Usage(format!("the environment variable {PREFIX}{} is not UTF-8 text", shown(key))));
+        };
+        found.insert(key.to_ascii_lowercase(), value.into());
+    }
+    Ok(Value::Object(found).to_string())
+}
+
+/// The last config file, which is where new tokens go. There is none where a later pipe or the environment brings the
+/// refresh token: the next run would take that one again, which may be spent.
+pub(crate) fn written_back(sources: &[Source]) -> Option<PathBuf> {
+    for source in sources.iter().rev() {
+        match &source.origin {
+            Origin::File(path) => return Some(path.clone()),
+            Origin::Pipe(_) | Origin::Environment => {
+                let members = source.parse().unwrap_or_default();
+                if members.get("refresh_token").and_then(Value::as_str).is_some_and(|token| !token.trim().is_empty()) {
+                    return None;
+                }
             }
-        })
-        .collect()
+        }
+    }
+    None
 }
 
 /// The text of a file, without the byte order mark that editors under Windows put before it.
 pub(crate) fn read(path: &Path) -> Result<String> {
-    let text = fs::read_to_string(path).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
+    let bad = |why: &dyn fmt::Display| Error::Usage(format!("{}: {why}", path.display()));
+    let bytes = fs::read(path).map_err(|e| match e.kind() {
+        ErrorKind::NotFound => Error::Usage(format!("{} does not exist", path.display())),
+        ErrorKind::IsADirectory => Error::Usage(format!("{} is a directory, not a file", path.display())),
+        _ => bad(&e),
+    })?;
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err(bad(&"this is UTF-16, as PowerShell writes it; save the file as UTF-8"));
+    }
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let readable = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]);
+        let line = readable.split('\n').count();
+        bad(&format!("line {line} is not UTF-8 text; save the file as UTF-8"))
+    })?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
+/// Why a text is not JSON: the place and the reason, but nothing of the text, which may hold a secret.
+pub(crate) fn json_error(text: &str, e: &serde_json::Error) -> String {
+    if text.trim().is_empty() {
+        return "the file is empty".into();
+    }
+    let (line, column) = (e.line(), e.column());
+    let full = e.to_string();
+    let why = full.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&full);
+    let why = match why {
+        "key must be a string" => "a key must be a string in double quotes, and comments are not allowed",
+        "trailing comma" => "there is a comma before the closing bracket",
+        "trailing characters" => "there is more text after the JSON value",
+        "expected `,` or `}`" => "a comma or } is missing",
+        "expected `,` or `]`" => "a comma or ] is missing",
+        "control character (\\u0000-\\u001F) found while parsing a string" => {
+            "a string holds a line break or another control character; is a closing quote missing?"
+        }
+        "expected value" | "expected ident" => "this is no JSON value",
+        "EOF while parsing a string" => "the file ends within a string",
+        "EOF while parsing a value" => "the file ends where a value should be",
+        "EOF while parsing an object" => "the file ends before the closing }",
+        "EOF while parsing a list" => "the file ends before the closing ]",
+        other => other,
+    };
+    format!("not valid JSON: line {line}, column {column}: {why}")
+}
+
+/// What a JSON file is to the tap.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Kind {
+    Config,
+    Catalog,
+    State,
+    /// What `login` wrote.
+    Tokens,
+    /// The output of a tap.
+    Messages,
+}
+
+impl Kind {
+    fn of(text: &str) -> Option<Kind> {
+        let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+        let first = values.next()?.ok()?;
+        let has = |key: &str| first.get(key).is_some();
+        if first["type"].is_string() && (has("stream") || has("value")) {
+            let is_alone = values.next().is_none();
+            return Some(if is_alone && first["type"] == "STATE" { Kind::State } else { Kind::Messages });
+        }
+        if first["streams"].is_array() {
+            Some(Kind::Catalog)
+        } else if first["bookmarks"].is_object() {
+            Some(Kind::State)
+        } else if has("config_refresh_token") || (has("expires_at") && has("refresh_token")) {
+            Some(Kind::Tokens)
+        } else if ["client_id", "client_secret", "refresh_token", "access_token", "token_file"].into_iter().any(has) {
+            Some(Kind::Config)
+        } else {
+            None
+        }
+    }
+}
+
+/// Reads a file and recognizes one that was passed for another.
+///
+/// # Errors
+/// `Usage` that says what the file is and how to pass it.
+pub(crate) fn read_as(expected: Kind, path: &Path) -> Result<String> {
+    if !path.exists() {
+        let name = path.display().to_string();
+        let advice = match expected {
+            Kind::Config => format!(
+                ". Write it with at least {{\"client_id\": \"your API key\", \"token_file\": \"tokens.json\"}}, then run: {}",
+                command(slice::from_ref(&name), "login")
+            ),
+            Kind::Catalog => format!(". To write one, run: tap-constant-contact --discover > {}", quoted(&name)),
+            Kind::State => "; leave --state out of the first run".into(),
+            Kind::Tokens | Kind::Messages => String::new(),
+        };
+        return Err(Error::Usage(format!("{name} does not exist{advice}")));
+    }
+    let text = read(path)?;
+    let Some(found) = Kind::of(&text).filter(|found| *found != expected) else { return Ok(text) };
+    let wanted = match expected {
+        Kind::Config => "config",
+        Kind::Catalog => "catalog",
+        Kind::State => "state",
+        Kind::Tokens => "token file",
+        Kind::Messages => "file of messages",
+    };
+    let path = path.display();
+    let advice = match found {
+        Kind::Config => format!("is a config, not a {wanted}: pass it with --config {path}"),
+        Kind::Catalog => format!("is a catalog, not a {wanted}: pass it with --catalog {path}"),
+        Kind::State => format!("is a state, not a {wanted}: pass it with --state {path}"),
+        Kind::Tokens => {
+            format!(
+                "holds the tokens that login stored, not a {wanted}: name it in the config, with \"token_file\": \"{path}\""
+            )
+        }
+        Kind::Messages => format!(
+            "holds the messages of a tap, not a {wanted}; the state of that run is its last line: tail -n 1 {path} > \
+             state.json"
+        ),
+    };
+    Err(Error::Usage(format!("{path} {advice}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_is_read_by_name() {
+        let vars = [
+            ("TAP_CONSTANT_CONTACT_PAGE_SIZE", "7"),
+            ("TAP_CONSTANT_CONTACT__SELECT", "[]"),
+            ("TAP_CONSTANT_CONTACT_LOGLEVEL", "DEBUG"),
+            ("TAP_CONSTANT_CONTACT_", "x"),
+            ("tap_constant_contact_max_retries", "x"),
+            ("PATH", "x"),
+        ];
+        let vars = vars.into_iter().map(|(name, value)| (name.into(), value.into()));
+        assert_eq!(from_env(vars).unwrap(), r#"{"page_size":"7"}"#);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_a_setting_must_be_utf_8() {
+        use std::os::unix::ffi::OsStringExt;
+        let odd = || OsString::from_vec(b"hu\xffsh".to_vec());
+        assert_eq!(from_env([("OTHER".into(), odd()), (odd(), odd())].into_iter()).unwrap(), "{}");
+        let e = from_env([("TAP_CONSTANT_CONTACT_CLIENT_ID".into(), odd())].into_iter()).unwrap_err();
+        assert_eq!(e.to_string(), "the environment variable TAP_CONSTANT_CONTACT_CLIENT_ID is not UTF-8 text");
+    }
+
+    #[test]
+    fn tokens_go_to_the_last_file_unless_what_comes_later_brings_some() {
+        let file = |name: &str| Source::of_file(name, "{}");
+        let other = |text: &str| Source { origin: Origin::Environment, text: text.into() };
+        assert_eq!(written_back(&[file("a"), file("b")]), Some("b".into()));
+        assert_eq!(written_back(&[file("a"), other(r#"{"refresh_token": ""}"#)]), Some("a".into()));
+        assert_eq!(written_back(&[file("a"), other(r#"{"refresh_token": "x"}"#)]), None);
+        assert_eq!(written_back(&[other(r#"{"refresh_token": "x"}"#), file("a")]), Some("a".into()));
+        assert_eq!(written_back(&[other("{}")]), None);
+    }
+
+    #[test]
+    fn a_file_is_known_by_its_members() {
+        for (text, kind) in [
+            (r#"{"client_id": "a"}"#, Some(Kind::Config)),
+            (r#"{"streams": []}"#, Some(Kind::Catalog)),
+            (r#"{"bookmarks": {}}"#, Some(Kind::State)),
+            (r#"{"type": "STATE", "value": {}}"#, Some(Kind::State)),
+            ("{\"type\": \"STATE\", \"value\": {}}\n{\"type\": \"STATE\", \"value\": {}}", Some(Kind::Messages)),
+            (r#"{"type": "SCHEMA", "stream": "a"}"#, Some(Kind::Messages)),
+            (r#"{"access_token": "a", "refresh_token": "b", "expires_at": null}"#, Some(Kind::Tokens)),
+            ("{}", None),
+            ("[1]", None),
+            ("{", None),
+        ] {
+            assert_eq!(Kind::of(text), kind, "{text}");
+        }
+    }
 }

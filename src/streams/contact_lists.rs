@@ -3,15 +3,15 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::page::{each_page, rows};
-use super::{Found, Probe, Shared, Source};
-use crate::client::{Client, Row};
+use super::{Found, Names, Probe, Shared, Source};
+use crate::client::{Client, Page, Row};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::fanout::Step;
+use crate::extent::Filter;
 use crate::field::{Flag, Integer, Key, Text, Timestamp};
 use crate::run::Run;
 use crate::schema;
@@ -26,6 +26,9 @@ pub(super) static SOURCE: Source = Source {
         replication_key: None,
         schema: schema::of::<ContactList>,
         needs: Needs { scopes: &["contact_data"], privileges: &["contacts:lists:read"] },
+        narrowed_by: |_| Filter::default(),
+        bookmark_keys: &[],
+        only_by_campaign: &[],
     },
     probe: Probe::Listing(count),
     read,
@@ -73,41 +76,114 @@ fn count(client: &Arc<Client>, _: &Config, found: &mut Found) -> Result<()> {
     Ok(())
 }
 
-fn read(run: &mut Run, _: &mut Shared) -> Result<()> {
-    let stream = &SOURCE.stream;
-    let mut seen = HashSet::new();
-    let mut has_sms = false;
-    let limit = run.config.page_size.to_string();
-    // SMS lists are a listing of their own: without channel_type=sms they stay unseen.
-    let listing = move |client: &Arc<Client>, channel: &&str, priority| {
+/// The lists of the account, read once a run. SMS lists are a listing of their own: without `channel_type=sms` they
+/// stay unseen.
+#[derive(Default)]
+pub(crate) struct Lists {
+    email: Option<Listing>,
+    sms: Option<Listing>,
+}
+
+/// The pages of one listing that came, and how it ended.
+pub(super) struct Listing {
+    channel: &'static str,
+    pages: Vec<Page<ContactList>>,
+    end: Result<()>,
+}
+
+impl Lists {
+    /// The listing of the e-mail lists.
+    pub(super) fn email(&mut self, client: &Arc<Client>, config: &Config) -> &Listing {
+        self.email.get_or_insert_with(|| Listing::read(client, config, "email"))
+    }
+
+    /// The listing of the SMS lists. Not every account may read it.
+    pub(super) fn sms(&mut self, client: &Arc<Client>, config: &Config) -> &Listing {
+        self.sms.get_or_insert_with(|| Listing::read(client, config, "sms"))
+    }
+
+    /// What tells one account from another: when each of its e-mail lists was created, with its id. Empty where the
+    /// lists cannot be read.
+    ///
+    /// # Errors
+    /// What would end any other call of the run as well.
+    pub(crate) fn of_account(
+        &mut self,
+        client: &Arc<Client>,
+        config: &Config,
+    ) -> Result<Vec<(Option<DateTime<Utc>>, &str)>> {
+        let listing = self.email(client, config);
+        match &listing.end {
+            Ok(()) => Ok(listing.lists().map(|list| (list.created_at.instant(), list.list_id.as_str())).collect()),
+            Err(Error::Forbidden(why) | Error::Refused(why) | Error::NotFound(why) | Error::Failed(why)) => {
+                log::info!("the lists cannot be read ({why}), so the account is not compared with that of the state");
+                Ok(Vec::new())
+            }
+            Err(e) => Err(e.clone()),
+        }
+    }
+}
+
+impl Lists {
+    /// The names of all lists, for other streams.
+    pub(super) fn names(&mut self, client: &Arc<Client>, config: &Config) -> Result<Names> {
+        self.sms(client, config);
+        self.email(client, config).end.clone()?;
+        let lists = self.email.iter().chain(&self.sms).flat_map(Listing::lists);
+        Ok(lists.map(|list| (list.list_id.as_str(), &list.name)).collect())
+    }
+}
+
+impl Listing {
+    fn read(client: &Arc<Client>, config: &Config, channel: &'static str) -> Listing {
+        let limit = config.page_size.to_string();
         let mut query =
-            vec![("status", "all"), ("include_membership_count", "all"), ("channel_type", *channel), ("limit", &limit)];
+            vec![("status", "all"), ("include_membership_count", "all"), ("channel_type", channel), ("limit", &limit)];
         // Members of SMS lists are counted by this parameter alone, which means nothing to the other listing.
-        if *channel == "sms" {
+        if channel == "sms" {
             query.push(("include_sms_membership_count", "true"));
         }
-        client.pages::<ContactList>(ENDPOINT, "/contact_lists", &query, priority)
-    };
-    each_page(run.client, vec!["email", "sms"], listing, |channel, step| match step {
-        Step::Item(mut page) => {
-            has_sms |= *channel == "sms";
-            for mut list in rows(run, stream, &mut page) {
+        let mut listing = Listing { channel, pages: Vec::new(), end: Ok(()) };
+        for page in client.pages::<ContactList>(ENDPOINT, "/contact_lists", &query, 0) {
+            match page {
+                Ok(page) => listing.pages.push(page),
+                Err(e) => listing.end = Err(e),
+            }
+        }
+        listing
+    }
+
+    pub(super) fn lists(&self) -> impl Iterator<Item = &ContactList> {
+        self.pages.iter().flat_map(|page| &page.rows)
+    }
+
+    fn write(&self, run: &mut Run, seen: &mut HashSet<String>) -> Result<()> {
+        let stream = &SOURCE.stream;
+        for page in &self.pages {
+            run.note_oddities(stream, page.rows.len(), &page.oddities);
+            for list in &page.rows {
                 if seen.insert(list.list_id.as_str().to_owned()) {
-                    list.channel_type = Text::from(*channel);
+                    let list = ContactList { channel_type: Text::from(self.channel), ..list.clone() };
                     run.emit(stream, &list, &page.extracted)?;
                 }
             }
-            Ok(())
         }
-        Step::End(Err(e @ (Error::Forbidden(_) | Error::Refused(_) | Error::NotFound(_))))
-            if *channel == "sms" && !has_sms =>
-        {
-            log::warn!(
-                "contact_lists: the service does not list SMS lists for this account ({e}); e-mail lists are complete"
-            );
-            Ok(())
+        Ok(())
+    }
+}
+
+fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
+    let mut seen = HashSet::new();
+    let email = shared.lists.email(run.client, run.config);
+    email.write(run, &mut seen)?;
+    email.end.clone()?;
+    let sms = shared.lists.sms(run.client, run.config);
+    sms.write(run, &mut seen)?;
+    match &sms.end {
+        Err(e @ (Error::Forbidden(_) | Error::Refused(_) | Error::NotFound(_) | Error::Failed(_))) => {
+            log::warn!("contact_lists: SMS lists may be missing, since the service does not list them ({e})");
         }
-        Step::End(outcome) => outcome,
-    })?;
-    run.check_oddities(stream)
+        end => end.clone()?,
+    }
+    run.check_oddities(&SOURCE.stream)
 }

@@ -2,13 +2,28 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer};
 
-use crate::client::{Client, Page, Pages, Row};
+use crate::client::{Client, Page, Row};
 use crate::error::Result;
 use crate::fanout::{self, Step};
+use crate::field::Object;
 use crate::run::Run;
 use crate::stream::Stream;
+use crate::streams::seen::{PageFacts, Seen};
+
+/// How often a listing that moves is read at most.
+const PASSES: u32 = 3;
+
+/// Whether every row came that was in its listing when the read began.
+#[derive(Debug, PartialEq)]
+#[must_use]
+pub(super) enum Coverage {
+    Whole,
+    /// Rows may be missing, for this reason.
+    MayLackRows(String),
+}
 
 /// Deserializes a list without its nulls, which targets refuse as elements.
 pub(super) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
@@ -18,17 +33,32 @@ pub(super) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     Ok(items.map(|items| items.into_iter().flatten().collect()))
 }
 
+/// Deserializes an object. Other JSON in its place is a value that the field cannot hold.
+pub(super) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(d: D) -> std::result::Result<Option<T>, D::Error> {
+    let object: Option<Object<T>> = Deserialize::deserialize(d)?;
+    Ok(object.map(|object| object.0))
+}
+
+/// Deserializes a list of objects, like [`list`] and [`object`].
+pub(super) fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    d: D,
+) -> std::result::Result<Option<Vec<T>>, D::Error> {
+    let objects: Option<Vec<Object<T>>> = list(d)?;
+    Ok(objects.map(|objects| objects.into_iter().map(|object| object.0).collect()))
+}
+
 /// The pages of several listings, fetched at the same time and handed over listing by listing: while one page is
 /// written, the next ones are under way.
-pub(super) fn each_page<P, T>(
+pub(super) fn each_page<P, T, I>(
     client: &Arc<Client>,
     listings: Vec<P>,
-    pages: impl Fn(&Arc<Client>, &P, usize) -> Pages<T> + Send + Sync + 'static,
+    pages: impl Fn(&Arc<Client>, &P, usize) -> I + Send + Sync + 'static,
     each: impl FnMut(&P, Step<Page<T>>) -> Result<()>,
 ) -> Result<()>
 where
     P: Send + Sync + 'static,
     T: Row,
+    I: Iterator<Item = Result<Page<T>>>,
 {
     let (client, workers) = (Arc::clone(client), client.workers());
     let fetch = move |priority: usize, listing: &P, push: &mut dyn FnMut(Page<T>) -> bool| {
@@ -40,6 +70,84 @@ where
         Ok(())
     };
     fanout::in_order(listings, workers, |page| page.weight, fetch, each)
+}
+
+/// The same, with each listing read again when it moved, so that rows which slipped between two pages come after all.
+///
+/// `each` inserts every row of a page into the [`Seen`] it is given, and writes those that it is told to. A pass that
+/// may have missed rows is read again until a pass finds no more of those that were there at the start, three passes
+/// in all, as long as a pass takes less than half of the calls that are left.
+///
+/// `what` names the rows in the log, such as `contacts`.
+pub(super) fn every_row<P, T, I>(
+    client: &Arc<Client>,
+    what: &str,
+    listings: Vec<P>,
+    pages: impl Fn(&Arc<Client>, &P, usize) -> I + Clone + Send + Sync + 'static,
+    seen: &mut Seen,
+    mut each: impl FnMut(&P, Step<Page<T>>, &mut Seen) -> Result<()>,
+) -> Result<Coverage>
+where
+    P: Clone + Send + Sync + 'static,
+    T: Row,
+    I: Iterator<Item = Result<Page<T>>>,
+{
+    /// A listing, with the time of its first answer once it was read.
+    #[derive(Clone)]
+    struct Again<P> {
+        listing: P,
+        began: Option<DateTime<Utc>>,
+    }
+    let mut to_read: Vec<Again<P>> = listings.into_iter().map(|listing| Again { listing, began: None }).collect();
+    for pass in 1.. {
+        let (mut unsettled, mut calls, mut found) = (Vec::new(), 0, 0);
+        let mut is_under_way = false;
+        let pages = pages.clone();
+        let pages = move |client: &Arc<Client>, again: &Again<P>, priority| pages(client, &again.listing, priority);
+        each_page(client, to_read, pages, |again, step| {
+            if !std::mem::replace(&mut is_under_way, true) {
+                seen.start_pass(again.began);
+            }
+            match step {
+                Step::Item(page) => {
+                    let rows = page.rows.len() as u64 + page.oddities.left_out;
+                    seen.start_page(&PageFacts { at: page.at, count: page.count, rows });
+                    each(&again.listing, Step::Item(page), seen)?;
+                    seen.end_page()
+                }
+                Step::End(outcome) => {
+                    each(&again.listing, Step::End(outcome), seen)?;
+                    is_under_way = false;
+                    let began = seen.began();
+                    let end = seen.end_pass();
+                    let is_settled = if pass == 1 { !end.has_moved } else { end.found == 0 };
+                    if !is_settled {
+                        unsettled.push(Again { listing: again.listing.clone(), began });
+                        calls += u64::from(end.pages);
+                        found += end.found;
+                    }
+                    Ok(())
+                }
+            }
+        })?;
+        if unsettled.is_empty() {
+            break;
+        }
+        if pass == PASSES {
+            return Ok(Coverage::MayLackRows(format!(
+                "the listing of {what} changed while it was read, and the last of {PASSES} passes still found {found} more"
+            )));
+        }
+        if calls * 2 >= client.calls_left() {
+            return Ok(Coverage::MayLackRows(format!(
+                "the listing of {what} changed while it was read, and the {calls} calls of another pass are more than \
+                 half of those left"
+            )));
+        }
+        log::info!("the listing of {what} changed while it was read; reading it again ({calls} calls)");
+        to_read = unsettled;
+    }
+    Ok(Coverage::Whole)
 }
 
 /// Takes the rows out of a page; what is odd about them is warned of in the stream's name.

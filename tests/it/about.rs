@@ -28,7 +28,7 @@ fn about() -> Value {
 fn the_readme_has_the_settings_that_the_tap_has() {
     let markdown = answer(&["--about", "--format", "markdown"]);
     let table = &markdown[markdown.find("| setting |").unwrap()..];
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/settings.md");
     let readme = fs::read_to_string(&path).unwrap();
     let (before, rest) = readme.split_once("<!-- settings -->\n").unwrap();
     let (_, after) = rest.split_once("<!-- /settings -->").unwrap();
@@ -36,7 +36,7 @@ fn the_readme_has_the_settings_that_the_tap_has() {
     if std::env::var_os("UPDATE").is_some() {
         fs::write(&path, &expected).unwrap();
     }
-    assert_eq!(fs::read_to_string(&path).unwrap(), expected, "the settings in README.md are stale");
+    assert_eq!(fs::read_to_string(&path).unwrap(), expected, "the settings in docs/settings.md are stale");
 }
 
 #[test]
@@ -52,6 +52,11 @@ fn about_has_the_keys_of_the_sdk_and_a_schema_of_the_settings() {
     let secret: Vec<_> = settings.iter().filter(|(_, s)| s["secret"] == true).map(|(name, _)| name).collect();
     assert_eq!(secret, ["client_secret", "refresh_token", "access_token"]);
     let validator = jsonschema::validator_for(schema).unwrap();
+    for group in ["token_file", "refresh_token"] {
+        assert_eq!(schema["dependentRequired"][group], serde_json::json!(["client_id"]));
+        assert!(!validator.is_valid(&serde_json::json!({ group: "x" })), "{group}");
+    }
+    assert!(validator.is_valid(&serde_json::json!({"client_id": "x", "token_file": "x", "start_date": null})));
     for (name, setting) in settings {
         assert_eq!(setting["secret"], setting["writeOnly"], "{name}");
         assert!(!setting["description"].as_str().unwrap().is_empty(), "{name}");
@@ -85,6 +90,16 @@ fn the_plugin_definition_has_the_kinds_that_meltano_knows() {
     }
     let sensitive: Vec<_> = settings.iter().filter(|s| s["sensitive"] == true).map(|s| &s["name"]).collect();
     assert_eq!(sensitive, ["client_secret", "refresh_token", "access_token"]);
+}
+
+#[test]
+fn discovery_wins_over_a_sync_and_needs_no_file() {
+    let plain = answer(&["--discover"]);
+    let sync = ["--config", "none.json", "--catalog", "none.json", "--state", "none.json", "--discover"];
+    assert_eq!(answer(&sync), plain);
+    assert!(
+        answer(&["--config", "none.json", "--state", "none.json", "--version"]).starts_with("tap-constant-contact ")
+    );
 }
 
 #[test]
@@ -181,8 +196,48 @@ fn the_logging_config_of_meltano_is_heeded_unless_the_command_line_says_otherwis
     let cases = [(vec![], plain.path()), (vec!["--log-format", "text"], structured.path())];
     for (arguments, path) in cases {
         let mut command = command();
-        command.args(arguments).env("SINGER_SDK_LOG_CONFIG", path);
+        command.arg("--test").args(arguments).env("SINGER_SDK_LOG_CONFIG", path);
         let ran = Ran::of(&command.output().unwrap());
-        assert!(ran.stderr.starts_with("CRITICAL the settings are missing: pass --config"), "{}", ran.stderr);
+        assert!(ran.stderr.starts_with("CRITICAL no config: pass --config"), "{}", ran.stderr);
     }
+}
+
+/// Runs the tap with its stderr on a terminal, and returns what that showed.
+#[cfg(unix)]
+fn on_a_terminal(mut command: Command) -> String {
+    use std::ffi::OsStr;
+    use std::io::Read;
+    use std::os::unix::ffi::OsStrExt;
+
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap();
+    let other_end = fs::File::options().write(true).open(OsStr::from_bytes(name.as_bytes())).unwrap();
+    let mut child = command.env("TERM", "xterm").stdout(Stdio::null()).stderr(other_end).spawn().unwrap();
+    // The reading ends only when nobody has the other end any more.
+    drop(command);
+    let mut shown = Vec::new();
+    // Its end is an error here: nobody will ever write again.
+    let _ = fs::File::from(terminal).read_to_end(&mut shown);
+    assert!(child.wait().unwrap().success());
+    String::from_utf8(shown).unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn discovery_on_a_terminal_says_how_to_choose() {
+    let shown = |arguments: &[&str]| {
+        let mut discover = command();
+        discover.args(arguments);
+        on_a_terminal(discover).trim_end().to_owned()
+    };
+    let patterns = "--select contacts,email_campaigns --select '!contacts.notes'";
+    assert_eq!(shown(&["--discover"]), format!("To read a part of this: tap-constant-contact {patterns}"));
+    assert_eq!(
+        shown(&["--discover", "--config", "my config.json"]),
+        format!("To read a part of this: tap-constant-contact {patterns} --config 'my config.json'")
+    );
 }

@@ -34,7 +34,7 @@ fn schemas_and_example_catalog_are_those_of_the_types() {
     }
 }
 
-const GENERATED: &str = "# Generated from src/config.rs by `UPDATE=1 cargo test --test it checked_in::`.\n";
+const GENERATED: &str = "# Generated from src/config/mod.rs by `UPDATE=1 cargo test --test it checked_in::`.\n";
 
 #[test]
 fn the_definition_for_meltano_hub_has_the_settings_that_the_tap_has() {
@@ -42,28 +42,39 @@ fn the_definition_for_meltano_hub_has_the_settings_that_the_tap_has() {
     same("meltano/hub.yml", &format!("{GENERATED}{}", yaml(&definition)));
 }
 
+/// The keys of these in the order in which `meltano config set` rewrites the file, so that a user's settings are the only
+/// change to it.
+const PLUGIN: [&str; 9] = [
+    "name",
+    "namespace",
+    "label",
+    "executable",
+    "capabilities",
+    "settings_group_validation",
+    "settings",
+    "config",
+    "select",
+];
+const SETTING: [&str; 7] = ["name", "kind", "label", "description", "options", "placeholder", "sensitive"];
+
+fn in_order(object: &Value, keys: &[&str]) -> Value {
+    keys.iter().filter_map(|key| Some(((*key).to_owned(), object.get(*key)?.clone()))).collect::<Map<_, _>>().into()
+}
+
 #[test]
 fn the_meltano_project_has_the_settings_that_the_tap_has() {
-    let mut plugin = Map::new();
-    for (key, value) in answer(&["--about", "--format", "meltano"]).as_object().unwrap() {
-        match key.as_str() {
-            "pip_url" => plugin.insert(key.clone(), ".".into()),
-            "name" | "namespace" | "label" | "executable" | "capabilities" | "select" | "settings_group_validation" => {
-                plugin.insert(key.clone(), value.clone())
-            }
-            "settings" => {
-                // What the user sets comes to stand here too, so it goes before the long list.
-                plugin.insert("config".into(), json!({"token_file": "$MELTANO_PROJECT_ROOT/tokens.json"}));
-                plugin.insert(key.clone(), value.clone())
-            }
-            _ => None,
-        };
-    }
+    let mut plugin = answer(&["--about", "--format", "meltano"]);
+    let settings = plugin["settings"].as_array().unwrap();
+    plugin["settings"] = settings.iter().map(|setting| in_order(setting, &SETTING)).collect();
+    plugin["config"] = json!({"token_file": "$MELTANO_PROJECT_ROOT/tokens.json"});
+    let mut plugin = in_order(&plugin, &PLUGIN);
+    plugin.as_object_mut().unwrap().shift_insert(3, "pip_url".into(), ".".into());
     let project = json!({
         "default_environment": "dev",
         "environments": [{"name": "dev"}],
         "send_anonymous_usage_stats": false,
         "plugins": {
+            "extractors": [plugin],
             "loaders": [{
                 "name": "target-jsonl",
                 "namespace": "target_jsonl",
@@ -71,18 +82,35 @@ fn the_meltano_project_has_the_settings_that_the_tap_has() {
                 // Its dependencies need what later setuptools do not bring.
                 "pip_url": "target-jsonl==0.1.4 setuptools==75.8.0",
                 "executable": "target-jsonl",
-                "config": {"destination_path": "output"},
                 "settings": [
-                    {"name": "destination_path", "label": "Destination path", "kind": "string",
+                    {"name": "destination_path", "kind": "string", "label": "Destination path",
                      "description": "The folder for the files, which must exist."},
-                    {"name": "do_timestamp_file", "label": "Timestamp file", "kind": "boolean",
+                    {"name": "do_timestamp_file", "kind": "boolean", "label": "Timestamp file",
                      "description": "Whether each run writes files of its own."},
                 ],
+                "config": {"destination_path": "output"},
             }],
-            "extractors": [plugin],
         },
+        // Meltano adds one where there is none.
+        "project_id": "tap-constant-contact",
     });
     same("meltano.yml", &format!("{GENERATED}{}", yaml(&project)));
+}
+
+#[test]
+fn the_keys_of_the_hub_definition_are_sorted() {
+    fn check(value: &Value) {
+        match value {
+            Value::Object(map) => {
+                assert!(map.keys().is_sorted(), "{:?}", map.keys().collect::<Vec<_>>());
+                map.values().for_each(check);
+            }
+            Value::Array(items) => items.iter().for_each(check),
+            _ => {}
+        }
+    }
+    let hub = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("meltano/hub.yml")).unwrap();
+    check(&serde_yaml_ng::from_str(&hub).unwrap());
 }
 
 fn yaml(value: &Value) -> String {

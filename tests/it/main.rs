@@ -5,16 +5,26 @@ mod tap;
 
 mod about;
 mod bad_input;
+mod bookmarks;
+mod campaigns;
 mod checked_in;
+mod contacts;
+mod definitions;
+mod doctor;
 mod documents;
 mod fault_matrix;
+#[cfg(unix)]
+mod histories;
 #[cfg(unix)]
 mod interruption;
 #[cfg(target_os = "linux")]
 mod large;
 #[cfg(unix)]
 mod login;
+mod merging;
+mod mistakes;
 mod moving;
+mod odd;
 mod options;
 mod prefix;
 mod preflight;
@@ -22,6 +32,7 @@ mod preflight;
 mod rotation;
 mod routes;
 mod secrets;
+mod selection;
 mod snapshots;
 mod sync;
 #[cfg(unix)]

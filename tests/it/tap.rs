@@ -12,6 +12,8 @@ use tempfile::NamedTempFile;
 
 use fake::Fake;
 
+use crate::merging;
+
 pub fn file(value: &Value) -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();
     file.write_all(value.to_string().as_bytes()).unwrap();
@@ -52,6 +54,11 @@ impl Ran {
     pub fn records(&self, stream: &str) -> Vec<Value> {
         let of = |m: &&Value| m["type"] == "RECORD" && m["stream"] == stream;
         self.messages.iter().filter(of).map(|m| common(without_nulls(&m["record"]))).collect()
+    }
+
+    /// All STATEs, in their order.
+    pub fn states(&self) -> Vec<&Value> {
+        self.messages.iter().filter(|m| m["type"] == "STATE").map(|m| &m["value"]).collect()
     }
 
     pub fn last_state(&self) -> Value {
@@ -95,7 +102,7 @@ pub fn tap(fake: &Fake, more: &Value, state: Option<&Value>) -> Ran {
     tap_with(fake, more, state, None)
 }
 
-/// The same with a catalog.
+/// The same with a catalog. Whatever a test is about, the STATEs of its runs may be merged.
 pub fn tap_with(fake: &Fake, more: &Value, state: Option<&Value>, catalog: Option<&Value>) -> Ran {
     let mut config = fake.config();
     for (key, value) in more.as_object().unwrap() {
@@ -104,15 +111,25 @@ pub fn tap_with(fake: &Fake, more: &Value, state: Option<&Value>, catalog: Optio
     let config = file(&config);
     let mut command = command();
     command.arg("--config").arg(config.path());
-    let state = state.map(file);
-    if let Some(state) = &state {
-        command.arg("--state").arg(state.path());
+    let state_file = state.map(file);
+    if let Some(file) = &state_file {
+        command.arg("--state").arg(file.path());
     }
-    let catalog = catalog.map(file);
-    if let Some(catalog) = &catalog {
-        command.arg("--catalog").arg(catalog.path());
+    let catalog_file = catalog.map(file);
+    if let Some(file) = &catalog_file {
+        command.arg("--catalog").arg(file.path());
     }
-    Ran::of(&command.output().unwrap())
+    let ran = Ran::of(&command.output().unwrap());
+    merging::assert_mergeable(state, &ran, &selected(catalog));
+    ran
+}
+
+/// The streams that a catalog selects.
+fn selected(catalog: Option<&Value>) -> Vec<String> {
+    let Some(catalog) = catalog else { return merging::STREAMS.map(str::to_owned).to_vec() };
+    let is_selected = |entry: &&Value| entry["metadata"][0]["metadata"]["selected"] == true;
+    let entries = catalog["streams"].as_array().into_iter().flatten().filter(is_selected);
+    entries.map(|entry| entry["tap_stream_id"].as_str().unwrap().to_owned()).collect()
 }
 
 pub fn common(mut record: Value) -> Value {

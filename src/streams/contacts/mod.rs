@@ -2,21 +2,24 @@
 
 mod record;
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::page::{each_page, rows};
+use super::definitions::{Definitions, Needed};
+use super::page::{Coverage, every_row, object, rows};
+use super::seen::{Seen, Sighting};
 use super::{Probe, Shared, Source};
 use crate::client::{Client, Page, Pages, Row};
-use crate::config::Config;
+use crate::config::{Config, ContactStatus, Subresource, Word, words};
 use crate::error::Result;
+use crate::extent;
 use crate::fanout::Step;
 use crate::field::{Key, Timestamp};
 use crate::id::Id;
+use crate::quota::DAILY_QUOTA;
 use crate::run::{Run, asked_from, in_extra_second};
 use crate::schema;
 use crate::stream::{Needs, Stream};
@@ -24,9 +27,6 @@ pub(super) use record::Contact;
 
 /// Changes can become visible up to this long after their `updated_at`.
 const OVERLAP: TimeDelta = TimeDelta::minutes(5);
-
-/// How often a listing whose rows slip between pages is read at most.
-const PASSES: u32 = 3;
 
 const ENDPOINT: &str = "contacts";
 
@@ -37,6 +37,11 @@ pub(super) static SOURCE: Source = Source {
         replication_key: Some("updated_at"),
         schema: schema::of::<Contact>,
         needs: Needs { scopes: &["contact_data"], privileges: &["contacts:read"] },
+        narrowed_by: |config| {
+            extent::Filter::of(&[("status", words(&config.contact_status)), ("include", words(&config.subresources))])
+        },
+        bookmark_keys: &["full_refresh_at", "filter", "deselected"],
+        only_by_campaign: &[],
     },
     probe: Probe::Listing(|client, config, found| {
         let (count, some) = count(client, config)?;
@@ -47,88 +52,152 @@ pub(super) static SOURCE: Source = Source {
     read,
 };
 
-fn read(run: &mut Run, _: &mut Shared) -> Result<()> {
+fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     let stream = &SOURCE.stream;
+    if run.config.contact_status != [ContactStatus::All] {
+        log::warn!(
+            "contacts: contact_status leaves out contacts that change to another status, so their last record stays as \
+             it was. To see such changes, set contact_status to all and filter on the field status"
+        );
+    }
     let start = run.client.run_start()?;
-    let full = run.contacts_are_due(stream, start);
-    let since = if full { run.beginning(stream, start) } else { run.since(stream, start) };
-    let passes = match since {
-        None => vec![None],
-        Some(bound) => vec![Some(("updated_after", bound)), Some(("optout_after", bound))],
+    let include = include(run);
+    let definitions = Definitions::read(run, shared, stream, &needed_definitions(run, &include))?;
+    let pages = pages(run.config, &include);
+    let complete = complete_read(run, start, &pages)?;
+    let is_complete = complete.is_some();
+    let Reading { listings, first } = match complete {
+        Some(reading) => reading,
+        None => Reading::of(run.since(stream, start)),
     };
-    let (client, listing) = (run.client, listing(run.config, &run.config.subresources));
-    let mut met = Met::new(run.config, &passes);
-    let whole = read_whole(client, passes, listing, &mut met, |pass, page, met| write(run, *pass, page, met))?;
+    let first = Arc::new(Mutex::new(first));
+    let pages = move |client: &Arc<Client>, filter: &Filter, priority| {
+        // Only the first listing can have begun, and only its first pass.
+        let begun = first.lock().unwrap_or_else(PoisonError::into_inner).take_if(|begun| begun.filter == *filter);
+        let (page, rest) = match begun {
+            Some(begun) => (Some(Ok(begun.page)), begun.rest),
+            None => (None, pages(client, filter, priority)),
+        };
+        page.into_iter().chain(rest)
+    };
+    let mut seen = Seen::default();
+    let coverage = every_row(run.client, stream.name, listings, pages, &mut seen, |filter, step, seen| match step {
+        Step::Item(page) => write(run, *filter, page, &definitions, seen),
+        Step::End(outcome) => outcome,
+    })?;
     run.check_oddities(stream)?;
-    if whole {
-        run.complete(stream, start, OVERLAP);
-        if full {
-            run.contacts_were_complete(stream);
+    run.advance_bookmark(stream, start, OVERLAP);
+    match coverage {
+        Coverage::Whole if is_complete => run.note_full_refresh(stream),
+        Coverage::Whole => {}
+        Coverage::MayLackRows(why) => {
+            log::warn!("contacts: {why}. Contacts may be missing; the next run reads all contacts again");
+            run.note_missed_contacts(stream);
         }
     }
     Ok(())
 }
 
-/// The calls of a pass, with these sub-resources of each contact.
-fn listing<T: Row>(
+/// What a run reads of the contacts.
+struct Reading {
+    listings: Vec<Filter>,
+    /// The first listing, where its first page was read to learn the count.
+    first: Option<Begun>,
+}
+
+/// A listing whose first page has been read.
+struct Begun {
+    filter: Filter,
+    page: Page<Contact>,
+    rest: Pages<Contact>,
+}
+
+impl Reading {
+    /// The contacts that changed since a bound. Unsubscribing is not such a change, so it takes a listing of its own.
+    fn of(since: Option<DateTime<Utc>>) -> Reading {
+        let listings = match since {
+            None => vec![None],
+            Some(bound) => vec![Some(("updated_after", bound)), Some(("optout_after", bound))],
+        };
+        Reading { listings, first: None }
+    }
+}
+
+/// A read of all contacts, if one is due and its calls can be afforded.
+fn complete_read(
+    run: &Run,
+    start: DateTime<Utc>,
+    pages: &impl Fn(&Arc<Client>, &Filter, usize) -> Pages<Contact>,
+) -> Result<Option<Reading>> {
+    let stream = &SOURCE.stream;
+    if !run.contacts_are_due(stream, start) {
+        return Ok(None);
+    }
+    let mut reading = Reading::of(run.beginning(stream, start));
+    // Without a bookmark there is nothing cheaper.
+    if run.bookmark(stream).is_some() {
+        let filter = reading.listings[0];
+        let mut rest = pages(run.client, &filter, 0);
+        let Some(page) = rest.next().transpose()? else { return Ok(Some(reading)) };
+        let calls = page.count.unwrap_or(0).div_ceil(u64::from(run.config.page_size)).saturating_sub(1);
+        let left = run.config.max_requests.map(|most| most.saturating_sub(run.client.calls()));
+        if left.is_some_and(|left| calls > left) || calls > DAILY_QUOTA / 2 {
+            log::warn!(
+                "contacts: a complete read is due, but would take {calls} more calls ({}). Only changes are read; raise \
+                 max_requests or page_size, or set contacts_full_refresh_days to 0",
+                left.map_or("over half of a day's quota".into(), |left| format!("max_requests leaves {left}"))
+            );
+            return Ok(None);
+        }
+        reading.first = Some(Begun { filter, page, rest });
+    }
+    Ok(Some(reading))
+}
+
+/// Sub-resources whose ids the tap translates, and the field that it fills in.
+const TRANSLATED: [(&str, &str); 3] =
+    [("custom_fields", "custom_field_values"), ("taggings", "tag_names"), ("list_memberships", "list_names")];
+
+/// The sub-resources that the selected fields need, as far as `include_subresources` allows them.
+fn include(run: &Run) -> Vec<Subresource> {
+    let wants = |field: &str| run.wants(&SOURCE.stream, &[field]);
+    let is_needed = |subresource: &Subresource| {
+        let name = subresource.as_str();
+        wants(name) || TRANSLATED.iter().any(|(translated, field)| name == *translated && wants(field))
+    };
+    run.config.subresources.iter().copied().filter(is_needed).collect()
+}
+
+fn needed_definitions(run: &Run, include: &[Subresource]) -> Needed {
+    let needs = |subresource: &str, paths: &[&[&str]]| {
+        include.iter().any(|included| included.as_str() == subresource)
+            && paths.iter().any(|path| run.wants(&SOURCE.stream, path))
+    };
+    let of_field = ["name", "label", "type", "choice_labels"].map(|field| ["custom_fields", field]);
+    let mut paths: Vec<&[&str]> = of_field.iter().map(<[&str; 2]>::as_slice).collect();
+    paths.push(&["custom_field_values"]);
+    Needed {
+        custom_fields: needs("custom_fields", &paths),
+        tags: needs("taggings", &[&["tag_names"]]),
+        lists: needs("list_memberships", &[&["list_names"]]),
+    }
+}
+
+/// The pages of a listing, with these sub-resources of each contact.
+fn pages<T: Row>(
     config: &Config,
-    include: &[String],
-) -> impl Fn(&Arc<Client>, &Pass, usize) -> Pages<T> + Clone + Send + Sync + use<T> + 'static {
-    let (status, include) = (config.contact_status.join(","), include.join(","));
+    include: &[Subresource],
+) -> impl Fn(&Arc<Client>, &Filter, usize) -> Pages<T> + Clone + Send + Sync + use<T> + 'static {
+    let (status, include) = (words(&config.contact_status), words(include));
     let limit = config.page_size.to_string();
-    move |client, pass, priority| {
+    move |client, filter, priority| {
         let mut query = vec![("status", status.as_str()), ("limit", &limit), ("include_count", "true")];
         if !include.is_empty() {
             query.push(("include", &include));
         }
-        let from = pass.map(|(filter, bound)| (filter, asked_from(bound)));
-        query.extend(from.as_ref().map(|(filter, from)| (*filter, from.as_str())));
+        let from = filter.map(|(name, bound)| (name, asked_from(bound)));
+        query.extend(from.as_ref().map(|(name, from)| (*name, from.as_str())));
         client.pages(ENDPOINT, "/contacts", &query, priority)
-    }
-}
-
-/// Reads passes until all contacts have come that were there when it began, and says whether they have.
-///
-/// The cursor is a page number over a moving set: a row that leaves it moves all later ones up by a place, so that one
-/// slips between two pages. A pass in which that may have happened is read again.
-fn read_whole<T: Row>(
-    client: &Arc<Client>,
-    mut passes: Vec<Pass>,
-    listing: impl Fn(&Arc<Client>, &Pass, usize) -> Pages<T> + Clone + Send + Sync + 'static,
-    met: &mut Met,
-    mut each: impl FnMut(&Pass, Page<T>, &mut Met) -> Result<()>,
-) -> Result<bool> {
-    let mut reads = 0;
-    loop {
-        reads += 1;
-        met.new = 0;
-        let mut short = Vec::new();
-        each_page(client, passes, listing.clone(), |pass, step| match step {
-            Step::Item(page) => each(pass, page, met),
-            Step::End(outcome) => {
-                outcome?;
-                short.extend(met.end_of_pass().map(|missing| (*pass, missing)));
-                Ok(())
-            }
-        })?;
-        let missing: u64 = short.iter().map(|(_, missing)| missing).sum();
-        if missing == 0 {
-            return Ok(true);
-        }
-        // Who slipped comes when all is read again. Where nobody does, they have left the set, or the count is wrong.
-        if reads > 1 && met.new == 0 {
-            log::info!("contacts: the service counts {missing} more than it lists; nobody new came in another read");
-            return Ok(true);
-        }
-        if reads == PASSES {
-            log::warn!(
-                "contacts: {missing} contacts slipped between pages in each of {PASSES} reads; the account changes while \
-                 it is read. The next run reads the same again"
-            );
-            return Ok(false);
-        }
-        log::info!("contacts: {missing} contacts may have slipped between pages; reading again");
-        passes = short.into_iter().map(|(pass, _)| pass).collect();
     }
 }
 
@@ -146,85 +215,64 @@ pub(crate) fn parse_and_write(page: &str, out: &mut impl std::io::Write) -> std:
 }
 
 /// The filter of a listing with its lower bound; `None` lists everything.
-type Pass = Option<(&'static str, DateTime<Utc>)>;
+type Filter = Option<(&'static str, DateTime<Utc>)>;
 
-/// The contacts met so far.
-#[derive(Default)]
-struct Met {
-    /// Each with the number of the pass that met it last, and whether it was written.
-    contacts: HashMap<Id, (u32, bool)>,
-    /// Nobody leaves the set, so that one more read of it need only bring the rest.
-    is_fixed: bool,
-    pass: u32,
-    /// What the first page of the pass said: how many there are, and when. Those that are added later do not count.
-    first: Option<(u64, DateTime<Utc>)>,
-    /// How many of these have come.
-    came: u64,
-    /// How many of these had come in no pass before.
-    new: u64,
-}
-
-impl Met {
-    fn new(config: &Config, passes: &[Pass]) -> Met {
-        // Among all, a deleted contact stays.
-        Met { is_fixed: config.contact_status == ["all"] && passes == [None], ..Met::default() }
-    }
-
-    /// Takes note of a page before its contacts are met.
-    fn turns_to<T>(&mut self, page: &Page<T>) {
-        // The service keeps whole seconds.
-        self.first = self.first.or(page.count.map(|count| (count, page.at + TimeDelta::seconds(1))));
-    }
-
-    /// Whether a contact that is met is to be written: once a run, and only where it is `wanted`.
-    fn meets(&mut self, id: Id, created: Option<DateTime<Utc>>, wanted: bool) -> bool {
-        let pass = self.pass;
-        let met = self.contacts.entry(id).or_insert((u32::MAX, false));
-        let was_there = self.first.zip(created).is_none_or(|((_, at), created)| created <= at);
-        self.came += u64::from(was_there && met.0 != pass);
-        self.new += u64::from(was_there && met.0 == u32::MAX);
-        met.0 = pass;
-        let write = wanted && !met.1;
-        met.1 |= wanted;
-        write
-    }
-
-    /// How many contacts have not come, if any.
-    fn end_of_pass(&mut self) -> Option<u64> {
-        let missing = self.first.map_or(0, |(count, _)| count).saturating_sub(self.came);
-        if !self.is_fixed {
-            (self.pass, self.came, self.first) = (self.pass + 1, 0, None);
-        }
-        (missing > 0).then_some(missing)
-    }
-}
-
-fn write(run: &mut Run, pass: Pass, mut page: Page<Contact>, met: &mut Met) -> Result<()> {
+fn write(
+    run: &mut Run,
+    filter: Filter,
+    mut page: Page<Contact>,
+    definitions: &Definitions,
+    seen: &mut Seen,
+) -> Result<()> {
     let stream = &SOURCE.stream;
-    met.turns_to(&page);
-    if let (None, Some(count)) = (pass, page.count) {
+    if let (None, Some(count)) = (filter, page.count) {
         run.set_total(stream, count);
     }
-    for contact in rows(run, stream, &mut page) {
-        let dated = match pass {
-            Some(("optout_after", _)) => contact.email_address.as_ref().and_then(|e| e.opt_out_date.instant()),
-            _ => contact.updated_at.instant(),
-        };
-        let id = Id::from(contact.contact_id.as_str());
-        let wanted = !in_extra_second(dated, pass.map(|(_, bound)| bound));
-        if met.meets(id, contact.created_at.instant(), wanted) {
+    for mut contact in rows(run, stream, &mut page) {
+        if seen.insert(sighting(&contact, filter)) {
+            contact.complete(definitions);
             run.emit(stream, &contact, &page.extracted)?;
         }
     }
     Ok(())
 }
 
-/// A contact of which only the id matters.
+fn sighting(contact: &Contact, filter: Filter) -> Sighting {
+    let email = contact.email_address.as_ref();
+    let (created_at, updated_at) = (contact.created_at.instant(), contact.updated_at.instant());
+    let opt_out_date = email.and_then(|email| email.opt_out_date.instant());
+    let email_updated_at = email.and_then(|email| email.updated_at.instant());
+    let entered_at = match filter {
+        None => created_at,
+        Some(("optout_after", _)) => opt_out_date,
+        Some(_) => updated_at,
+    };
+    Sighting {
+        id: Id::from(contact.contact_id.as_str()),
+        entered_at,
+        changed_at: [created_at, updated_at, email_updated_at, opt_out_date].into_iter().flatten().max(),
+        is_wanted: filter.is_none_or(|(_, bound)| !in_extra_second(entered_at, Some(bound))),
+    }
+}
+
+/// A contact's id, and the dates that show whether it moved.
 #[derive(Deserialize, JsonSchema)]
 struct ContactId {
-    contact_id: Key,
+    #[serde(rename = "contact_id")]
+    id: Key,
     #[serde(default)]
     created_at: Timestamp,
+    #[serde(default)]
+    updated_at: Timestamp,
+    #[serde(default, deserialize_with = "object")]
+    email_address: Option<EmailDates>,
+}
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+struct EmailDates {
+    updated_at: Timestamp,
+    opt_out_date: Timestamp,
 }
 
 impl Row for ContactId {
@@ -234,25 +282,38 @@ impl Row for ContactId {
 
 /// The ids of the contacts that the reports are read for, in order, and whether they are all.
 pub(super) fn ids(run: &Run) -> Result<(Vec<Id>, bool)> {
-    let mut met = Met::new(run.config, &[None]);
-    let listing = listing::<ContactId>(run.config, &[]);
-    let all = read_whole(run.client, vec![None], listing, &mut met, |_, page, met| {
-        met.turns_to(&page);
+    let mut seen = Seen::default();
+    let pages = pages::<ContactId>(run.config, &[]);
+    let coverage = every_row(run.client, SOURCE.stream.name, vec![None], pages, &mut seen, |_, step, seen| {
+        let page = match step {
+            Step::Item(page) => page,
+            Step::End(outcome) => return outcome,
+        };
         for row in page.rows {
-            met.meets(Id::from(row.contact_id.as_str()), row.created_at.instant(), true);
+            let email = row.email_address.unwrap_or_default();
+            let dates = [&row.created_at, &row.updated_at, &email.updated_at, &email.opt_out_date];
+            seen.insert(Sighting {
+                id: Id::from(row.id.as_str()),
+                entered_at: row.created_at.instant(),
+                changed_at: dates.into_iter().filter_map(Timestamp::instant).max(),
+                is_wanted: true,
+            });
         }
         Ok(())
     })?;
-    let mut ids: Vec<Id> = met.contacts.into_keys().collect();
+    let mut ids: Vec<Id> = seen.into_ids().collect();
     ids.sort_unstable();
-    Ok((ids, all))
+    if let Coverage::MayLackRows(why) = &coverage {
+        log::warn!("contacts: {why}. Activity of some contacts may be missing; the next run reads the same again");
+    }
+    Ok((ids, coverage == Coverage::Whole))
 }
 
 /// How many contacts there are, and the id of one.
 pub(super) fn count(client: &Client, config: &Config) -> Result<(u64, Option<String>)> {
-    let status = config.contact_status.join(",");
+    let status = words(&config.contact_status);
     let query = [("status", status.as_str()), ("limit", "1"), ("include_count", "true")];
     let page = client.first::<ContactId>(ENDPOINT, "/contacts", &query, 0)?;
-    let some = page.rows.first().map(|row| row.contact_id.as_str().to_owned());
+    let some = page.rows.first().map(|row| row.id.as_str().to_owned());
     Ok((page.count.unwrap_or(page.rows.len() as u64), some))
 }

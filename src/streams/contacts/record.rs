@@ -4,18 +4,29 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::client::Row;
 use crate::field::{Integer, Key, Text, Timestamp};
-use crate::streams::page::list;
+use crate::streams::definitions::{Definitions, Names};
+use crate::streams::page::{list, object, objects};
 
 /// A person the account knows, with address, subscriptions and details.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 pub(crate) struct Contact {
     /// Unique id of the contact.
     pub(crate) contact_id: Key,
+    /// The contact's e-mail address, the same as `email_address.address`. Two contacts may share an address. Filled in by
+    /// the tap.
+    #[serde(skip_deserializing)]
+    pub(crate) email: Text,
+    /// Status of the contact: `deleted`, else `active` when e-mail may be sent, else the permission: `not_set`,
+    /// `pending_confirmation`, `temp_hold` or `unsubscribed`. Null for a contact without an e-mail address. Filled in by
+    /// the tap.
+    #[serde(skip_deserializing)]
+    pub(crate) status: Text,
     /// The contact's e-mail address and the permission to send to it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub(crate) email_address: Option<EmailAddress>,
     /// First name.
     #[serde(default)]
@@ -55,25 +66,36 @@ pub(crate) struct Contact {
     #[serde(default)]
     pub(crate) deleted_at: Timestamp,
     /// Values of the account's custom fields, at most 25.
-    #[serde(default, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "objects", skip_serializing_if = "Option::is_none")]
     pub(crate) custom_fields: Option<Vec<CustomField>>,
+    /// The same values by the name of their field: the text, the label of a single choice, or a list of the labels of
+    /// several. A field stands under its id where it has no definition, or where another field has the same name but for
+    /// upper and lower case. Filled in by the tap.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub(crate) custom_field_values: Option<Values>,
     /// Phone numbers, at most 3.
-    #[serde(default, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "objects", skip_serializing_if = "Option::is_none")]
     pub(crate) phone_numbers: Option<Vec<PhoneNumber>>,
     /// Street addresses, at most 3.
-    #[serde(default, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "objects", skip_serializing_if = "Option::is_none")]
     pub(crate) street_addresses: Option<Vec<StreetAddress>>,
     /// Ids of the lists to which the contact is subscribed, at most 50.
     #[serde(default, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
     pub(crate) list_memberships: Option<Vec<Text>>,
+    /// Names of these lists, in the order of the ids. Filled in by the tap.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub(crate) list_names: Option<Labels>,
     /// Ids of the contact's tags, at most 50.
     #[serde(default, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
     pub(crate) taggings: Option<Vec<Text>>,
+    /// Names of these tags, in the order of the ids. Filled in by the tap.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub(crate) tag_names: Option<Labels>,
     /// Notes about the contact, newest first, at most 150.
-    #[serde(default, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "objects", skip_serializing_if = "Option::is_none")]
     pub(crate) notes: Option<Vec<Note>>,
     /// The contact's phone for text messages and the consents given for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub(crate) sms_channel: Option<SmsChannel>,
 }
 
@@ -81,7 +103,7 @@ pub(crate) struct Contact {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default)]
 pub(crate) struct EmailAddress {
-    /// The address itself, unique among the account's contacts.
+    /// The address itself. Two contacts may share an address.
     pub(crate) address: Text,
     /// The permission to send to the contact: `explicit`, `implicit`, `not_set`, `pending_confirmation`, `temp_hold`
     /// or `unsubscribed`.
@@ -111,12 +133,34 @@ pub(crate) struct EmailAddress {
 pub(crate) struct CustomField {
     /// Id of the custom field.
     pub(crate) custom_field_id: Text,
+    /// Name of the custom field. The service makes it anew from the label when the field is renamed. Filled in by the
+    /// tap.
+    #[serde(skip_deserializing)]
+    pub(crate) name: Text,
+    /// Label of the custom field, as people see it. Filled in by the tap.
+    #[serde(skip_deserializing)]
+    pub(crate) label: Text,
+    /// Type of the custom field: `string`, `text_area`, `number`, `currency`, `boolean`, `date`, `datetime`,
+    /// `single_select` or `multi_select`. Filled in by the tap.
+    #[serde(skip_deserializing)]
+    pub(crate) r#type: Text,
     /// The contact's value, as text.
     pub(crate) value: Text,
     /// For fields with a choice, the ids of the options chosen.
     #[serde(deserialize_with = "list", skip_serializing_if = "Option::is_none")]
     pub(crate) choice_ids: Option<Vec<Text>>,
+    /// Labels of these options, in the order of the ids. Filled in by the tap.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub(crate) choice_labels: Option<Labels>,
 }
+
+/// What ids mean, in their order; `None` where the service refuses to say, which is null and not left out.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub(crate) struct Labels(Option<Vec<Text>>);
+
+/// Values of custom fields by name; `None` where the service refuses to say the names.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub(crate) struct Values(Option<Map<String, Value>>);
 
 /// A phone number.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -191,7 +235,7 @@ pub(crate) struct SmsChannel {
     /// Who added the SMS details: Contact or Account.
     pub(crate) create_source: Text,
     /// The consents given for this phone.
-    #[serde(deserialize_with = "list", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "objects", skip_serializing_if = "Option::is_none")]
     pub(crate) sms_channel_consents: Option<Vec<SmsConsent>>,
 }
 
@@ -215,6 +259,49 @@ pub(crate) struct SmsConsent {
     pub(crate) created_at: Timestamp,
     /// When the consent was last updated.
     pub(crate) updated_at: Timestamp,
+}
+
+impl Contact {
+    /// Fills in what the service does not send with a contact.
+    pub(super) fn complete(&mut self, definitions: &Definitions) {
+        let email = self.email_address.as_ref();
+        self.email = email.map(|email| email.address.clone()).unwrap_or_default();
+        self.status = Text(self.status().map(Into::into));
+        let names = |ids: &Option<Vec<Text>>, names: &Option<Names>| {
+            ids.as_ref().map(|ids| Labels(names.as_ref().map(|names| names.of(ids))))
+        };
+        self.tag_names = names(&self.taggings, &definitions.tags);
+        self.list_names = names(&self.list_memberships, &definitions.lists);
+        let Some(custom_fields) = &mut self.custom_fields else { return };
+        let mut values = definitions.custom_fields.is_some().then(Map::new);
+        for field in custom_fields {
+            let choice_ids = field.choice_ids.as_deref();
+            let mut labels = None;
+            if let (Some(fields), Some(values)) = (&definitions.custom_fields, &mut values) {
+                let id = &field.custom_field_id;
+                labels = choice_ids.map(|choice_ids| fields.labels(id, choice_ids));
+                fields.insert_value(values, id, &field.value, choice_ids.unwrap_or_default());
+                if let Some(definition) = fields.get(id) {
+                    field.name = definition.name.clone();
+                    field.label = definition.label.clone();
+                    field.r#type = definition.r#type.clone();
+                }
+            }
+            field.choice_labels = choice_ids.map(|_| Labels(labels));
+        }
+        self.custom_field_values = Some(Values(values));
+    }
+
+    /// As `contact_status` names it.
+    fn status(&self) -> Option<&str> {
+        if self.deleted_at.instant().is_some() {
+            return Some("deleted");
+        }
+        match self.email_address.as_ref()?.permission_to_send.as_str()? {
+            "explicit" | "implicit" => Some("active"),
+            other => Some(other),
+        }
+    }
 }
 
 impl Row for Contact {

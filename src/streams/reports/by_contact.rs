@@ -5,13 +5,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use chrono::Months;
+use chrono::{DateTime, Months, Utc};
 
 use super::newest_first::{Listing, Part, newest_first};
 use super::records::{ActionSummary, ActivityDetail};
 use super::{ACTIVITY_DETAILS, ACTIVITY_SUMMARY, DETAILS, Reading, SUMMARY, route};
 use crate::client::Client;
-use crate::config::Route;
+use crate::config::{Route, words};
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::field::{Key, KeyInteger};
@@ -21,7 +21,10 @@ use crate::streams::Shared;
 use crate::streams::contacts::ids;
 use crate::streams::page::rows;
 use crate::timestamp::stamp;
-use crate::window::{Window, five_year_windows};
+use crate::window::five_year_windows;
+
+/// 1998-01-01, before which there was no Constant Contact: the start of a summary that nothing bounds.
+const BEFORE_THE_SERVICE: DateTime<Utc> = DateTime::from_timestamp(883_612_800, 0).expect("it is a moment");
 
 /// How many of the contacts that were named, but have no report, are told.
 const SHOWN_IDS: usize = 10;
@@ -32,10 +35,10 @@ type Fetch<T> = Box<dyn Fn(&Arc<Client>, usize, &Id, &mut dyn FnMut(Part<T>) -> 
 /// Reads one report contact by contact, with a resume point after each.
 pub(super) fn read(run: &mut Run, shared: &mut Shared, reading: &mut Reading) -> Result<()> {
     if reading.stream.name == SUMMARY.stream.name {
-        let fetch = fetch_summary(&reading.window);
+        let fetch = fetch_summary(reading);
         each_contact(run, shared, reading, fetch, write_summary)
     } else {
-        let fetch = fetch_details(run, &reading.window);
+        let fetch = fetch_details(run, reading);
         each_contact(run, shared, reading, fetch, write_details)
     }
 }
@@ -88,7 +91,7 @@ fn each_contact<T: Send + 'static>(
                         other => other?,
                     }
                     contact = OneContact::default();
-                    reading.reached(run, Route::Contacts, id);
+                    reading.note_progress(run, Route::Contacts, id);
                     run.checkpoint()?;
                 }
             }
@@ -117,8 +120,8 @@ pub(super) fn named(run: &Run) -> Option<Vec<Id>> {
     (!ids.is_empty()).then_some(ids)
 }
 
-fn fetch_summary(window: &Window) -> Fetch<ActionSummary> {
-    let window = window.clone();
+fn fetch_summary(reading: &Reading) -> Fetch<ActionSummary> {
+    let (since, until) = (reading.since.unwrap_or(BEFORE_THE_SERVICE), reading.until);
     // How long a range may be is not documented for this endpoint; five years are, for its neighbour.
     let split = AtomicBool::new(false);
     Box::new(move |client, priority, id, push| {
@@ -133,23 +136,23 @@ fn fetch_summary(window: &Window) -> Fetch<ActionSummary> {
             Ok(())
         };
         if !split.load(Ordering::Relaxed) {
-            match range((window.start, window.end)) {
-                Err(Error::Refused(_)) if window.end > window.start + Months::new(60) => {
+            match range((since, until)) {
+                Err(Error::Refused(_)) if until > since + Months::new(60) => {
                     split.store(true, Ordering::Relaxed);
                 }
                 other => return other,
             }
         }
-        five_year_windows(window.start, window.end).into_iter().try_for_each(range)
+        five_year_windows(since, until).into_iter().try_for_each(range)
     })
 }
 
-fn fetch_details(run: &Run, window: &Window) -> Fetch<ActivityDetail> {
-    let types = run.config.tracking_activity_types.join(",");
+fn fetch_details(run: &Run, reading: &Reading) -> Fetch<ActivityDetail> {
+    let types = words(&run.config.tracking_activity_types);
     let limit = run.config.page_size.min(100).to_string();
     // The service calls leaving the names out cheaper.
     let names = if run.wants(&DETAILS.stream, &["campaign_activity_name"]) { "true" } else { "false" };
-    let start = window.start;
+    let since = reading.since;
     Box::new(move |client, priority, id, push| {
         let query = [
             ("tracking_activities_list", types.as_str()),
@@ -158,7 +161,7 @@ fn fetch_details(run: &Run, window: &Window) -> Fetch<ActivityDetail> {
         ];
         let path = format!("/reports/contact_reports/{id}/activity_details");
         let listing = Listing { endpoint: ACTIVITY_DETAILS, path: &path, query: &query, priority };
-        newest_first(client, &listing, Some(start), push)
+        newest_first(client, &listing, since, push)
     })
 }
 
@@ -178,11 +181,11 @@ fn write_summary(
     id: &Id,
     part: Part<ActionSummary>,
 ) -> Result<()> {
-    let (stream, window, mut page) = (reading.stream, &reading.window, part.page);
+    let (stream, mut page) = (reading.stream, part.page);
     let contact_id = Key::from(id.to_string().as_str());
     for mut row in rows(run, stream, &mut page) {
         let at = row.start_on.instant();
-        let outside = in_extra_second(at, Some(window.start)) || (window.bounded && at == Some(window.end));
+        let outside = in_extra_second(at, reading.since) || (reading.is_bounded && at == Some(reading.until));
         if !outside && contact.summaries.insert(Id::from(row.campaign_activity_id.as_str())) {
             row.contact_id = contact_id.clone();
             run.emit(stream, &row, &page.extracted)?;

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Duration, NaiveDate, SecondsFormat, TimeZone, Utc};
 use serde_json::{Map, Value, json};
 
+pub use super::campaigns::{Campaign, CampaignActivity};
+
 /// An identifier, cheap to copy.
 pub type Id = Arc<str>;
 
@@ -47,6 +49,37 @@ pub struct CustomField {
     pub id: Id,
     pub value: Option<String>,
     pub choice_ids: Vec<String>,
+}
+
+/// A custom field as the account defines it.
+#[derive(Clone, Debug)]
+pub struct FieldDefinition {
+    pub id: Id,
+    pub name: String,
+    pub label: String,
+    pub kind: &'static str,
+    pub choices: Vec<Choice>,
+    pub created_at: DateTime<Utc>,
+    /// No longer listed, while contacts keep their values.
+    pub deleted: bool,
+}
+
+/// A choice of a custom field. Contacts name it by six digits.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    pub number: u32,
+    pub label: String,
+    pub deleted_at: Option<NaiveDate>,
+}
+
+/// A tag.
+#[derive(Clone, Debug)]
+pub struct Tag {
+    pub id: Id,
+    pub name: String,
+    pub created_at: DateTime<Utc>,
+    /// No longer listed, while contacts keep it.
+    pub deleted: bool,
 }
 
 /// A telephone number.
@@ -151,31 +184,6 @@ pub struct List {
     pub segment: bool,
 }
 
-/// One activity of a campaign.
-#[derive(Clone, Debug)]
-pub struct CampaignActivity {
-    pub id: Id,
-    /// `primary_email`, `permalink` or `resend`.
-    pub role: &'static str,
-    pub sent_at: Option<DateTime<Utc>>,
-}
-
-/// An e-mail campaign.
-#[derive(Clone, Debug)]
-pub struct Campaign {
-    pub id: Id,
-    pub name: String,
-    /// As the listing spells it: `Draft`, `Scheduled`, `Done`, `Removed`.
-    pub status: &'static str,
-    pub kind: &'static str,
-    pub type_code: u32,
-    pub created_at: DateTime<Utc>,
-    pub updated_at: DateTime<Utc>,
-    pub activities: Vec<CampaignActivity>,
-    pub listed_twice: bool,
-    pub detail_404: bool,
-}
-
 /// The kind of a tracked activity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -248,11 +256,14 @@ pub struct Account {
     pub lists: Vec<List>,
     pub campaigns: Vec<Campaign>,
     pub activities: Vec<Row>,
-    pub tags: Vec<Id>,
+    pub tags: Vec<Tag>,
+    pub custom_fields: Vec<FieldDefinition>,
     /// Added to the real time to give the service's clock.
     pub clock_skew: Duration,
     pub moves: Moves,
-    rng: fastrand::Rng,
+    /// Whether the e-mails of removed campaigns can be asked for; the service's documents say that they cannot.
+    pub removed_emails_readable: bool,
+    pub(super) rng: fastrand::Rng,
     index: Option<Arc<Index>>,
 }
 
@@ -311,7 +322,7 @@ fn mix(mut h: u64) -> u64 {
     h ^ (h >> 33)
 }
 
-fn uuid(rng: &mut fastrand::Rng) -> Id {
+pub(super) fn uuid(rng: &mut fastrand::Rng) -> Id {
     let (a, b) = (rng.u64(..), rng.u64(..));
     let text = format!(
         "{:08x}-{:04x}-11ef-{:04x}-{:012x}",
@@ -323,7 +334,7 @@ fn uuid(rng: &mut fastrand::Rng) -> Id {
     text.into()
 }
 
-fn pick<T: Copy>(rng: &mut fastrand::Rng, of: &[T]) -> T {
+pub(super) fn pick<T: Copy>(rng: &mut fastrand::Rng, of: &[T]) -> T {
     of[rng.usize(..of.len())]
 }
 
@@ -344,8 +355,10 @@ impl Account {
             campaigns: Vec::new(),
             activities: Vec::new(),
             tags: Vec::new(),
+            custom_fields: Vec::new(),
             clock_skew: Duration::zero(),
             moves: Moves::default(),
+            removed_emails_readable: false,
             rng: fastrand::Rng::with_seed(1),
             index: None,
         }
@@ -374,14 +387,21 @@ impl Account {
         whole_second(Utc::now() + self.clock_skew)
     }
 
-    fn past(&mut self, base: DateTime<Utc>, days: i64) -> DateTime<Utc> {
+    pub(super) fn past(&mut self, base: DateTime<Utc>, days: i64) -> DateTime<Utc> {
         base - Duration::seconds(self.rng.i64(0..days * 86_400))
     }
 
     fn grow_lists(&mut self, count: usize, base: DateTime<Utc>) {
-        for _ in 0..12 {
-            let id = uuid(&mut self.rng);
-            self.tags.push(id);
+        for i in 0..12 {
+            self.tags.push(Tag {
+                id: uuid(&mut self.rng),
+                name: match i {
+                    0 => "VIP \"gold\" 🥇".into(),
+                    _ => format!("Tag {i}"),
+                },
+                created_at: base - Duration::days(30 * i),
+                deleted: i % 6 == 5,
+            });
         }
         for i in 0..count {
             let created_at = self.past(base, 1000);
@@ -402,54 +422,32 @@ impl Account {
         }
     }
 
-    fn grow_campaigns(&mut self, count: usize, base: DateTime<Utc>) {
-        for i in 0..count {
-            let created_at = self.past(base, 1000).min(base - Duration::days(3));
-            let status = match i % 10 {
-                3 => "Draft",
-                5 => "Removed",
-                7 => "Scheduled",
-                _ => "Done",
-            };
-            let sent_at = match status {
-                "Done" => Some(created_at + Duration::days(1)),
-                // A campaign removed after it was sent keeps its history.
-                "Removed" if i % 20 == 15 => Some(created_at + Duration::days(1)),
-                _ => None,
-            };
-            let mut activities = vec![
-                CampaignActivity { id: uuid(&mut self.rng), role: "primary_email", sent_at },
-                CampaignActivity { id: uuid(&mut self.rng), role: "permalink", sent_at: None },
-            ];
-            if i % 8 == 1 && sent_at.is_some() {
-                activities.push(CampaignActivity {
-                    id: uuid(&mut self.rng),
-                    role: "resend",
-                    sent_at: sent_at.map(|t| t + Duration::days(1)),
-                });
-            }
-            self.campaigns.push(Campaign {
-                id: uuid(&mut self.rng),
-                name: match i {
-                    0 => "A \"quoted\" name, with a comma,\na newline and 📬".into(),
-                    1 => format!("Long {}", "name of a campaign ".repeat(8)),
-                    _ => format!("Campaign {i}"),
-                },
-                status,
-                kind: pick(&mut self.rng, &["NEWSLETTER", "CUSTOM_CODE_EMAIL"]),
-                type_code: if i % 6 == 2 { 57 } else { 10 },
-                created_at,
-                updated_at: sent_at.unwrap_or(created_at),
-                activities,
-                listed_twice: i == 2,
-                detail_404: status == "Removed" && sent_at.is_none(),
-            });
-        }
+    /// The definitions of these custom fields, and the id of one that was deleted.
+    fn define_fields(&mut self, ids: &[Id], base: DateTime<Utc>) -> Id {
+        let created_at = base - Duration::days(900);
+        let choice = |number, label: &str| Choice { number, label: label.into(), deleted_at: None };
+        let mut define = |id: &Id, name: &str, label: &str, kind, choices| {
+            let (id, name, label) = (id.clone(), name.into(), label.into());
+            self.custom_fields.push(FieldDefinition { id, name, label, kind, choices, created_at, deleted: false });
+        };
+        define(&ids[0], "What_they_like", "What they like", "string", vec![]);
+        // A label that is repeated, since another choice of it was deleted.
+        let mut colours = vec![choice(1, "Red"), choice(2, "Blue"), choice(3, "Blue")];
+        colours[1].deleted_at = Some(base.date_naive());
+        define(&ids[1], "Colours", "Colours \"so far\"", "multi_select", colours);
+        // Two names that differ in case only.
+        define(&ids[2], "Size", "Size", "single_select", vec![choice(1, "Small"), choice(2, "Large")]);
+        define(&ids[3], "size", "size", "text_area", vec![]);
+        let deleted = uuid(&mut fastrand::Rng::with_seed(hash(&ids[0])));
+        define(&deleted, "Forgotten", "Forgotten", "date", vec![]);
+        self.custom_fields[4].deleted = true;
+        deleted
     }
 
     fn grow_contacts(&mut self, count: usize, base: DateTime<Utc>) {
         let import = base - Duration::days(40);
         let fields: Vec<Id> = (0..4).map(|_| uuid(&mut self.rng)).collect();
+        let deleted_field = self.define_fields(&fields, base);
         let live_lists: Vec<(Id, bool)> =
             self.lists.iter().filter(|l| l.deleted_at.is_none() && !l.segment).map(|l| (l.id.clone(), l.sms)).collect();
         for i in 0..count {
@@ -551,6 +549,23 @@ impl Account {
                     choice_ids: vec!["000001".into(), "000003".into()],
                 });
             }
+            let mut more = |id: &Id, value: Option<&str>, choice: Option<&str>| {
+                custom_fields.push(CustomField {
+                    id: id.clone(),
+                    value: value.map(str::to_owned),
+                    choice_ids: choice.map(str::to_owned).into_iter().collect(),
+                });
+            };
+            match case {
+                24 => more(&fields[2], None, Some("000002")),
+                25 => more(&deleted_field, Some("2021-03-04"), None),
+                28 => {
+                    more(&fields[2], None, Some("000007"));
+                    more(&fields[3], Some("XL"), None);
+                }
+                29 => more(&deleted_field, None, Some("000001")),
+                _ => {}
+            }
             let mut phone_numbers = Vec::new();
             if case == 26 || chance(rng, 20) {
                 for kind in ["mobile", "home"].into_iter().take(1 + i % 2) {
@@ -588,7 +603,7 @@ impl Account {
             let mut taggings = Vec::new();
             if !self.tags.is_empty() && chance(rng, 15) {
                 let at = rng.usize(..self.tags.len());
-                taggings.push(self.tags[at].clone());
+                taggings.push(self.tags[at].id.clone());
             }
             let mut notes = Vec::new();
             if case == 27 || chance(rng, 5) {
@@ -633,11 +648,11 @@ impl Account {
     }
 
     fn grow_activities(&mut self, base: DateTime<Utc>) {
-        let sent: Vec<(Id, DateTime<Utc>)> = self
+        let sent: Vec<(Id, DateTime<Utc>, Duration)> = self
             .campaigns
             .iter()
             .flat_map(|c| &c.activities)
-            .filter_map(|a| a.sent_at.map(|t| (a.id.clone(), t)))
+            .filter_map(|a| a.sent_at.map(|t| (a.id.clone(), t, a.sending_takes)))
             .collect();
         if sent.is_empty() {
             return;
@@ -658,7 +673,9 @@ impl Account {
             };
             let start = rng.usize(..sent.len());
             for k in 0..sends {
-                let (activity, sent_at) = &sent[(start + k) % sent.len()];
+                let (activity, begun_at, takes) = &sent[(start + k) % sent.len()];
+                // A large sending goes on for hours: contacts get it one after the other.
+                let sent_at = &(*begun_at + Duration::seconds(takes.num_seconds() * (i as i64 % 8) / 8));
                 let span = (base - *sent_at).num_seconds().max(1);
                 let mut push = |kind, at| {
                     rows.push(Row { contact_id: contact.id.clone(), activity_id: activity.clone(), kind, at });
@@ -903,38 +920,6 @@ impl Account {
         }
     }
 
-    /// A new campaign, sent now to these contacts; gives the id of its
-    /// primary activity.
-    pub fn send_campaign(&mut self, name: &str, contacts: &[Id]) -> Id {
-        let now = self.now();
-        let activity = uuid(&mut self.rng);
-        let campaign = Campaign {
-            id: uuid(&mut self.rng),
-            name: name.into(),
-            status: "Done",
-            kind: "NEWSLETTER",
-            type_code: 10,
-            created_at: now,
-            updated_at: now,
-            activities: vec![
-                CampaignActivity { id: activity.clone(), role: "primary_email", sent_at: Some(now) },
-                CampaignActivity { id: uuid(&mut self.rng), role: "permalink", sent_at: None },
-            ],
-            listed_twice: false,
-            detail_404: false,
-        };
-        self.campaigns.push(campaign);
-        for contact in contacts {
-            self.activities.push(Row {
-                contact_id: contact.clone(),
-                activity_id: activity.clone(),
-                kind: Kind::Sends,
-                at: now,
-            });
-        }
-        activity
-    }
-
     /// Ids of the activities that were sent: primary e-mails and resends.
     pub fn sent_activities(&self) -> Vec<Id> {
         self.campaigns
@@ -966,7 +951,7 @@ impl Account {
     /// `contact_action_summary`, `contact_activity_details`.
     pub fn truth(&self, stream: &str) -> Vec<Value> {
         match stream {
-            "contacts" => self.contacts.iter().map(|c| contact_json(c, &|_| true, true)).collect(),
+            "contacts" => self.contacts.iter().map(|c| self.described(c)).collect(),
             "contact_lists" => {
                 let counts = self.membership_counts(false);
                 self.lists
@@ -979,7 +964,7 @@ impl Account {
                     })
                     .collect()
             }
-            "email_campaigns" => self.campaigns.iter().map(|c| campaign_json(c, false, true)).collect(),
+            "email_campaigns" => self.campaign_truth(),
             "contact_action_summary" => {
                 let mut by_contact: HashMap<&str, Vec<&Row>> = HashMap::new();
                 for row in &self.activities {
@@ -1021,6 +1006,58 @@ impl Account {
             }
             other => panic!("the fake knows no stream {other}"),
         }
+    }
+
+    /// A contact with all that its ids mean.
+    fn described(&self, contact: &Contact) -> Value {
+        let mut record = contact_json(contact, &|_| true, true);
+        record["email"] = json!(contact.email.as_ref().map(|e| &e.address));
+        let permission = contact.email.as_ref().map(|e| e.permission);
+        record["status"] = match permission {
+            _ if contact.deleted_at.is_some() => json!("deleted"),
+            Some("implicit" | "explicit") => json!("active"),
+            other => json!(other),
+        };
+        let names = |ids: &[Id], name: &dyn Fn(&Id) -> Option<String>| -> Value {
+            ids.iter().map(|id| name(id).unwrap_or_else(|| id.to_string())).collect()
+        };
+        record["tag_names"] = names(&contact.taggings, &|id| {
+            self.tags.iter().find(|tag| tag.id == *id && !tag.deleted).map(|tag| clean(&tag.name))
+        });
+        record["list_names"] = names(&contact.list_memberships, &|id| {
+            self.lists.iter().find(|list| list.id == *id).map(|list| clean(&list.name))
+        });
+        let defined: Vec<&FieldDefinition> = self.custom_fields.iter().filter(|field| !field.deleted).collect();
+        let mut values = Map::new();
+        for (i, value) in contact.custom_fields.iter().enumerate() {
+            let field = defined.iter().find(|field| field.id == value.id);
+            let label = |id: &String| {
+                let choice = field.and_then(|f| f.choices.iter().find(|c| format!("{:06}", c.number) == *id));
+                choice.map_or_else(|| id.clone(), |choice| clean(&choice.label))
+            };
+            let labels: Vec<String> = value.choice_ids.iter().map(label).collect();
+            let is_alone = |name: &str| defined.iter().filter(|f| f.name.eq_ignore_ascii_case(name)).count() == 1;
+            let key = field.filter(|f| is_alone(&f.name)).map_or(value.id.to_string(), |f| f.name.clone());
+            values.insert(
+                key,
+                match labels.as_slice() {
+                    [] => json!(value.value.as_deref().map(clean)),
+                    [one] => json!(one),
+                    several => json!(several),
+                },
+            );
+            let out = &mut record["custom_fields"][i];
+            if let Some(field) = field {
+                out["name"] = json!(field.name);
+                out["label"] = json!(field.label);
+                out["type"] = json!(field.kind);
+            }
+            if !labels.is_empty() {
+                out["choice_labels"] = json!(labels);
+            }
+        }
+        record["custom_field_values"] = values.into();
+        record
     }
 
     /// Ids of the deleted contacts.
@@ -1223,6 +1260,53 @@ pub(super) fn contact_json(c: &Contact, asked: &dyn Fn(&str) -> bool, truth: boo
     o.done()
 }
 
+/// A custom field, as the account defines it.
+pub(super) fn field_json(field: &FieldDefinition, choice_ids_as_text: bool) -> Value {
+    let mut o = Obj::new(&field.id, false, true);
+    o.put("custom_field_id", &*field.id)
+        .put("label", field.label.as_str())
+        .put("name", field.name.as_str())
+        .put("type", field.kind)
+        .put("metadata", json!({"display_type": "checkbox"}))
+        .put("version", 1)
+        .time("created_at", Some(field.created_at))
+        .time("updated_at", Some(field.created_at));
+    if !field.choices.is_empty() {
+        let choices = field.choices.iter().enumerate().map(|(i, choice)| {
+            let mut b = Obj::new(&field.id, false, true);
+            b.put("custom_field_id", &*field.id)
+                .put("choice_label", choice.label.as_str())
+                .put("display_order", i + 1)
+                .time("created_at", Some(field.created_at));
+            if choice_ids_as_text {
+                b.put("choice_id", format!("{:06}", choice.number));
+            } else {
+                b.put("choice_id", choice.number);
+            }
+            if let Some(date) = choice.deleted_at {
+                b.put("deleted_at", date.to_string());
+            }
+            b.done()
+        });
+        o.put("choices", choices.collect::<Vec<_>>());
+    }
+    o.done()
+}
+
+/// A tag, with its count of contacts when that was asked for.
+pub(super) fn tag_json(tag: &Tag, count: Option<usize>) -> Value {
+    let mut o = Obj::new(&tag.id, false, true);
+    o.put("tag_id", &*tag.id)
+        .put("name", tag.name.as_str())
+        .time("created_at", Some(tag.created_at))
+        .time("updated_at", Some(tag.created_at))
+        .put("tag_source", "Contact");
+    if let Some(count) = count {
+        o.put("contacts_count", count);
+    }
+    o.done()
+}
+
 /// A list, with its count of members when that was asked for.
 pub(super) fn list_json(l: &List, count: Option<u64>, truth: bool) -> Value {
     let mut o = Obj::new(&l.id, truth, false);
@@ -1236,26 +1320,6 @@ pub(super) fn list_json(l: &List, count: Option<u64>, truth: bool) -> Value {
     if let (Some(count), false) = (count, l.segment) {
         o.put("membership_count", count);
     }
-    o.done()
-}
-
-/// A campaign, as the listing has it or with its activities.
-pub(super) fn campaign_json(c: &Campaign, detail: bool, truth: bool) -> Value {
-    let mut o = Obj::new(&c.id, truth, true);
-    if detail {
-        let activities = c.activities.iter().map(|a| json!({"campaign_activity_id": &*a.id, "role": a.role}));
-        o.put("campaign_activities", activities.collect::<Vec<_>>());
-    }
-    o.put("campaign_id", &*c.id).time("created_at", Some(c.created_at));
-    if detail {
-        o.put("current_status", c.status.to_uppercase());
-    } else {
-        o.put("current_status", c.status);
-    }
-    o.text("name", Some(&c.name))
-        .put("type", c.kind)
-        .put("type_code", c.type_code)
-        .time("updated_at", Some(c.updated_at));
     o.done()
 }
 

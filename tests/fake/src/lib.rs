@@ -10,6 +10,7 @@
 pub mod account;
 mod api;
 pub mod auth;
+mod campaigns;
 mod http;
 
 use std::collections::{HashSet, VecDeque};
@@ -58,6 +59,8 @@ pub struct Switches {
     pub empty_reports_lack_rows: bool,
     /// By how many `contacts_count` exceeds what the listing has.
     pub contacts_counted_too_many: usize,
+    /// Definitions name choices as contacts do, by six digits in a string, instead of a number.
+    pub choice_ids_as_text: bool,
     /// A broken cursor gets 404 instead of 400.
     pub bad_cursor_404: bool,
     /// For how long a spent refresh token still works.
@@ -101,6 +104,7 @@ impl Default for Switches {
             lists_limit_1000_ok: false,
             empty_reports_lack_rows: false,
             contacts_counted_too_many: 0,
+            choice_ids_as_text: false,
             bad_cursor_404: false,
             refresh_grace: Duration::ZERO,
             rotating: true,
@@ -176,6 +180,8 @@ pub enum What {
     Redirect(String),
     /// A valid answer with this many bytes of padding.
     Big(usize),
+    /// A `Date` so far ahead; in an error of this status, or else in a valid answer.
+    Ahead(chrono::Duration, Option<u16>),
 }
 
 /// A fault, for requests whose path and query hold `path`.
@@ -533,6 +539,7 @@ impl Inner {
             Some(What::NotFound) => api::not_found(),
             Some(What::Redirect(to)) => Response::redirect(to),
             Some(What::Refuse) => return false,
+            Some(What::Ahead(_, Some(status))) => Response::new(*status, "text/plain", "gateway"),
             _ if is_auth => self.authorize(req, at, &switches),
             _ => self.api(req, at, &switches, fault.as_ref()),
         };
@@ -556,7 +563,11 @@ impl Inner {
         if matches!(fault, Some(What::CutGzip)) {
             response.body.truncate(response.body.len() / 2);
         }
-        let now = Utc::now() + switches.clock_skew;
+        let ahead = match fault {
+            Some(What::Ahead(by, _)) => by,
+            _ => chrono::Duration::zero(),
+        };
+        let now = Utc::now() + switches.clock_skew + ahead;
         let date = now.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
         let body = std::mem::take(&mut response.body);
         let head = response.head(&date, body.len(), zipped, number);

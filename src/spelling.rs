@@ -1,0 +1,68 @@
+//! Finds the known word that a misspelt one was meant to be.
+
+/// The known word that is spelt most like this one.
+pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    let word = folded(word);
+    // Jaro-Winkler ranks words that begin alike first, which edit distance does not.
+    let likeness = |known: &str| strsim::jaro_winkler(&folded(known), &word);
+    known.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
+}
+
+/// The known word that this one is a slip of: an edit or two away, or different in case and separators only.
+pub(crate) fn slip<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    let word = folded(word);
+    let distance = |known: &str| strsim::osa_distance(&folded(known), &word);
+    let (distance, known) = known.into_iter().map(|known| (distance(known), known)).min_by_key(|(d, _)| *d)?;
+    // Two edits make almost any short word out of another.
+    (distance <= 2 && distance * 3 <= word.chars().count()).then_some(known)
+}
+
+/// `; did you mean "known"?`, or nothing where no known word is alike.
+pub(crate) fn did_you_mean<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> String {
+    match nearest(word, known) {
+        Some(known) if strsim::jaro_winkler(&folded(known), &folded(word)) > 0.75 => {
+            format!("; did you mean {known:?}?")
+        }
+        _ => String::new(),
+    }
+}
+
+/// A word without what people get wrong without noticing: case, hyphens for underscores, `pageSize`. The beginning is
+/// enough to compare, and a word from a file can be megabytes long.
+fn folded(word: &str) -> String {
+    word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KNOWN: [&str; 4] = ["page_size", "report_date", "contact_status", "on_quota"];
+
+    #[test]
+    fn a_slip_is_an_edit_or_two_away() {
+        for (word, expected) in [
+            ("page_sise", Some("page_size")),
+            ("page_szie", Some("page_size")),
+            ("page_siz", Some("page_size")),
+            ("pageSize", Some("page_size")),
+            ("PAGE-SIZE", Some("page_size")),
+            ("conctact_status", Some("contact_status")),
+            ("onquote", Some("on_quota")),
+            ("page_count", None),
+            ("report", None),
+            ("loader", None),
+            ("", None),
+        ] {
+            assert_eq!(slip(word, KNOWN), expected, "{word}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_begins_alike() {
+        assert_eq!(nearest("report", KNOWN), Some("report_date"));
+        assert_eq!(nearest("status", ["contact_status", "x"]), Some("contact_status"));
+        assert_eq!(did_you_mean("actve", ["all", "active"]), "; did you mean \"active\"?");
+        assert_eq!(did_you_mean("xyz", ["all", "active"]), "");
+    }
+}

@@ -1,0 +1,260 @@
+//! What the ids on a contact mean: the account's custom fields, tags and lists, read once a run.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::Shared;
+use super::page::objects;
+use crate::client::{Client, Row};
+use crate::error::{Error, Result};
+use crate::field::{Key, Text};
+use crate::run::Run;
+use crate::stream::Stream;
+
+/// Definitions by id. A kind is `None` where no selected field needs it or the service refuses it.
+#[derive(Default)]
+pub(super) struct Definitions {
+    pub(super) custom_fields: Option<CustomFields>,
+    pub(super) tags: Option<Names>,
+    pub(super) lists: Option<Names>,
+}
+
+/// Which kinds of definitions the selected fields need.
+pub(super) struct Needed {
+    pub(super) custom_fields: bool,
+    pub(super) tags: bool,
+    pub(super) lists: bool,
+}
+
+/// The names of tags or lists by id.
+pub(crate) struct Names(HashMap<Box<str>, Text>);
+
+/// The account's custom fields.
+pub(super) struct CustomFields {
+    fields: HashMap<Box<str>, Definition>,
+    /// How many fields have a name, in lower case: many databases do not tell columns apart by case.
+    names: HashMap<String, u32>,
+}
+
+/// A custom field as the account defines it.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub(super) struct Definition {
+    custom_field_id: Key,
+    #[serde(default)]
+    pub(super) name: Text,
+    #[serde(default)]
+    pub(super) label: Text,
+    #[serde(default)]
+    pub(super) r#type: Text,
+    #[serde(default, deserialize_with = "objects")]
+    choices: Option<Vec<Choice>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+struct Choice {
+    choice_id: Text,
+    choice_label: Text,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Tag {
+    tag_id: Key,
+    #[serde(default)]
+    name: Text,
+}
+
+impl Row for Definition {
+    const ROWS: &'static str = "custom_fields";
+    const IS_WHOLE: bool = false;
+}
+
+impl Row for Tag {
+    const ROWS: &'static str = "tags";
+    const IS_WHOLE: bool = false;
+}
+
+impl Definitions {
+    /// Reads what is needed.
+    ///
+    /// # Errors
+    /// Any failure but a refusal: records with null instead of names would clear what the target holds.
+    pub(super) fn read(run: &Run, shared: &mut Shared, stream: &Stream, needed: &Needed) -> Result<Definitions> {
+        let client = run.client;
+        let mut definitions = Definitions::default();
+        if needed.custom_fields {
+            let fields = "name, label, type and choice_labels of custom_fields, and custom_field_values";
+            definitions.custom_fields =
+                unless_refused(stream, "custom fields", fields, custom_fields(client))?.map(CustomFields::new);
+        }
+        if needed.tags {
+            definitions.tags = unless_refused(stream, "tags", "tag_names", tags(client))?;
+        }
+        if needed.lists {
+            let lists = shared.lists.names(client, run.config);
+            definitions.lists = unless_refused(stream, "lists", "list_names", lists)?;
+        }
+        Ok(definitions)
+    }
+}
+
+/// What was read, or none with a warning where the service refuses it for good.
+fn unless_refused<T>(stream: &Stream, kind: &str, fields: &str, outcome: Result<T>) -> Result<Option<T>> {
+    match outcome {
+        Ok(read) => Ok(Some(read)),
+        Err(Error::Refused(why) | Error::Forbidden(why) | Error::NotFound(why)) => {
+            log::warn!("{}: the service refuses the account's {kind} ({why}), so {fields} are null", stream.name);
+            Ok(None)
+        }
+        Err(e) => Err(e.context(format_args!("the account's {kind}"))),
+    }
+}
+
+fn custom_fields(client: &Arc<Client>) -> Result<Vec<Definition>> {
+    all_rows(client, "contact_custom_fields", "/contact_custom_fields", "100")
+}
+
+fn tags(client: &Arc<Client>) -> Result<Names> {
+    let tags: Vec<Tag> = all_rows(client, "contact_tags", "/contact_tags", "500")?;
+    Ok(tags.iter().map(|tag| (tag.tag_id.as_str(), &tag.name)).collect())
+}
+
+fn all_rows<T: Row>(client: &Arc<Client>, endpoint: &'static str, path: &str, limit: &str) -> Result<Vec<T>> {
+    let mut all = Vec::new();
+    for page in client.pages(endpoint, path, &[("limit", limit)], 0) {
+        all.extend(page?.rows);
+    }
+    Ok(all)
+}
+
+impl<'a> FromIterator<(&'a str, &'a Text)> for Names {
+    fn from_iter<I: IntoIterator<Item = (&'a str, &'a Text)>>(names: I) -> Names {
+        Names(names.into_iter().map(|(id, name)| (id.into(), name.clone())).collect())
+    }
+}
+
+impl Names {
+    /// The names of these ids, in their order. An id without a definition, such as that of a deleted tag, stands for
+    /// itself.
+    pub(super) fn of(&self, ids: &[Text]) -> Vec<Text> {
+        ids.iter()
+            .map(|id| {
+                let name = id.as_str().and_then(|id| self.0.get(id)).filter(|name| name.as_str().is_some());
+                name.unwrap_or(id).clone()
+            })
+            .collect()
+    }
+}
+
+impl CustomFields {
+    fn new(definitions: Vec<Definition>) -> CustomFields {
+        let fields: HashMap<Box<str>, Definition> =
+            definitions.into_iter().map(|field| (field.custom_field_id.as_str().into(), field)).collect();
+        let mut names = HashMap::new();
+        for name in fields.values().filter_map(|field| field.name.as_str()) {
+            *names.entry(name.to_lowercase()).or_default() += 1;
+        }
+        CustomFields { fields, names }
+    }
+
+    pub(super) fn get(&self, id: &Text) -> Option<&Definition> {
+        self.fields.get(id.as_str()?)
+    }
+
+    /// The key of a field in `custom_field_values`: its name, or its id where the name does not tell which field it is.
+    fn key<'a>(&'a self, id: &'a Text) -> Option<&'a str> {
+        let name = self.get(id).and_then(|field| field.name.as_str()).filter(|name| !name.is_empty());
+        let is_unique = |name: &&str| self.names.get(&name.to_lowercase()) == Some(&1);
+        name.filter(is_unique).or(id.as_str())
+    }
+
+    /// The labels of the choices made in a field. A choice without a definition stands as its id.
+    pub(super) fn labels(&self, id: &Text, choice_ids: &[Text]) -> Vec<Text> {
+        let choices = self.get(id).and_then(|field| field.choices.as_deref()).unwrap_or_default();
+        choice_ids.iter().map(|id| label(choices, id).unwrap_or(id).clone()).collect()
+    }
+
+    /// Adds a field to an object of name → value: the text, the label of a single choice, or the labels of several.
+    pub(super) fn insert_value(&self, values: &mut Map<String, Value>, id: &Text, value: &Text, choice_ids: &[Text]) {
+        let Some(key) = self.key(id) else { return };
+        let mut labels = self.labels(id, choice_ids);
+        let json = |text: &Text| text.as_str().map_or(Value::Null, Value::from);
+        let value = match labels.len() {
+            0 => json(value),
+            1 => json(&labels.remove(0)),
+            _ => labels.iter().map(json).collect(),
+        };
+        values.insert(key.to_owned(), value);
+    }
+}
+
+/// The label of a choice. Definitions number the choices, contacts name them with zeros in front (`000001`).
+fn label<'a>(choices: &'a [Choice], id: &Text) -> Option<&'a Text> {
+    let id = id.as_str()?;
+    let number = |id: &str| id.trim().parse::<u64>().ok();
+    let as_text = choices.iter().find(|choice| choice.choice_id.as_str() == Some(id));
+    let as_number = || {
+        let id = number(id)?;
+        choices.iter().find(|choice| choice.choice_id.as_str().and_then(number) == Some(id))
+    };
+    let label = &as_text.or_else(as_number)?.choice_label;
+    label.as_str().is_some().then_some(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn fields() -> CustomFields {
+        let definitions = json!([
+            {"custom_field_id": "f1", "name": "Colours", "label": "Colours", "type": "multi_select", "choices": [
+                {"choice_id": 1, "choice_label": "Red"}, {"choice_id": 2, "choice_label": "Blue"},
+                {"choice_id": "9A63BC", "choice_label": "Green"}, {"choice_id": "000001", "choice_label": "Text first"},
+                {"choice_id": 4, "choice_label": null}, null]},
+            {"custom_field_id": "f2", "name": "Size"},
+            {"custom_field_id": "f3", "name": "SIZE"},
+            {"custom_field_id": "f4", "name": ""},
+        ]);
+        CustomFields::new(serde_json::from_value(definitions).unwrap())
+    }
+
+    fn texts(ids: &[&str]) -> Vec<Text> {
+        ids.iter().map(|id| Text::from(*id)).collect()
+    }
+
+    #[test]
+    fn choices_are_compared_as_text_then_as_numbers() {
+        let labels = |ids: &[&str]| fields().labels(&"f1".into(), &texts(ids));
+        assert_eq!(labels(&["000002", "2", "9A63BC"]), texts(&["Blue", "Blue", "Green"]));
+        assert_eq!(labels(&["000001", "01"]), texts(&["Text first", "Red"]));
+        assert_eq!(labels(&["7", "4", ""]), texts(&["7", "4", ""]));
+        assert_eq!(fields().labels(&"unknown".into(), &texts(&["1"])), texts(&["1"]));
+    }
+
+    #[test]
+    fn values_stand_under_the_name_or_the_id_where_the_name_is_ambiguous() {
+        let mut values = Map::new();
+        let mut insert = |id: &str, value: Text, choices: &[&str]| {
+            fields().insert_value(&mut values, &id.into(), &value, &texts(choices));
+        };
+        insert("f1", "text".into(), &["1", "000002"]);
+        insert("f2", "small".into(), &[]);
+        insert("f3", Text(None), &["7"]);
+        insert("f4", Text(None), &[]);
+        insert("f5", "deleted".into(), &[]);
+        let expected = json!({"Colours": ["Red", "Blue"], "f2": "small", "f3": "7", "f4": null, "f5": "deleted"});
+        assert_eq!(Value::Object(values), expected);
+    }
+
+    #[test]
+    fn an_id_without_a_name_stands_for_itself() {
+        let names: Names = [("a", &Text::from("Gold")), ("b", &Text(None))].into_iter().collect();
+        assert_eq!(names.of(&texts(&["c", "b", "a"])), texts(&["c", "b", "Gold"]));
+    }
+}
