@@ -9,7 +9,8 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::logger::say;
-use crate::messages::Messages;
+use crate::messages::{Messages, Output};
+use crate::progress::Progress;
 use crate::run::Run;
 use crate::state::State;
 use crate::stream::Needs;
@@ -80,8 +81,9 @@ pub(crate) fn test(config: &Config, client: &Arc<Client>, catalog: &Catalog, _fo
     if !readable.is_empty() {
         // What was learnt above is left out, so that the plan counts what a run would.
         let selected: Vec<_> = readable.iter().map(|source| &source.stream).collect();
-        let messages = Messages::new(Box::new(std::io::sink()));
-        let mut run = Run::new(config, client, catalog, &messages, State::new(&selected));
+        let progress = Progress::hidden(client.call_count(), config.requests_per_second);
+        let messages = Messages::new(Output::Other(Box::new(std::io::sink())));
+        let mut run = Run::new(config, client, catalog, &messages, &progress, State::new(&selected));
         let cost = streams::plan(&mut run, &mut Shared::default(), &readable)?;
         say(&format!("A full read of what may be read: {cost}"));
     }

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use log::Level;
 use serde_json::json;
 
 use crate::catalog::Catalog;
 use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::logger::{measure, reading, timer};
+use crate::logger::timer;
 use crate::messages::Messages;
+use crate::progress::Progress;
 use crate::run::Run;
 use crate::state::State;
 use crate::streams::{self, ALL, Shared, Source};
@@ -26,8 +28,8 @@ pub(crate) fn sync(
     catalog: &Catalog,
     state: State,
     messages: &Messages,
+    progress: &Progress,
 ) -> Result<()> {
-    measure();
     let started = Instant::now();
     let mut order: Vec<&'static Source> =
         ALL.iter().copied().filter(|source| catalog.get(source.stream.name).is_some()).collect();
@@ -35,7 +37,7 @@ pub(crate) fn sync(
         log::warn!("the catalog selects no stream");
     }
     order.sort_by_key(|source| state.currently_syncing.as_deref() != Some(source.stream.name));
-    let mut run = Run::new(config, client, catalog, messages, state);
+    let mut run = Run::new(config, client, catalog, messages, progress, state);
     let given = run.state.to_value();
     let outcome = match (read_all(&mut run, &order), config.max_requests) {
         // The next run would begin and end there as well.
@@ -51,9 +53,9 @@ pub(crate) fn sync(
     };
     // Whatever happened, the last line says what is true; a reader that has gone needs no line.
     let last = if matches!(outcome, Err(Error::Closed)) { Ok(()) } else { run.last_state() };
-    client.tell_calls();
     let status = if outcome.is_ok() { "succeeded" } else { "failed" };
-    timer("sync_duration", started.elapsed(), &json!({"status": status}));
+    timer(Level::Info, "sync_duration", started.elapsed(), &json!({"status": status}));
+    progress.log_summary();
     outcome.and(last)
 }
 
@@ -61,6 +63,7 @@ fn read_all(run: &mut Run, order: &[&'static Source]) -> Result<()> {
     let mut shared = Shared::default();
     let mut refused = Vec::new();
     if let Some(first) = order.first() {
+        run.progress.enter(Some(first.stream.name));
         // The first call of every run also tells the service's time.
         let lists = shared.lists.of_account(run.client, run.config).map_err(|e| e.context(first.stream.name))?;
         run.state.check_account(lists)?;
@@ -68,7 +71,7 @@ fn read_all(run: &mut Run, order: &[&'static Source]) -> Result<()> {
     }
     for (i, source) in order.iter().enumerate() {
         let stream = &source.stream;
-        reading(Some(stream.name));
+        run.progress.enter(Some(stream.name));
         shared.needs = None;
         run.checkpoint_start(stream);
         run.begin(stream)?;
@@ -89,7 +92,7 @@ fn read_all(run: &mut Run, order: &[&'static Source]) -> Result<()> {
         }
         run.end_of_stream(order.get(i + 1).map(|next| &next.stream))?;
     }
-    reading(None);
+    run.progress.enter(None);
     if refused.is_empty() {
         Ok(())
     } else {

@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Days, NaiveTime, TimeDelta, Utc};
+use log::Level;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -24,7 +25,7 @@ use crate::config::{Config, OnQuota};
 use crate::error::{Error, Result};
 use crate::http::{Decision, Retry, agent, is_untrusted, network_text, retry_after, untrusted_text};
 use crate::logger::timer;
-use crate::quota::{CallCount, DAILY_QUOTA, share_of_quota};
+use crate::quota::{CallCount, DAILY_QUOTA};
 use crate::secret::Secret;
 use judge::{Verdict, judge};
 use pace::Pace;
@@ -182,12 +183,6 @@ impl Client {
     /// The counter behind [`Client::calls`], for the progress display.
     pub(crate) fn call_count(&self) -> CallCount {
         self.pace.call_count()
-    }
-
-    /// Logs how many calls the run made, and their share of a day's quota.
-    pub(crate) fn tell_calls(&self) {
-        let calls = self.calls();
-        log::info!("{calls} calls were made, {} % of the daily quota", share_of_quota(calls));
     }
 
     /// The run's start by the service's clock, which bookmarks are measured by.
@@ -408,6 +403,7 @@ impl Client {
             Err(_) => ("failed", 0),
         };
         timer(
+            Level::Debug,
             "http_request_duration",
             start.elapsed(),
             &json!({"endpoint": endpoint, "http_status_code": code, "status": status}),

@@ -526,6 +526,7 @@ mod tests {
         assert!(oddities.why_left_out.is_some_and(|why| why.starts_with("<a row without keys") && why.ends_with('>')));
     }
 
+    #[test]
     fn one_object_is_read_like_a_row() {
         let (thing, oddities) = read_one::<Thing>(r#"{"thing_id":"1","size":"big","odd":1}"#).unwrap();
         assert_eq!((thing.thing_id.as_str(), thing.size.0), ("1", None));

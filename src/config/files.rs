@@ -118,7 +118,7 @@ pub(crate) fn command(configs: &[String], arguments: &str) -> String {
 }
 
 /// An argument that a shell takes as it is.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:@%,".contains(c);
     if text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }

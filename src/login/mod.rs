@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::error::{Error, Result, shown};
 use crate::logger::say;
 use crate::messages::Messages;
-use crate::signals::end_on_signals;
+use crate::signals::{Ending, end_on_signals};
 use callback::{Callback, listen, read_pasted};
 
 const SCOPES: [&str; 3] = ["contact_data", "campaign_data", "offline_access"];
@@ -69,7 +69,8 @@ pub(crate) fn login(
 fn still_works(config: &Config, config_file: Option<PathBuf>, messages: &Arc<Messages>) -> Result<bool> {
     // Trying it may renew it, and an impatient Ctrl-C must not lose the new tokens.
     let tried = Client::new(config, config_file).map(Arc::new).and_then(|client| {
-        end_on_signals(messages, &client, "")?;
+        let renewing = Arc::clone(&client);
+        end_on_signals(Ending::new(messages, move || renewing.is_renewing()))?;
         client.privileges()
     });
     match tried {

@@ -17,7 +17,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::tap::{Ran, command, free_port};
+use crate::tap::{Ran, command, free_port, without_times};
 
 /// A fake account, and a folder with a config that nobody has logged in with.
 struct Place {
@@ -97,7 +97,7 @@ impl Login {
 
     fn end(mut self) -> (Option<i32>, String) {
         let code = self.child.wait().unwrap().code();
-        (code, self.said.join().unwrap())
+        (code, without_times(&self.said.join().unwrap()))
     }
 }
 

@@ -41,6 +41,8 @@ mod selection;
 mod snapshots;
 mod sync;
 mod tables;
+#[cfg(unix)]
+mod terminal;
 mod tls;
 #[cfg(unix)]
 mod tokens;

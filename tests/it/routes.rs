@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fake::account::Size;
-use fake::{Account, Fake, Fault, Switches, What};
+use fake::{Account, Fake, Switches};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

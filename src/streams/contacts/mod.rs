@@ -239,6 +239,9 @@ fn write(
     seen: &mut Seen,
 ) -> Result<()> {
     let stream = &SOURCE.stream;
+    if let (None, Some(count)) = (filter, page.count) {
+        run.set_total(stream, count);
+    }
     for mut contact in rows(run, stream, &mut page) {
         if seen.insert(sighting(&contact, filter)) {
             contact.complete(definitions);

@@ -350,7 +350,7 @@ struct Check {
 impl Check {
     fn new(run: &Run, shared: &Shared, reading: &Reading, contacts: u64) -> Check {
         let planned = plan::of_report(&shared.reports, reading);
-        run.progress.planned(planned);
+        run.progress.expect_calls(planned);
         let calls_before = run.client.calls();
         Check { stream: reading.stream.name, planned, contacts, done: 0, calls_before, is_corrected: false }
     }
@@ -363,7 +363,7 @@ impl Check {
         let expected = route::scaled(run.client.calls() - self.calls_before, self.contacts, self.done);
         if expected > self.planned + self.planned / 4 {
             self.is_corrected = true;
-            run.progress.planned(expected - (run.client.calls() - self.calls_before));
+            run.progress.expect_calls(expected - (run.client.calls() - self.calls_before));
             log::info!(
                 "{}: the plan is corrected: about {}, not {}, since contacts have more rows than those of the sample",
                 self.stream,

@@ -6,12 +6,10 @@
 
 use std::time::Duration;
 
-use indicatif::HumanDuration;
-
 use super::campaigns::CampaignToRead;
 use super::kind::KINDS;
 use crate::config::Route;
-use crate::quota::{DAILY_QUOTA, share_of_quota};
+use crate::quota::{DAILY_QUOTA, in_words, share_of_quota};
 
 /// A switch away from the bookmark's route must save this many calls, and half of all.
 const WORTH_A_SWITCH: u64 = 1000;
@@ -95,7 +93,7 @@ pub(super) fn lookups(met: u64, others: u64) -> u64 {
 
 /// A number of calls in words: time at the pace, and share of a day's quota.
 pub(crate) fn cost(calls: u64, per_second: f64) -> String {
-    let time = HumanDuration(Duration::from_secs_f64((as_f64(calls) / per_second).ceil()));
+    let time = in_words(Duration::from_secs_f64((as_f64(calls) / per_second).ceil()));
     let days = match calls.div_ceil(DAILY_QUOTA) {
         0 | 1 => String::new(),
         days => format!(", {days} days"),
