@@ -1,7 +1,7 @@
 //! What the account has of campaigns: the listing, what the service counts for those sent, and details one by one.
 //! Each is fetched at most once a run, by whichever stream needs it first.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -26,6 +26,8 @@ pub(crate) struct KnownCampaigns {
     listings: HashMap<Option<DateTime<Utc>>, Arc<Listing>>,
     summaries: Option<Result<Arc<Summaries>>>,
     details: HashMap<Id, Result<Arc<EmailCampaign>>>,
+    /// The campaigns whose details the stream of campaigns will have asked for.
+    planned: HashSet<Id>,
 }
 
 /// The campaigns that `GET /emails` names.
@@ -117,6 +119,16 @@ impl KnownCampaigns {
     /// The details of a campaign, or why the service refuses them, if they were asked for.
     pub(super) fn details_of(&self, id: &Id) -> Option<&Result<Arc<EmailCampaign>>> {
         self.details.get(id)
+    }
+
+    /// Notes that the stream of campaigns will ask for the details of these, so that nobody else counts them.
+    pub(super) fn plan_details(&mut self, campaigns: impl Iterator<Item = Id>) {
+        self.planned.extend(campaigns);
+    }
+
+    /// Whether the details of a campaign cost the reports no call.
+    pub(super) fn has_or_plans_details(&self, id: &Id) -> bool {
+        self.details.contains_key(id) || self.planned.contains(id)
     }
 
     /// Remembers the details of a campaign, or that they are refused.

@@ -62,7 +62,8 @@ fn cost(run: &mut Run, _: &mut Shared) -> Result<u64> {
         return Ok(definitions + 2);
     }
     let (contacts, _) = count(run.client, run.config)?;
-    Ok(definitions + contacts.div_ceil(u64::from(run.config.page_size)).max(1))
+    // The count is a call as well.
+    Ok(definitions + 1 + contacts.div_ceil(u64::from(run.config.page_size)).max(1))
 }
 
 fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
@@ -268,7 +269,8 @@ fn sighting(contact: &Contact, filter: Filter) -> Sighting {
 /// A contact's id, and the dates that show whether it moved.
 #[derive(Deserialize, JsonSchema)]
 struct ContactId {
-    contact_id: Key,
+    #[serde(rename = "contact_id")]
+    id: Key,
     #[serde(default)]
     created_at: Timestamp,
     #[serde(default)]
@@ -308,7 +310,7 @@ pub(super) fn listed(run: &Run) -> Result<(Vec<ListedContact>, bool)> {
         for row in page.rows {
             let email = row.email_address.unwrap_or_default();
             let dates = [&row.created_at, &row.updated_at, &email.updated_at, &email.opt_out_date];
-            let (id, created_at) = (Id::from(row.contact_id.as_str()), row.created_at.instant());
+            let (id, created_at) = (Id::from(row.id.as_str()), row.created_at.instant());
             let changed_at = dates.into_iter().filter_map(Timestamp::instant).max();
             let sighting = Sighting { id: id.clone(), entered_at: created_at, changed_at, is_wanted: true };
             if seen.insert(sighting) {
@@ -329,6 +331,6 @@ pub(super) fn count(client: &Client, config: &Config) -> Result<(u64, Option<Str
     let status = words(&config.contact_status);
     let query = [("status", status.as_str()), ("limit", "1"), ("include_count", "true")];
     let page = client.first::<ContactId>(ENDPOINT, "/contacts", &query, 0)?;
-    let some = page.rows.first().map(|row| row.contact_id.as_str().to_owned());
+    let some = page.rows.first().map(|row| row.id.as_str().to_owned());
     Ok((page.count.unwrap_or(page.rows.len() as u64), some))
 }

@@ -149,7 +149,10 @@ fn cost(run: &mut Run, shared: &mut Shared) -> Result<u64> {
     let place = begin(run)?;
     let choice = choose(run, &mut shared.reports.campaigns.known, &place)?;
     let pages = choice.listing.oddities.len() + choice.summaries.as_ref().map_or(0, |sent| sent.oddities.len());
-    Ok(pages as u64 + choice.chosen.values().map(Chosen::calls).sum::<u64>())
+    let calls = pages as u64 + choice.chosen.values().map(Chosen::calls).sum::<u64>();
+    let detailed = choice.chosen.into_iter().filter(|(_, chosen)| chosen.needs_details()).map(|(id, _)| id);
+    shared.reports.campaigns.known.plan_details(detailed);
+    Ok(calls)
 }
 
 /// More calls than this for details are worth a word in the plan.

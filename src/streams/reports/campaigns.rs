@@ -111,6 +111,8 @@ pub(super) struct CampaignToRead {
     pub(super) is_sent: bool,
     /// How many of its activities have reports, where its detail has been read.
     pub(super) tracked: Option<u64>,
+    /// Its detail is known, or will be when the reports are read.
+    pub(super) has_detail: bool,
 }
 
 /// A report of a campaign that must be read.
@@ -172,10 +174,7 @@ impl Campaigns {
         }
         let campaigns = found.into_iter();
         campaigns
-            .filter_map(|(id, (listed, counted))| {
-                let campaign = self.one_to_read(id, listed, counted, demands, types, now, lookback)?;
-                Some(campaign)
-            })
+            .filter_map(|(id, (listed, counted))| self.one_to_read(id, listed, counted, demands, types, now, lookback))
             .collect()
     }
 
@@ -228,6 +227,7 @@ impl Campaigns {
             kinds,
             is_sent: counted.is_some() || removed.is_none(),
             tracked: self.tracked(id),
+            has_detail: self.known.has_or_plans_details(id),
         })
     }
 

@@ -295,8 +295,7 @@ pub(super) fn campaigns_to_read(run: &Run, learnt: &mut Learnt, readings: &[Read
 pub(super) fn correct(run: &Run, learnt: &Learnt, campaigns: &[CampaignToRead]) {
     let Some(plan) = &learnt.plan else { return };
     let calls = route::campaign_calls(campaigns, u64::from(run.config.page_size));
-    let details = campaigns.len() as u64;
-    run.progress.planned(calls.saturating_sub(details));
+    run.progress.planned(calls);
     if calls > plan.of_read + plan.of_read / 10 {
         let cost = route::cost(calls, run.config.requests_per_second);
         log::info!("the plan is corrected: the contact reports take {cost}, not {}", plan.of_read);

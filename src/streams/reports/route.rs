@@ -78,7 +78,8 @@ pub(super) fn campaign_calls(campaigns: &[CampaignToRead], page_size: u64) -> u6
             of_reports(campaign, fewer) * (1.0 - share) + of_reports(campaign, fewer + 1) * share
         }
     };
-    campaigns.len() as u64 + as_u64(campaigns.iter().map(calls).sum())
+    let details = campaigns.iter().filter(|campaign| !campaign.has_detail).count() as u64;
+    details + as_u64(campaigns.iter().map(calls).sum())
 }
 
 /// The same where no more is known than the number of campaigns and that of their rows.
@@ -207,7 +208,15 @@ mod tests {
 
     fn campaign(rows: [u64; 6], tracked: Option<u64>) -> CampaignToRead {
         let kinds = KINDS.into_iter().zip(rows).map(|(kind, rows)| KindToRead { kind, rows }).collect();
-        CampaignToRead { id: Id::from("c"), name: None, is_wanted_by: vec![true], kinds, is_sent: true, tracked }
+        CampaignToRead {
+            id: Id::from("c"),
+            name: None,
+            is_wanted_by: vec![true],
+            kinds,
+            is_sent: true,
+            tracked,
+            has_detail: false,
+        }
     }
 
     #[test]
