@@ -117,7 +117,7 @@ struct Answers {
     /// Its details, or why they are refused; `None` where they were not needed.
     details: Option<Result<Arc<EmailCampaign>>>,
     /// Its primary e-mail, or why it is refused; `None` where it was not needed or there is none.
-    email: Option<Result<Email>>,
+    email: Option<Result<Mailing>>,
     /// When the last of them came; `None` where nothing was asked for now.
     extracted: Option<String>,
     oddities: Vec<Oddities>,
@@ -125,7 +125,7 @@ struct Answers {
 
 /// The e-mail of an activity: `GET /emails/activities/{id}`.
 #[derive(Deserialize, JsonSchema)]
-struct Email {
+struct Mailing {
     #[serde(rename = "campaign_activity_id")]
     _id: Key,
     #[serde(default)]
@@ -339,7 +339,7 @@ fn ask(client: &Client, id: &Id, chosen: &Chosen, priority: usize) -> Result<Ans
     let primary = answers.details.as_ref().and_then(|details| details.as_ref().ok()?.primary_email());
     if let Some(activity) = primary.filter(|_| chosen.wanted.email) {
         let path = format!("/emails/activities/{}", Id::from(activity).in_path());
-        let email = unless_it_passes(client.one::<Email>("email_campaign_activity", &path, priority))?;
+        let email = unless_it_passes(client.one::<Mailing>("email_campaign_activity", &path, priority))?;
         answers.email = Some(email.map(|(email, oddities)| {
             answers.oddities.push(oddities);
             email
@@ -385,8 +385,8 @@ fn record(chosen: &Chosen, answers: &Answers) -> Option<EmailCampaign> {
         record.from_name = email.from_name.clone();
         record.from_email = email.from_email.clone();
         record.reply_to_email = email.reply_to_email.clone();
-        record.contact_list_ids = email.contact_list_ids.clone();
-        record.segment_ids = email.segment_ids.clone();
+        record.contact_list_ids.clone_from(&email.contact_list_ids);
+        record.segment_ids.clone_from(&email.segment_ids);
     }
     Some(record)
 }
