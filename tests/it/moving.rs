@@ -191,7 +191,8 @@ fn a_listing_at_rest_costs_no_call_more() {
     let more = json!({"page_size": 20});
     let calls = |fake: &Fake| fake.api_calls().iter().filter(|call| call.path == "/v3/contacts").count();
     let first = tap_with(&fake, &more, None, Some(&only(&["contacts"])));
-    assert_eq!(calls(&fake), 240 / 20);
+    // The plan asks for the count.
+    assert_eq!(calls(&fake), 240 / 20 + 1);
     fake.forget_calls();
     let at = |seconds: i64| chrono::Utc::now() - chrono::TimeDelta::seconds(seconds);
     for contact in &mut fake.account().contacts[..60] {
@@ -237,7 +238,7 @@ fn another_pass_is_not_made_for_half_of_the_calls_that_are_left() {
     let ran = tap_with(&fake, &more, None, Some(&only(&["contacts"])));
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert!(ran.stderr.contains("more than half of those left"), "{}", ran.stderr);
-    assert!(fake.api_calls().len() <= 14);
+    assert!(fake.api_calls().len() <= 15);
 }
 
 #[test]
@@ -250,7 +251,9 @@ fn reports_of_a_set_that_never_holds_still_are_read_again() {
         let ran = tap_with(&fake, &more, None, Some(&only(&reports)));
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
         assert!(ran.stderr.contains("Activity of some contacts may be missing"), "{}", ran.stderr);
-        assert_eq!(ran.last_state(), json!({"bookmarks": {}}), "{route}");
+        for report in reports {
+            assert!(ran.last_state()["bookmarks"][report]["replication_key_value"].is_null(), "{route}");
+        }
         fake.before_call(Box::new(|_, _| {}));
         let next = tap_with(&fake, &more, Some(&ran.last_state()), Some(&only(&reports)));
         for report in reports {
@@ -296,7 +299,8 @@ fn contacts_that_slipped_are_not_forgotten_over_an_interruption() {
     more["max_requests"] = json!(10_000);
     let second = tap_with(&fake, &more, Some(&first.last_state()), Some(&details));
     assert_eq!(second.code, Some(0), "{}", second.stderr);
-    assert_eq!(second.last_state(), json!({"bookmarks": {}}));
+    // It was read anew, with all of them.
+    assert!(second.last_state()["bookmarks"]["contact_activity_details"]["replication_key_value"].is_string());
 }
 
 #[test]
@@ -308,7 +312,7 @@ fn a_count_that_is_wrong_costs_another_read_and_holds_nothing_up() {
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert_eq!(ran.stderr.matches("reading it again").count(), 1, "{}", ran.stderr);
     assert_eq!(ran.records("contacts").len(), 60);
-    assert_eq!(fake.api_calls().iter().filter(|call| call.path.ends_with("/contacts")).count(), 2 * 3);
+    assert_eq!(fake.api_calls().iter().filter(|call| call.path.ends_with("/contacts")).count(), 2 * 3 + 1);
     assert!(ran.last_state()["bookmarks"]["contacts"]["replication_key_value"].is_string());
 }
 
