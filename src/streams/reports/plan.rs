@@ -330,7 +330,7 @@ fn words(route: Route, reason: &Reason, other: Option<u64>) -> String {
         Reason::NamedContacts => "since contact_ids names the contacts".to_owned(),
         Reason::LandingPages => "since landing pages (p_*) have no other".to_owned(),
         Reason::Cost if route == Route::Contacts => format!("the other one takes about {other} calls"),
-        Reason::Cost => format!("the other one takes at least about {other} calls or fills fewer columns"),
+        Reason::Cost => format!("it fills more columns; the other one takes about {other} calls"),
         Reason::Bookmark => "as in earlier runs".to_owned(),
         Reason::Savings | Reason::Refused(_) => "see the warning".to_owned(),
     };

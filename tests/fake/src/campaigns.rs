@@ -151,7 +151,7 @@ impl Account {
                 0 => "News \"of\" the house, 50 % off ✨".into(),
                 _ => format!("Subject {i}"),
             },
-            preheader: (i % 3 == 0).then(|| format!("What stands in letter {i}")),
+            preheader: i.is_multiple_of(3).then(|| format!("What stands in letter {i}")),
             from_name: "Example & Sons".into(),
             from_email: "news@example.com".into(),
             reply_to_email: "answers@example.com".into(),
