@@ -92,8 +92,7 @@ pub(crate) fn plan(run: &mut Run, shared: &mut Shared, sources: &[&'static Sourc
 /// What ends a run.
 pub(crate) fn cost_of(run: &mut Run, shared: &mut Shared, source: &Source) -> Result<Option<String>> {
     match (source.cost)(run, shared) {
-        Ok(0) => Ok(None),
-        Ok(calls) => Ok(Some(reports::cost(calls, run.config.requests_per_second))),
+        Ok(calls) => Ok((calls > 0).then(|| reports::cost(calls, run.config.requests_per_second))),
         Err(Error::Forbidden(_) | Error::Refused(_) | Error::NotFound(_)) => Ok(None),
         Err(e) => Err(e),
     }

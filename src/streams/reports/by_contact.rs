@@ -65,6 +65,7 @@ impl Contacts {
     }
 
     /// When a contact was created; `None` where that is not known yet.
+    #[expect(clippy::option_option, reason = "a contact that was asked for may have no date")]
     fn known_creation(&self, id: &Id) -> Option<Option<DateTime<Utc>>> {
         let at = self.list.binary_search_by(|contact| contact.id.cmp(id)).ok()?;
         let listed = self.list[at].created_at.map(Some);
@@ -96,6 +97,12 @@ pub(super) fn rows_a_page(run: &Run, reading: &Reading) -> u64 {
 /// Asks for the report of one contact, and passes its pages on until that answers false.
 type Ask<T> = dyn Fn(&Arc<Client>, usize, &Id, &mut dyn FnMut(Part<T>) -> bool) -> Result<()> + Send + Sync;
 
+/// The pages of a contact, and how they ended.
+type Kept<T> = (Vec<Part<T>>, Result<()>);
+
+/// Writes a page of a contact.
+type Write<T> = fn(&mut Run, &mut Learnt, &Reading, &mut OneContact, &Id, Part<T>) -> Result<()>;
+
 /// The report of any contact: pages that the plan has read come from memory, once.
 pub(super) struct ContactFetch<T> {
     since: Option<DateTime<Utc>>,
@@ -103,7 +110,7 @@ pub(super) struct ContactFetch<T> {
     /// The range is part of the call.
     has_range: bool,
     ask: Box<Ask<T>>,
-    kept: Mutex<HashMap<Id, (Vec<Part<T>>, Result<()>)>>,
+    kept: Mutex<HashMap<Id, Kept<T>>>,
 }
 
 impl<T> ContactFetch<T> {
@@ -279,7 +286,7 @@ fn each_contact<T: Row>(
     shared: &mut Shared,
     reading: &mut Reading,
     fetch: &Arc<ContactFetch<T>>,
-    write: fn(&mut Run, &mut Learnt, &Reading, &mut OneContact, &Id, Part<T>) -> Result<()>,
+    write: Write<T>,
 ) -> Result<()> {
     let contacts = shared.reports.contacts(run)?;
     reading.every_contact(contacts.are_all);

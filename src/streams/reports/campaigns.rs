@@ -135,7 +135,7 @@ impl Campaigns {
     ///
     /// # Errors
     /// What ends a run, or `Forbidden`.
-    pub(super) fn to_read(
+    pub(super) fn choose(
         &mut self,
         client: &Arc<Client>,
         config: &Config,

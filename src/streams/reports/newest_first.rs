@@ -70,7 +70,7 @@ pub(super) fn newest_first<T: Activity>(
     push: &mut dyn FnMut(Part<T>) -> bool,
 ) -> Result<()> {
     let (mut seen, hasher) = (Seen::default(), RandomState::new());
-    let hashes = |page: &Page<T>| page.rows.iter().map(|row| hasher.hash_one(row.identity())).collect::<Vec<u64>>();
+    let hash_rows = |page: &Page<T>| page.rows.iter().map(|row| hasher.hash_one(row.identity())).collect::<Vec<u64>>();
     let Listing { endpoint, path, query, priority } = *listing;
     let mut pages = client.pages::<T>(endpoint, path, query, priority);
     while let Some(page) = pages.next() {
@@ -79,18 +79,18 @@ pub(super) fn newest_first<T: Activity>(
         let mut repeated = Vec::new();
         // Most listings are one page.
         if !last || seen.is_begun() {
-            let mut rows = hashes(&page);
+            let mut rows = hash_rows(&page);
             for _ in 0..TRIES {
                 if !seen.has_any(&rows) {
                     break;
                 }
                 let Some(previous) = pages.previous() else { break };
-                if seen.has_rested(hashes(&previous?)) {
+                if seen.has_rested(hash_rows(&previous?)) {
                     break;
                 }
                 // More rows came in between, so this page may have moved as well.
                 page = pages.again()?;
-                rows = hashes(&page);
+                rows = hash_rows(&page);
             }
             repeated = seen.insert(&rows)?;
         }

@@ -281,7 +281,7 @@ pub(super) fn campaigns_to_read(run: &Run, learnt: &mut Learnt, readings: &[Read
     let lookback = TimeDelta::days(i64::from(run.config.activity_lookback_days));
     let types = Kind::chosen(&run.config.tracking_activity_types);
     let now = run.client.run_start()?;
-    let campaigns = learnt.campaigns.to_read(run.client, run.config, &demands, &types, now, lookback)?;
+    let campaigns = learnt.campaigns.choose(run.client, run.config, &demands, &types, now, lookback)?;
     let rows = |is_counted: &dyn Fn(Kind) -> bool| {
         let kinds = campaigns.iter().flat_map(|campaign| &campaign.kinds);
         kinds.filter(|to_read| is_counted(to_read.kind)).map(|to_read| to_read.rows).sum()
@@ -330,7 +330,7 @@ fn words(route: Route, reason: &Reason, other: Option<u64>) -> String {
         Reason::NamedContacts => "since contact_ids names the contacts".to_owned(),
         Reason::LandingPages => "since landing pages (p_*) have no other".to_owned(),
         Reason::Cost if route == Route::Contacts => format!("the other one takes about {other} calls"),
-        Reason::Cost => format!("the other one takes at least about {other} calls or fills fewer columns"),
+        Reason::Cost => format!("it fills more columns; the other one takes about {other} calls"),
         Reason::Bookmark => "as in earlier runs".to_owned(),
         Reason::Savings | Reason::Refused(_) => "see the warning".to_owned(),
     };
