@@ -111,7 +111,9 @@ where
             match step {
                 Step::Item(page) => {
                     let rows = page.rows.len() as u64 + page.oddities.left_out;
-                    seen.start_page(&PageFacts { at: page.at, count: page.count, rows });
+                    // A gateway whose clock is ahead must not hide that rows changed since.
+                    let at = page.at.min(Utc::now());
+                    seen.start_page(&PageFacts { at, count: page.count, rows });
                     each(&again.listing, Step::Item(page), seen)?;
                     seen.end_page()
                 }

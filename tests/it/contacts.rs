@@ -6,9 +6,11 @@ use serde_json::{Value, json};
 
 use crate::tap::{Ran, only, tap_with};
 
-fn fake(switches: Switches) -> Fake {
+/// An account of 240 contacts, of which the service counts so many more.
+fn fake(counted_too_many: usize) -> Fake {
     let account = Account::generate(21, Size { contacts: 240, lists: 3, campaigns: 0 });
-    Fake::start_with(account, Switches { rotating: false, ..switches })
+    let switches = Switches { rotating: false, contacts_counted_too_many: counted_too_many, ..Switches::default() };
+    Fake::start_with(account, switches)
 }
 
 fn read(fake: &Fake, more: &Value, state: Option<&Value>) -> Ran {
@@ -30,7 +32,7 @@ fn listing_calls(fake: &Fake) -> usize {
 
 #[test]
 fn a_complete_read_that_max_requests_cannot_pay_is_put_off() {
-    let fake = fake(Switches::default());
+    let fake = fake(0);
     let state = overdue(&read(&fake, &json!({}), None));
     fake.account().rename(3, "Renamed");
     fake.forget_calls();
@@ -54,7 +56,7 @@ fn a_complete_read_that_max_requests_cannot_pay_is_put_off() {
 
 #[test]
 fn a_complete_read_over_half_of_a_day_is_put_off() {
-    let fake = fake(Switches { contacts_counted_too_many: 5000, ..Switches::default() });
+    let fake = fake(5000);
     let state = overdue(&read(&fake, &json!({}), None));
     let ran = read(&fake, &json!({"page_size": 1}), Some(&state));
     assert!(ran.stderr.contains("(over half of a day's quota)"), "{}", ran.stderr);
@@ -63,7 +65,7 @@ fn a_complete_read_over_half_of_a_day_is_put_off() {
 
 #[test]
 fn a_first_read_is_not_put_off() {
-    let fake = fake(Switches { contacts_counted_too_many: 5000, ..Switches::default() });
+    let fake = fake(5000);
     let ran = read(&fake, &json!({"page_size": 40}), None);
     assert_eq!(ran.records("contacts").len(), 240);
     assert!(!ran.stderr.contains("a complete read is due"), "{}", ran.stderr);
@@ -71,7 +73,7 @@ fn a_first_read_is_not_put_off() {
 
 #[test]
 fn a_status_filter_that_loses_changes_is_warned_of() {
-    let fake = fake(Switches::default());
+    let fake = fake(0);
     for (status, is_warned) in [("all", false), ("active", true), ("active,deleted", true)] {
         let ran = read(&fake, &json!({"contact_status": status}), None);
         let warnings = ran.stderr.matches("WARNING contacts: contact_status leaves out").count();
@@ -82,7 +84,7 @@ fn a_status_filter_that_loses_changes_is_warned_of() {
 
 #[test]
 fn a_contact_that_changed_and_unsubscribed_is_written_once() {
-    let fake = fake(Switches::default());
+    let fake = fake(0);
     let state = read(&fake, &json!({}), None).last_state();
     let changed = {
         let mut account = fake.account();

@@ -6,13 +6,9 @@ use serde_json::{Value, json};
 
 use crate::tap::{Ran, only, sorted, tap_with, without_nulls};
 
-fn fake_with(switches: Switches) -> Fake {
-    let account = Account::generate(7, Size { contacts: 40, lists: 12, campaigns: 1 });
-    Fake::start_with(account, Switches { rotating: false, ..switches })
-}
-
 fn fake() -> Fake {
-    fake_with(Switches::default())
+    let account = Account::generate(7, Size { contacts: 40, lists: 12, campaigns: 1 });
+    Fake::start_with(account, Switches { rotating: false, ..Switches::default() })
 }
 
 /// A catalog of the contacts without these fields.
@@ -59,7 +55,8 @@ fn truth_without(fake: &Fake, fields: &[&str]) -> Vec<String> {
 #[test]
 fn every_awkward_definition_is_read_as_the_account_has_it() {
     for choice_ids_as_text in [false, true] {
-        let fake = fake_with(Switches { choice_ids_as_text, ..Switches::default() });
+        let fake = fake();
+        fake.switches().choice_ids_as_text = choice_ids_as_text;
         let ran = contacts(&fake, &json!({}));
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
         let records = ran.records("contacts");
