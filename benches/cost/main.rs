@@ -8,6 +8,8 @@
 #![allow(clippy::cast_precision_loss, clippy::print_stdout, missing_docs)]
 
 mod cached;
+#[path = "../../tests/it/merging.rs"]
+mod merging;
 mod process;
 #[path = "../../tests/it/round.rs"]
 mod round;

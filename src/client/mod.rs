@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Days, NaiveTime, TimeDelta, Utc};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -204,6 +205,17 @@ impl Client {
                 .map_err(|e| format!("200 response of an unexpected form: line {}, column {}", e.line(), e.column()))
         };
         Ok(self.get(&call, read)?.0)
+    }
+
+    /// An answer that is one record rather than a listing, with what was odd about it.
+    pub(crate) fn one<T: DeserializeOwned + JsonSchema>(
+        &self,
+        endpoint: &'static str,
+        path: &str,
+        priority: usize,
+    ) -> Result<(T, Oddities)> {
+        let call = Call { endpoint, url: self.url(path, &[]), priority };
+        Ok(self.get(&call, rows::read_one)?.0)
     }
 
     fn url(&self, path: &str, query: &[(&str, &str)]) -> String {

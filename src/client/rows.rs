@@ -80,28 +80,60 @@ fn mended<T: Row>(text: &str) -> serde_json::Result<Body<T>> {
     let Some(plain) = plain else { return Ok(Body { rows: None, envelope, oddities }) };
     let schema = schema::of::<T>();
     let mut rows = Vec::with_capacity(plain.len());
-    for mut row in plain {
-        let name = name_of(&row, &schema);
-        let why = unusable_keys(&row, &schema);
-        let (mut nulled, mut unknown) = (BTreeSet::new(), BTreeSet::new());
-        mend(&mut row, &schema, "", &mut nulled);
-        match serde_ignored::deserialize::<_, _, Object<T>>(row, |path| note(&mut unknown, &path)) {
-            Ok(Object(row)) => {
+    for row in plain {
+        let mut unknown = BTreeSet::new();
+        match mended_row(row, &schema, &mut oddities, &mut unknown) {
+            Ok(row) => {
                 rows.push(row);
                 if T::IS_WHOLE && oddities.unknown.len() < MOST_UNKNOWN {
                     oddities.unknown.append(&mut unknown);
                 }
-                for field in nulled {
-                    oddities.unreadable.entry(field).or_insert_with(|| name.clone());
-                }
             }
-            Err(_) => {
+            Err(why) => {
                 oddities.left_out += 1;
-                oddities.why_left_out.get_or_insert_with(|| format!("{name}: {why}"));
+                oddities.why_left_out.get_or_insert(why);
             }
         }
     }
     Ok(Body { rows: Some(rows), envelope, oddities })
+}
+
+/// A row whose values that no field can hold are null; the error names the row and the keys that it lacks.
+fn mended_row<T: DeserializeOwned>(
+    mut row: Value,
+    schema: &Value,
+    oddities: &mut Oddities,
+    unknown: &mut BTreeSet<String>,
+) -> Result<T, String> {
+    let name = name_of(&row, schema);
+    let why = unusable_keys(&row, schema);
+    let mut nulled = BTreeSet::new();
+    mend(&mut row, schema, "", &mut nulled);
+    let row = serde_ignored::deserialize::<_, _, Object<T>>(row, |path| note(unknown, &path));
+    let Object(row) = row.map_err(|_| format!("{name}: {why}"))?;
+    for field in nulled {
+        oddities.unreadable.entry(field).or_insert_with(|| name.clone());
+    }
+    Ok(row)
+}
+
+/// Reads a body that is one object, with the leniency of a row; fields that the type does not name are left alone.
+pub(super) fn read_one<T: DeserializeOwned + JsonSchema>(text: &str) -> Result<(T, Oddities), String> {
+    let mut oddities = Oddities::default();
+    let row = match serde_json::from_str::<Object<T>>(text) {
+        Err(e) if e.is_data() => {
+            let row = serde_json::from_str(text).map_err(|e| unreadable(&e))?;
+            mended_row(row, &schema::of::<T>(), &mut oddities, &mut BTreeSet::new())
+                .map_err(|why| format!("200 response of an unexpected form ({why})"))?
+        }
+        row => row.map_err(|e| unreadable(&e))?.0,
+    };
+    Ok((row, oddities))
+}
+
+/// The error's own text may show a value.
+fn unreadable(e: &serde_json::Error) -> String {
+    format!("200 response of an unexpected form: line {}, column {}", e.line(), e.column())
 }
 
 fn body<'de, R: ReadRow<'de>>(
@@ -456,6 +488,17 @@ mod tests {
     fn unknown_fields_are_named_by_their_path() {
         let body = things(r#"{"things":[{"thing_id":"1","odd":{"a":1},"parts":[{"size":1},{"odder":2}]}]}"#);
         assert_eq!(body.oddities.unknown.into_iter().collect::<Vec<_>>(), ["odd", "parts.odder"]);
+    }
+
+    #[test]
+    fn one_object_is_read_like_a_row() {
+        let (thing, oddities) = read_one::<Thing>(r#"{"thing_id":"1","size":"big","odd":1}"#).unwrap();
+        assert_eq!((thing.thing_id.as_str(), thing.size.0), ("1", None));
+        let noted = BTreeMap::from([("size".to_owned(), "thing_id=1".to_owned())]);
+        assert_eq!(oddities, Oddities { unreadable: noted, ..Oddities::default() });
+        for text in ["{}", r#"{"thing_id":null}"#, "[]", "7", r#"{"thing_id":"1""#] {
+            assert!(read_one::<Thing>(text).unwrap_err().contains("200 response"), "{text}");
+        }
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! The streams: each one's file says its endpoint, its record and its quirks.
 
+mod campaigns;
 mod contact_lists;
 mod contacts;
 mod definitions;

@@ -399,7 +399,7 @@ fn a_config_that_is_not_there_yet_is_told_with_what_to_write() {
     let (code, said) = place.login(&[]).end();
     assert_eq!(code, Some(2), "{said}");
     let told = critical(&said);
-    assert!(told.contains(place.config().to_str().unwrap()) && told.contains("no such file"), "{told}");
+    assert!(told.contains(place.config().to_str().unwrap()) && told.contains("does not exist"), "{told}");
     assert!(told.contains("client_id") && told.contains("token_file"), "{told}");
     assert!(!place.config().exists());
     let output = command().arg("login").output().unwrap();

@@ -6,11 +6,15 @@ mod tap;
 mod about;
 mod bad_input;
 mod bookmarks;
+mod campaigns;
 mod checked_in;
 mod contacts;
 mod definitions;
+mod doctor;
 mod documents;
 mod fault_matrix;
+#[cfg(unix)]
+mod histories;
 #[cfg(unix)]
 mod interruption;
 #[cfg(target_os = "linux")]

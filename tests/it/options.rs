@@ -282,9 +282,10 @@ fn updated_days_back_reads_the_last_days_again() {
     let expected = truth(&fake, "contact_activity_details", |row| at(row, "created_time") >= bound);
     assert!(!expected.is_empty());
     assert_eq!(sorted(again.records("contact_activity_details")), expected);
+    // Of the campaigns, also those whose counts may still grow.
     assert_eq!(
         sorted(again.records("email_campaigns")),
-        truth(&fake, "email_campaigns", |row| at(row, "updated_at") >= bound)
+        truth(&fake, "email_campaigns", |row| at(row, "updated_at") >= bound || row["last_sent_date"].is_string())
     );
     assert!(!again.records("contacts").is_empty());
     // It moves a bookmark's bound, not the bookmark.

@@ -81,9 +81,12 @@ fn second_run(route: &str) {
     assert_eq!(first.code, Some(0), "{}", first.stderr);
     let quiet = tap(&fake, &more, Some(&first.last_state()));
     assert_eq!(quiet.code, Some(0), "{}", quiet.stderr);
-    for stream in ["email_campaigns", "contacts", "contact_activity_details"] {
+    for stream in ["contacts", "contact_activity_details"] {
         assert_eq!(quiet.records(stream), Vec::<Value>::new(), "{stream}");
     }
+    // The counts of all that was sent in the days looked back on may have grown.
+    let sent = fake.account().truth("email_campaigns").into_iter().filter(|row| row["last_sent_date"].is_string());
+    assert_eq!(sorted(quiet.records("email_campaigns")), sorted(sent));
     let (renamed, gone) = {
         let mut account = fake.account();
         let with_address: Vec<String> = account

@@ -255,7 +255,8 @@ fn sighting(contact: &Contact, filter: Filter) -> Sighting {
 /// A contact's id, and the dates that show whether it moved.
 #[derive(Deserialize, JsonSchema)]
 struct ContactId {
-    contact_id: Key,
+    #[serde(rename = "contact_id")]
+    id: Key,
     #[serde(default)]
     created_at: Timestamp,
     #[serde(default)]
@@ -289,7 +290,7 @@ pub(super) fn ids(run: &Run) -> Result<(Vec<Id>, bool)> {
             let email = row.email_address.unwrap_or_default();
             let dates = [&row.created_at, &row.updated_at, &email.updated_at, &email.opt_out_date];
             seen.insert(Sighting {
-                id: Id::from(row.contact_id.as_str()),
+                id: Id::from(row.id.as_str()),
                 entered_at: row.created_at.instant(),
                 changed_at: dates.into_iter().filter_map(Timestamp::instant).max(),
                 is_wanted: true,
@@ -310,6 +311,6 @@ pub(super) fn count(client: &Client, config: &Config) -> Result<(u64, Option<Str
     let status = words(&config.contact_status);
     let query = [("status", status.as_str()), ("limit", "1"), ("include_count", "true")];
     let page = client.first::<ContactId>(ENDPOINT, "/contacts", &query, 0)?;
-    let some = page.rows.first().map(|row| row.contact_id.as_str().to_owned());
+    let some = page.rows.first().map(|row| row.id.as_str().to_owned());
     Ok((page.count.unwrap_or(page.rows.len() as u64), some))
 }

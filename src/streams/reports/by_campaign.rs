@@ -22,10 +22,11 @@ use crate::field::{Integer, Key, KeyInteger, KeyTimestamp, Text, Timestamp};
 use crate::id::Id;
 use crate::run::Run;
 use crate::streams::Shared;
+use crate::streams::campaigns;
 use crate::streams::contacts::ids;
+use crate::streams::email_campaigns::EmailCampaign;
 use crate::streams::page::rows;
 
-const CAMPAIGN: &str = "email_campaign";
 const TRACKING: &str = "email_reports";
 
 /// A tracking report.
@@ -234,17 +235,6 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
 
 /// The activities to read, in the order of their ids.
 fn activities(run: &mut Run, shared: &mut Shared, readings: &[Reading]) -> Result<Vec<Arc<Activity>>> {
-    #[derive(Deserialize)]
-    struct Detail {
-        #[serde(default)]
-        campaign_activities: Option<Vec<Part>>,
-    }
-    #[derive(Deserialize)]
-    struct Part {
-        campaign_activity_id: Key,
-        #[serde(default)]
-        role: Text,
-    }
     let now = run.client.run_start()?;
     let scopes: Vec<Scope> = readings.iter().map(|reading| reading.scope(run.config)).collect();
     let candidates = shared.survey.candidates(run.client, run.config, now, &scopes)?;
@@ -254,24 +244,31 @@ fn activities(run: &mut Run, shared: &mut Shared, readings: &[Reading]) -> Resul
     let mut found = BTreeMap::new();
     let mut gone = 0;
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
-    let fetch = move |priority: usize, candidate: &Arc<Candidate>, push: &mut dyn FnMut(Detail) -> bool| {
-        push(client.object(CAMPAIGN, &format!("/emails/{}", candidate.id), &[], priority)?);
+    let account = &mut shared.survey.campaigns;
+    let asked = candidates.into_iter().map(|candidate| (account.known_details(&candidate.id), candidate)).collect();
+    type Asked = (Option<Result<Arc<EmailCampaign>>>, Arc<Candidate>);
+    let fetch = move |priority: usize, (known, candidate): &Asked, push: &mut dyn FnMut(Arc<EmailCampaign>) -> bool| {
+        let details = match known {
+            Some(known) => known.clone()?,
+            None => Arc::new(campaigns::details(&client, &candidate.id, priority)?.0),
+        };
+        push(details);
         Ok(())
     };
     fanout::in_order(
-        candidates,
+        asked,
         workers,
         |_| 1,
         fetch,
-        |candidate, step| {
+        |(_, candidate), step| {
             match step {
-                Step::Item(detail) => {
-                    for part in detail.campaign_activities.unwrap_or_default() {
+                Step::Item(details) => {
+                    for part in details.activities() {
                         // The web version of a campaign has no tracking.
                         if part.role.as_str().is_some_and(|role| role.eq_ignore_ascii_case("permalink")) {
                             continue;
                         }
-                        let id = Id::from(part.campaign_activity_id.as_str());
+                        let id = Id::from(part.campaign_activity_id.as_str().unwrap_or_default());
                         let wants = |stream: &str| {
                             let wanted = readings.iter().zip(&candidate.wanted);
                             wanted.into_iter().any(|(r, wanted)| *wanted && r.stream.name == stream && r.wants(&id))
@@ -282,6 +279,7 @@ fn activities(run: &mut Run, shared: &mut Shared, readings: &[Reading]) -> Resul
                             found.insert(id.clone(), Arc::new(Activity { id, candidate, summary, details }));
                         }
                     }
+                    account.remember_details(candidate.id.clone(), Ok(details));
                 }
                 // The listing names campaigns that the service does not know one by one.
                 Step::End(Err(Error::NotFound(why))) => {

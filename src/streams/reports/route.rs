@@ -1,60 +1,44 @@
 //! Which route a report of the whole account takes, and what it will cost: decided and told before it begins.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use indicatif::HumanDuration;
-use schemars::JsonSchema;
-use serde::Deserialize;
 
 use super::by_campaign::{Kind, kinds};
 use super::{DETAILS, Reading, SUMMARY};
-use crate::client::{Client, Row};
+use crate::client::Client;
 use crate::config::{Config, Route, Word};
 use crate::error::{Error, Result};
-use crate::fanout::Step;
-use crate::field::{Integer, Key, Text, Timestamp};
 use crate::id::Id;
 use crate::quota::{DAILY_QUOTA, share_of_quota};
 use crate::run::Run;
 use crate::stream::Stream;
-use crate::streams::page::each_page;
-use crate::streams::{Found, Shared, contacts, email_campaigns};
-
-const SUMMARIES: &str = "email_campaign_summaries";
+use crate::streams::campaigns::{Campaigns, Summary};
+use crate::streams::{Found, Shared, contacts};
 
 /// What a run has learnt of the account's campaigns.
 #[derive(Default)]
 pub(crate) struct Survey {
-    campaigns: Option<Arc<Vec<Campaign>>>,
-    sent: Option<Arc<HashMap<Id, Sent>>>,
+    pub(in crate::streams) campaigns: Campaigns,
     route: Option<Route>,
 }
 
-/// A campaign of the listing.
-pub(in crate::streams) struct Campaign {
-    pub(super) id: Id,
-    pub(super) name: Option<Box<str>>,
-    created_at: Option<DateTime<Utc>>,
-    /// A draft or one that is scheduled has not been sent.
-    unsent: bool,
-    /// When it was removed, at the latest.
-    removed: Option<DateTime<Utc>>,
-}
-
-/// What the service counts for a sent campaign.
-pub(super) struct Sent {
-    pub(super) last: Option<DateTime<Utc>>,
-    unique: [u64; 6],
-}
-
-impl Sent {
-    /// How many contacts have a row of a kind.
-    pub(super) fn unique(&self, kind: Kind) -> u64 {
-        self.unique[kind as usize]
-    }
+/// How many contacts have a row of a kind. A count that is not sent says nothing: it must not be taken for "none".
+fn unique(summary: &Summary, kind: Kind) -> u64 {
+    let count = summary.unique_counts.as_ref().and_then(|counts| {
+        let count = match kind {
+            Kind::Sends => counts.sends,
+            Kind::Opens => counts.opens,
+            Kind::Clicks => counts.clicks,
+            Kind::Bounces => counts.bounces,
+            Kind::Optouts => counts.optouts,
+            Kind::Forwards => counts.forwards,
+        };
+        count.0
+    });
+    count.map_or(1, i64::unsigned_abs)
 }
 
 /// A campaign whose reports are to be looked at, with the kinds of them.
@@ -213,22 +197,25 @@ impl Survey {
         now: DateTime<Utc>,
         scopes: &[Scope],
     ) -> Result<Vec<Candidate>> {
-        let (campaigns, sent) = (self.campaigns(client)?, self.sent(client)?);
+        let (listing, summaries) = (self.campaigns.listing(client, config)?, self.campaigns.summaries(client, config)?);
         let lookback = TimeDelta::days(i64::from(config.activity_lookback_days));
         let mut found = Vec::new();
-        for campaign in campaigns.iter() {
-            let counted = sent.get(&campaign.id);
+        for (id, listed) in &listing.campaigns {
+            let campaign = &listed.campaign;
+            let counted = summaries.sent.get(id);
             // A campaign that was sent and is not counted yet has an unknown date; it is looked at.
-            if counted.is_none() && campaign.unsent {
+            if counted.is_none() && campaign.is_unsent() {
                 continue;
             }
-            let last = counted.and_then(|sent| sent.last);
+            let last = counted.and_then(|sent| sent.last_sent_date.instant());
+            let created_at = campaign.created_at.instant();
+            let removed = campaign.updated_at.instant().filter(|_| campaign.is_removed());
             // After it was removed, nothing was sent.
-            let last_possible = last.or(campaign.removed.filter(|_| counted.is_none()));
+            let last_possible = last.or(removed.filter(|_| counted.is_none()));
             let wanted: Vec<bool> = scopes
                 .iter()
                 .map(|scope| {
-                    let too_new = scope.before.zip(campaign.created_at).is_some_and(|(before, at)| at >= before);
+                    let too_new = scope.before.zip(created_at).is_some_and(|(before, at)| at >= before);
                     let too_old = last_possible.zip(scope.floor).is_some_and(|(last, floor)| last < floor);
                     !too_new && !too_old
                 })
@@ -241,7 +228,7 @@ impl Survey {
             let rests = last.is_some_and(|last| now - last > lookback.max(TimeDelta::days(1)));
             let kinds: Vec<Kind> = kinds()
                 .filter(|kind| counts_all || config.tracking_activity_types.iter().any(|t| t.as_str() == kind.name()))
-                .filter(|kind| !(rests && counted.is_some_and(|sent| sent.unique(*kind) == 0)))
+                .filter(|kind| !(rests && counted.is_some_and(|sent| unique(sent, *kind) == 0)))
                 .collect();
             // Nothing is asked about a campaign of which there is nothing to read.
             if kinds.is_empty() {
@@ -250,125 +237,18 @@ impl Survey {
             let came_late = |scope: &Scope| scope.stops.zip(last).is_some_and(|(from, last)| last < from);
             let stops = !counts_all && scopes.iter().all(came_late);
             let pages = |kind: &Kind| {
-                let rows = counted.map_or(0, |sent| sent.unique(*kind));
+                let rows = counted.map_or(0, |sent| unique(sent, *kind));
                 if stops { 1 } else { rows.div_ceil(u64::from(config.page_size)).max(1) }
             };
             found.push(Candidate {
-                id: campaign.id.clone(),
-                name: campaign.name.clone(),
+                id: id.clone(),
+                name: campaign.name.0.clone(),
                 wanted,
-                sent: counted.is_some() || campaign.removed.is_none(),
+                sent: counted.is_some() || removed.is_none(),
                 calls: 1 + kinds.iter().map(pages).sum::<u64>(),
                 kinds,
             });
         }
-        Ok(found)
-    }
-
-    /// All campaigns, the removed ones with them.
-    pub(in crate::streams) fn campaigns(&mut self, client: &Arc<Client>) -> Result<Arc<Vec<Campaign>>> {
-        #[derive(Deserialize, JsonSchema)]
-        struct Listed {
-            campaign_id: Key,
-            #[serde(default)]
-            name: Text,
-            #[serde(default)]
-            current_status: Text,
-            #[serde(default)]
-            created_at: Timestamp,
-            #[serde(default)]
-            updated_at: Timestamp,
-        }
-        impl Row for Listed {
-            const ROWS: &'static str = "campaigns";
-            const IS_WHOLE: bool = false;
-        }
-        if let Some(known) = &self.campaigns {
-            return Ok(Arc::clone(known));
-        }
-        let mut found: HashMap<Id, Campaign> = HashMap::new();
-        let listing = |client: &Arc<Client>, (): &(), priority| {
-            client.pages::<Listed>(email_campaigns::ENDPOINT, "/emails", &[("limit", "500")], priority)
-        };
-        each_page(client, vec![()], listing, |(), step| {
-            match step {
-                Step::Item(page) => {
-                    for row in page.rows {
-                        let status = row.current_status.as_str().unwrap_or_default();
-                        let unsent = ["draft", "scheduled"].iter().any(|s| status.eq_ignore_ascii_case(s));
-                        let id = Id::from(row.campaign_id.as_str());
-                        let name = row.name.0;
-                        let created_at = row.created_at.instant();
-                        let removed = row.updated_at.instant().filter(|_| status.eq_ignore_ascii_case("removed"));
-                        found.insert(id.clone(), Campaign { id, name, created_at, unsent, removed });
-                    }
-                }
-                Step::End(outcome) => outcome?,
-            }
-            Ok(())
-        })?;
-        let found = Arc::new(found.into_values().collect());
-        self.campaigns = Some(Arc::clone(&found));
-        Ok(found)
-    }
-
-    /// The sent campaigns by the service's own account of them.
-    fn sent(&mut self, client: &Arc<Client>) -> Result<Arc<HashMap<Id, Sent>>> {
-        #[derive(Deserialize, JsonSchema)]
-        struct Counted {
-            campaign_id: Key,
-            #[serde(default)]
-            last_sent_date: Timestamp,
-            #[serde(default)]
-            unique_counts: Option<Counts>,
-        }
-        #[derive(Deserialize, Default, JsonSchema)]
-        #[serde(default)]
-        struct Counts {
-            sends: Integer,
-            opens: Integer,
-            clicks: Integer,
-            bounces: Integer,
-            optouts: Integer,
-            forwards: Integer,
-        }
-        impl Row for Counted {
-            const ROWS: &'static str = "bulk_email_campaign_summaries";
-            const IS_WHOLE: bool = false;
-        }
-        if let Some(known) = &self.sent {
-            return Ok(Arc::clone(known));
-        }
-        let mut found = HashMap::new();
-        let listing = |client: &Arc<Client>, (): &(), priority| {
-            client.pages::<Counted>(
-                SUMMARIES,
-                "/reports/summary_reports/email_campaign_summaries",
-                &[("limit", "500")],
-                priority,
-            )
-        };
-        each_page(client, vec![()], listing, |(), step| {
-            match step {
-                Step::Item(page) => {
-                    for row in page.rows {
-                        // A count that is not sent says nothing: it must not be taken for "none".
-                        let known = |count: Integer| count.0.map_or(1, i64::unsigned_abs);
-                        let unique = row.unique_counts.map_or([1; 6], |c| {
-                            [c.sends, c.opens, c.clicks, c.bounces, c.optouts, c.forwards].map(known)
-                        });
-                        found.insert(
-                            Id::from(row.campaign_id.as_str()),
-                            Sent { last: row.last_sent_date.instant(), unique },
-                        );
-                    }
-                }
-                Step::End(outcome) => outcome?,
-            }
-            Ok(())
-        })?;
-        let found = Arc::new(found);
-        self.sent = Some(Arc::clone(&found));
         Ok(found)
     }
 }

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Duration, NaiveDate, SecondsFormat, TimeZone, Utc};
 use serde_json::{Map, Value, json};
 
+pub use super::campaigns::{Campaign, CampaignActivity};
+
 /// An identifier, cheap to copy.
 pub type Id = Arc<str>;
 
@@ -182,31 +184,6 @@ pub struct List {
     pub segment: bool,
 }
 
-/// One activity of a campaign.
-#[derive(Clone, Debug)]
-pub struct CampaignActivity {
-    pub id: Id,
-    /// `primary_email`, `permalink` or `resend`.
-    pub role: &'static str,
-    pub sent_at: Option<DateTime<Utc>>,
-}
-
-/// An e-mail campaign.
-#[derive(Clone, Debug)]
-pub struct Campaign {
-    pub id: Id,
-    pub name: String,
-    /// As the listing spells it: `Draft`, `Scheduled`, `Done`, `Removed`.
-    pub status: &'static str,
-    pub kind: &'static str,
-    pub type_code: u32,
-    pub created_at: DateTime<Utc>,
-    pub updated_at: DateTime<Utc>,
-    pub activities: Vec<CampaignActivity>,
-    pub listed_twice: bool,
-    pub detail_404: bool,
-}
-
 /// The kind of a tracked activity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -284,7 +261,9 @@ pub struct Account {
     /// Added to the real time to give the service's clock.
     pub clock_skew: Duration,
     pub moves: Moves,
-    rng: fastrand::Rng,
+    /// Whether the e-mails of removed campaigns can be asked for; the service's documents say that they cannot.
+    pub removed_emails_readable: bool,
+    pub(super) rng: fastrand::Rng,
     index: Option<Arc<Index>>,
 }
 
@@ -343,7 +322,7 @@ fn mix(mut h: u64) -> u64 {
     h ^ (h >> 33)
 }
 
-fn uuid(rng: &mut fastrand::Rng) -> Id {
+pub(super) fn uuid(rng: &mut fastrand::Rng) -> Id {
     let (a, b) = (rng.u64(..), rng.u64(..));
     let text = format!(
         "{:08x}-{:04x}-11ef-{:04x}-{:012x}",
@@ -355,7 +334,7 @@ fn uuid(rng: &mut fastrand::Rng) -> Id {
     text.into()
 }
 
-fn pick<T: Copy>(rng: &mut fastrand::Rng, of: &[T]) -> T {
+pub(super) fn pick<T: Copy>(rng: &mut fastrand::Rng, of: &[T]) -> T {
     of[rng.usize(..of.len())]
 }
 
@@ -379,6 +358,7 @@ impl Account {
             custom_fields: Vec::new(),
             clock_skew: Duration::zero(),
             moves: Moves::default(),
+            removed_emails_readable: false,
             rng: fastrand::Rng::with_seed(1),
             index: None,
         }
@@ -407,7 +387,7 @@ impl Account {
         whole_second(Utc::now() + self.clock_skew)
     }
 
-    fn past(&mut self, base: DateTime<Utc>, days: i64) -> DateTime<Utc> {
+    pub(super) fn past(&mut self, base: DateTime<Utc>, days: i64) -> DateTime<Utc> {
         base - Duration::seconds(self.rng.i64(0..days * 86_400))
     }
 
@@ -438,51 +418,6 @@ impl Account {
                 deleted_at: (i % 9 == 2).then(|| base - Duration::days(3)),
                 sms: i % 9 == 3,
                 segment: i % 9 == 4,
-            });
-        }
-    }
-
-    fn grow_campaigns(&mut self, count: usize, base: DateTime<Utc>) {
-        for i in 0..count {
-            let created_at = self.past(base, 1000).min(base - Duration::days(3));
-            let status = match i % 10 {
-                3 => "Draft",
-                5 => "Removed",
-                7 => "Scheduled",
-                _ => "Done",
-            };
-            let sent_at = match status {
-                "Done" => Some(created_at + Duration::days(1)),
-                // A campaign removed after it was sent keeps its history.
-                "Removed" if i % 20 == 15 => Some(created_at + Duration::days(1)),
-                _ => None,
-            };
-            let mut activities = vec![
-                CampaignActivity { id: uuid(&mut self.rng), role: "primary_email", sent_at },
-                CampaignActivity { id: uuid(&mut self.rng), role: "permalink", sent_at: None },
-            ];
-            if i % 8 == 1 && sent_at.is_some() {
-                activities.push(CampaignActivity {
-                    id: uuid(&mut self.rng),
-                    role: "resend",
-                    sent_at: sent_at.map(|t| t + Duration::days(1)),
-                });
-            }
-            self.campaigns.push(Campaign {
-                id: uuid(&mut self.rng),
-                name: match i {
-                    0 => "A \"quoted\" name, with a comma,\na newline and 📬".into(),
-                    1 => format!("Long {}", "name of a campaign ".repeat(8)),
-                    _ => format!("Campaign {i}"),
-                },
-                status,
-                kind: pick(&mut self.rng, &["NEWSLETTER", "CUSTOM_CODE_EMAIL"]),
-                type_code: if i % 6 == 2 { 57 } else { 10 },
-                created_at,
-                updated_at: sent_at.unwrap_or(created_at),
-                activities,
-                listed_twice: i == 2,
-                detail_404: status == "Removed" && sent_at.is_none(),
             });
         }
     }
@@ -713,11 +648,11 @@ impl Account {
     }
 
     fn grow_activities(&mut self, base: DateTime<Utc>) {
-        let sent: Vec<(Id, DateTime<Utc>)> = self
+        let sent: Vec<(Id, DateTime<Utc>, Duration)> = self
             .campaigns
             .iter()
             .flat_map(|c| &c.activities)
-            .filter_map(|a| a.sent_at.map(|t| (a.id.clone(), t)))
+            .filter_map(|a| a.sent_at.map(|t| (a.id.clone(), t, a.sending_takes)))
             .collect();
         if sent.is_empty() {
             return;
@@ -738,7 +673,9 @@ impl Account {
             };
             let start = rng.usize(..sent.len());
             for k in 0..sends {
-                let (activity, sent_at) = &sent[(start + k) % sent.len()];
+                let (activity, begun_at, takes) = &sent[(start + k) % sent.len()];
+                // A large sending goes on for hours: contacts get it one after the other.
+                let sent_at = &(*begun_at + Duration::seconds(takes.num_seconds() * (i as i64 % 8) / 8));
                 let span = (base - *sent_at).num_seconds().max(1);
                 let mut push = |kind, at| {
                     rows.push(Row { contact_id: contact.id.clone(), activity_id: activity.clone(), kind, at });
@@ -983,38 +920,6 @@ impl Account {
         }
     }
 
-    /// A new campaign, sent now to these contacts; gives the id of its
-    /// primary activity.
-    pub fn send_campaign(&mut self, name: &str, contacts: &[Id]) -> Id {
-        let now = self.now();
-        let activity = uuid(&mut self.rng);
-        let campaign = Campaign {
-            id: uuid(&mut self.rng),
-            name: name.into(),
-            status: "Done",
-            kind: "NEWSLETTER",
-            type_code: 10,
-            created_at: now,
-            updated_at: now,
-            activities: vec![
-                CampaignActivity { id: activity.clone(), role: "primary_email", sent_at: Some(now) },
-                CampaignActivity { id: uuid(&mut self.rng), role: "permalink", sent_at: None },
-            ],
-            listed_twice: false,
-            detail_404: false,
-        };
-        self.campaigns.push(campaign);
-        for contact in contacts {
-            self.activities.push(Row {
-                contact_id: contact.clone(),
-                activity_id: activity.clone(),
-                kind: Kind::Sends,
-                at: now,
-            });
-        }
-        activity
-    }
-
     /// Ids of the activities that were sent: primary e-mails and resends.
     pub fn sent_activities(&self) -> Vec<Id> {
         self.campaigns
@@ -1059,7 +964,7 @@ impl Account {
                     })
                     .collect()
             }
-            "email_campaigns" => self.campaigns.iter().map(|c| campaign_json(c, false, true)).collect(),
+            "email_campaigns" => self.campaign_truth(),
             "contact_action_summary" => {
                 let mut by_contact: HashMap<&str, Vec<&Row>> = HashMap::new();
                 for row in &self.activities {
@@ -1415,26 +1320,6 @@ pub(super) fn list_json(l: &List, count: Option<u64>, truth: bool) -> Value {
     if let (Some(count), false) = (count, l.segment) {
         o.put("membership_count", count);
     }
-    o.done()
-}
-
-/// A campaign, as the listing has it or with its activities.
-pub(super) fn campaign_json(c: &Campaign, detail: bool, truth: bool) -> Value {
-    let mut o = Obj::new(&c.id, truth, true);
-    if detail {
-        let activities = c.activities.iter().map(|a| json!({"campaign_activity_id": &*a.id, "role": a.role}));
-        o.put("campaign_activities", activities.collect::<Vec<_>>());
-    }
-    o.put("campaign_id", &*c.id).time("created_at", Some(c.created_at));
-    if detail {
-        o.put("current_status", c.status.to_uppercase());
-    } else {
-        o.put("current_status", c.status);
-    }
-    o.text("name", Some(&c.name))
-        .put("type", c.kind)
-        .put("type_code", c.type_code)
-        .time("updated_at", Some(c.updated_at));
     o.done()
 }
 

@@ -9,8 +9,8 @@ use chrono::{DateTime, Datelike as _, NaiveDate, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
 use super::account::{
-    Account, Contact, Index, Kind, Obj, Row, campaign_json, contact_json, detail_json, field_json, hash, list_json,
-    summarise, tag_json,
+    Account, Contact, Index, Kind, Obj, Row, contact_json, detail_json, field_json, hash, list_json, summarise,
+    tag_json,
 };
 use super::http::{Request, Response, decode_query, encode};
 use super::{Order, Switches};
@@ -34,10 +34,10 @@ pub(super) struct Page {
     pub paged: bool,
 }
 
-type Answer = Result<Page, Response>;
-type Params = Vec<(String, String)>;
+pub(super) type Answer = Result<Page, Response>;
+pub(super) type Params = Vec<(String, String)>;
 
-fn array_error(status: u16, key: &str, message: &str) -> Response {
+pub(super) fn array_error(status: u16, key: &str, message: &str) -> Response {
     Response::json(status, &json!([{"error_key": key, "error_message": message}]))
 }
 
@@ -46,7 +46,7 @@ pub(super) fn object_error(status: u16, key: &str, message: &str) -> Response {
     Response::json(status, &json!({"error_key": key, "error_message": message}))
 }
 
-fn invalid(param: &str) -> Response {
+pub(super) fn invalid(param: &str) -> Response {
     let message = format!("{param} does not have a valid value");
     array_error(400, "contacts.api.validation.error", &message)
 }
@@ -55,11 +55,11 @@ pub(super) fn not_found() -> Response {
     array_error(404, "contacts.api.not_found", "The requested resource was not found.")
 }
 
-fn get<'a>(params: &'a Params, key: &str) -> Option<&'a str> {
+pub(super) fn get<'a>(params: &'a Params, key: &str) -> Option<&'a str> {
     params.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
 }
 
-fn limit(params: &Params, default: usize, max: usize) -> Result<usize, Response> {
+pub(super) fn limit(params: &Params, default: usize, max: usize) -> Result<usize, Response> {
     match get(params, "limit") {
         None => Ok(default),
         Some(text) => match text.parse::<usize>() {
@@ -69,7 +69,7 @@ fn limit(params: &Params, default: usize, max: usize) -> Result<usize, Response>
     }
 }
 
-fn time(params: &Params, key: &str) -> Result<Option<DateTime<Utc>>, Response> {
+pub(super) fn time(params: &Params, key: &str) -> Result<Option<DateTime<Utc>>, Response> {
     let Some(text) = get(params, key) else {
         return Ok(None);
     };
@@ -95,7 +95,7 @@ fn flag(params: &Params, key: &str, default: bool) -> Result<bool, Response> {
 }
 
 /// A comma-separated parameter, each value one of those allowed.
-fn words<'a>(params: &'a Params, key: &str, allowed: &[&str]) -> Result<Vec<&'a str>, Response> {
+pub(super) fn words<'a>(params: &'a Params, key: &str, allowed: &[&str]) -> Result<Vec<&'a str>, Response> {
     let array_key = format!("{key}[]");
     let values: Vec<&str> =
         params.iter().filter(|(k, _)| k == key || *k == array_key).flat_map(|(_, v)| v.split(',')).collect();
@@ -106,8 +106,13 @@ fn words<'a>(params: &'a Params, key: &str, allowed: &[&str]) -> Result<Vec<&'a 
 }
 
 /// Base64 with the padding written as asterisks.
-fn stars(text: &str) -> String {
+pub(super) fn stars(text: &str) -> String {
     STANDARD.encode(text).replace('=', "*")
+}
+
+/// The offset behind the `next` of a listing that shows it in clear.
+pub(super) fn behind_offset(next: &str) -> Option<usize> {
+    unstars(next)?.parse().ok()
 }
 
 fn unstars(text: &str) -> Option<String> {
@@ -131,7 +136,7 @@ const DETAIL_TYPES: [&str; 10] = [
 ];
 
 impl Context<'_> {
-    fn violation(&mut self, text: String) {
+    pub(super) fn violation(&mut self, text: String) {
         if self.switches.strict {
             self.violations.push(text);
         }
@@ -193,9 +198,12 @@ impl Context<'_> {
             ["emails", id] => {
                 self.allow("campaign_data", "campaign:read")?;
                 self.known(&params, &[]);
-                let campaigns = &self.account.campaigns;
-                let found = campaigns.iter().find(|c| *c.id == **id && !c.detail_404);
-                Ok(single(campaign_json(found.ok_or_else(not_found)?, true, false)))
+                self.campaign(id)
+            }
+            ["emails", "activities", id] => {
+                self.allow("campaign_data", "campaign:read")?;
+                self.known(&params, &["include"]);
+                self.email(&params, id)
             }
             ["reports", "contact_reports", id, "activity_summary"] => {
                 self.allow("contact_data", "ui:campaign:metrics")?;
@@ -213,6 +221,11 @@ impl Context<'_> {
                 self.allow("campaign_data", "ui:campaign:metrics")?;
                 self.campaign_summaries(params, &req.path)
             }
+            ["reports", "stats", "email_campaigns", ids] => {
+                self.allow("campaign_data", "ui:campaign:metrics")?;
+                self.known(&params, &[]);
+                self.campaign_stats(ids)
+            }
             ["account", "user", "privileges"] => {
                 self.known(&params, &[]);
                 let all = self.privileges.iter().enumerate();
@@ -223,7 +236,7 @@ impl Context<'_> {
         }
     }
 
-    fn known(&mut self, params: &Params, known: &[&str]) {
+    pub(super) fn known(&mut self, params: &Params, known: &[&str]) {
         for (key, _) in params {
             if !known.contains(&key.as_str()) {
                 self.violation(format!("unknown parameter {key}"));
@@ -247,7 +260,7 @@ impl Context<'_> {
     }
 
     /// The parameters behind an opaque `next`, or those given, and the offset.
-    fn behind_next(&mut self, params: Params, known: &[&str]) -> Result<(Params, usize), Response> {
+    pub(super) fn behind_next(&mut self, params: Params, known: &[&str]) -> Result<(Params, usize), Response> {
         let Some(next) = get(&params, "next") else {
             self.known(&params, known);
             return Ok((params, 0));
@@ -496,48 +509,6 @@ impl Context<'_> {
         Ok(paged(body, next))
     }
 
-    fn emails(&mut self, params: &Params) -> Answer {
-        self.known(params, &["limit", "next", "after_date", "before_date"]);
-        let limit = limit(params, 50, 500)?;
-        let (after, before) = (time(params, "after_date")?, time(params, "before_date")?);
-        let offset = match get(params, "next") {
-            None => 0,
-            Some(next) => match unstars(next).and_then(|t| t.parse::<usize>().ok()) {
-                Some(offset) => offset,
-                None if self.switches.bad_cursor_404 => return Err(not_found()),
-                None => return Err(invalid("next")),
-            },
-        };
-        let inclusive = self.switches.updated_after_inclusive;
-        let mut found: Vec<_> = self
-            .account
-            .campaigns
-            .iter()
-            .filter(|c| after.is_none_or(|b| c.updated_at > b || (inclusive && c.updated_at == b)))
-            .filter(|c| before.is_none_or(|b| c.updated_at < b))
-            .collect();
-        found.sort_by_key(|c| hash(&c.id));
-        let again: Vec<_> = found.iter().copied().filter(|c| c.listed_twice).collect();
-        found.extend(again);
-        let total = found.len();
-        let rows: Vec<Value> =
-            found.into_iter().skip(offset).take(limit).map(|c| campaign_json(c, false, false)).collect();
-        let next = (offset.saturating_add(limit) < total).then(|| {
-            let offset = (offset + limit).to_string();
-            let mut href = format!("/v3/emails?limit={limit}&next={}", stars(&offset));
-            for (key, bound) in [("after_date", after), ("before_date", before)] {
-                if let Some(at) = bound {
-                    let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
-                    href += &format!("&{key}={at}");
-                }
-            }
-            href
-        });
-        let mut body = Map::new();
-        body.insert("campaigns".into(), rows.into());
-        Ok(paged(body, next))
-    }
-
     /// The rows of a contact, or the refusal of its reports.
     fn contact_rows(&mut self, id: &str) -> Result<(Arc<Index>, Vec<u32>), Response> {
         let index = self.account.index();
@@ -632,7 +603,11 @@ impl Context<'_> {
         let index = self.account.index();
         let account = &*self.account;
         let known = index.activities.get(id).map(|(c, a)| &account.campaigns[*c].activities[*a]);
-        if known.is_none_or(|a| a.role == "permalink") {
+        // Only these two roles have reports; what the others answer is not documented in full.
+        if known.is_some_and(|a| a.reports_400) {
+            return Err(invalid("campaign_activity_id"));
+        }
+        if known.is_none_or(|a| !["primary_email", "resend"].contains(&a.role)) {
             return Err(object_error(
                 404,
                 "reportingsvc.not_found.invalid_path_param.campaign_activity_id",
@@ -677,65 +652,13 @@ impl Context<'_> {
         body.insert("tracking_activities".into(), rows.into());
         Ok(paged(body, next))
     }
-
-    fn campaign_summaries(&mut self, params: Params, path: &str) -> Answer {
-        let (params, offset) = self.behind_next(params, &["limit"])?;
-        let limit = limit(&params, 50, 500)?;
-        let index = self.account.index();
-        let account = &*self.account;
-        let mut sent: Vec<_> = account
-            .campaigns
-            .iter()
-            .filter_map(|c| {
-                let last = c.activities.iter().filter_map(|a| a.sent_at).max()?;
-                Some((last, c))
-            })
-            .collect();
-        sent.sort_by(|a, b| (b.0, &b.1.id).cmp(&(a.0, &a.1.id)));
-        let make = |(last, campaign): (DateTime<Utc>, &super::account::Campaign)| {
-            let mut unique: HashMap<Kind, HashSet<&str>> = HashMap::new();
-            for activity in &campaign.activities {
-                for i in index.reports.get(&activity.id).into_iter().flatten().flatten() {
-                    let row = &account.activities[*i as usize];
-                    unique.entry(row.kind).or_default().insert(&row.contact_id);
-                }
-            }
-            let n = |kind: Kind| unique.get(&kind).map_or(0, HashSet::len);
-            let mut o = Obj::new(&campaign.id, false, true);
-            o.put("campaign_id", &*campaign.id)
-                .put("campaign_type", campaign.kind)
-                .time("last_sent_date", Some(last))
-                .put(
-                    "unique_counts",
-                    json!({
-                        "sends": n(Kind::Sends),
-                        "opens": n(Kind::Opens),
-                        "clicks": n(Kind::Clicks),
-                        "forwards": n(Kind::Forwards),
-                        "optouts": n(Kind::Optouts),
-                        "abuse": 0,
-                        "bounces": n(Kind::Bounces),
-                        "not_opened": n(Kind::Sends).saturating_sub(n(Kind::Opens)),
-                    }),
-                );
-            o.done()
-        };
-        let (rows, next) = slice(sent, make, offset, limit, path, &params);
-        let mut body = Map::new();
-        body.insert("bulk_email_campaign_summaries".into(), rows.into());
-        body.insert(
-            "aggregate_percents".into(),
-            json!({"click": 0, "open": 0, "did_not_open": 0, "bounce": 0, "unsubscribe": 0}),
-        );
-        Ok(paged(body, next))
-    }
 }
 
-fn single(body: Value) -> Page {
+pub(super) fn single(body: Value) -> Page {
     Page { body, next: None, paged: false }
 }
 
-fn paged(body: Map<String, Value>, next: Option<String>) -> Page {
+pub(super) fn paged(body: Map<String, Value>, next: Option<String>) -> Page {
     Page { body: Value::Object(body), next, paged: true }
 }
 
@@ -763,7 +686,7 @@ fn cursor_link(path: &str, params: &Params, limit: usize, page: usize) -> String
 }
 
 /// One page of a report, of whose rows no others are made, and its next link.
-fn slice<T>(
+pub(super) fn slice<T>(
     rows: Vec<T>,
     make: impl FnMut(T) -> Value,
     offset: usize,

@@ -10,6 +10,7 @@
 pub mod account;
 mod api;
 pub mod auth;
+mod campaigns;
 mod http;
 
 use std::collections::{HashSet, VecDeque};

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fake_constant_contact::account::{self, Contact, clean};
-use fake_constant_contact::{Account, Fake, Fault, Size, Switches, What};
+use fake_constant_contact::{Account, Fake, Fault, Id, Size, Switches, What};
 use serde_json::{Value, json};
 use sha2::Digest as _;
 
@@ -121,6 +121,50 @@ fn set(rows: &[Value]) -> BTreeSet<String> {
     rows.iter().map(|r| canonical(r).to_string()).collect()
 }
 
+/// The contacts without what the service does not send with them.
+fn sent(account: &Account) -> Vec<Value> {
+    let mut contacts = account.truth("contacts");
+    for contact in &mut contacts {
+        let without = |value: &mut Value, fields: &[&str]| {
+            value.as_object_mut().unwrap().retain(|name, _| !fields.contains(&&**name));
+        };
+        without(contact, &["email", "status", "custom_field_values", "tag_names", "list_names"]);
+        for field in contact["custom_fields"].as_array_mut().unwrap() {
+            without(field, &["name", "label", "type", "choice_labels"]);
+        }
+    }
+    contacts
+}
+
+#[test]
+fn definitions_are_served_strictly() {
+    let fake = start();
+    let access = sign_in(&fake);
+    let fields = read_all(&fake, &access, "/v3/contact_custom_fields?limit=2", "custom_fields").0;
+    // A deleted one is not listed.
+    assert_eq!(fields.len(), fake.account().custom_fields.len() - 1);
+    let colours = fields.iter().find(|field| field["name"] == "Colours").unwrap();
+    assert_eq!(colours["choices"][0]["choice_id"], 1);
+    assert!(colours["choices"][1]["deleted_at"].is_string());
+    fake.switches().choice_ids_as_text = true;
+    let fields = read_all(&fake, &access, "/v3/contact_custom_fields", "custom_fields").0;
+    let colours = fields.iter().find(|field| field["name"] == "Colours").unwrap();
+    assert_eq!(colours["choices"][0]["choice_id"], "000001");
+    let tags = read_all(&fake, &access, "/v3/contact_tags?limit=3&include_count=true", "tags").0;
+    assert_eq!(tags.len(), fake.account().tags.iter().filter(|tag| !tag.deleted).count());
+    assert!(tags.iter().all(|tag| tag["contacts_count"].is_u64()));
+    for path in ["/v3/contact_custom_fields?limit=101", "/v3/contact_tags?limit=501", "/v3/contact_tags?limit=0"] {
+        assert_eq!(get(&fake, &access, path).0, 400, "{path}");
+    }
+    assert!(fake.violations().is_empty());
+    get(&fake, &access, "/v3/contact_tags?status=all");
+    assert_eq!(fake.violations(), ["unknown parameter status"]);
+    fake.tokens().privileges.retain(|privilege| privilege != "contacts:read");
+    for path in ["/v3/contact_custom_fields", "/v3/contact_tags"] {
+        assert_eq!(get(&fake, &access, path).0, 403, "{path}");
+    }
+}
+
 #[test]
 fn paging_gives_the_truth_in_every_shape() {
     let fake = start();
@@ -134,7 +178,7 @@ fn paging_gives_the_truth_in_every_shape() {
         let (rows, last) = read_all(&fake, &access, &first, "contacts");
         assert_eq!(last, ends);
         assert_eq!(rows.len(), 60);
-        assert_eq!(set(&rows), set(&fake.account().truth("contacts")));
+        assert_eq!(set(&rows), set(&sent(&fake.account())));
     }
 }
 
@@ -331,6 +375,9 @@ fn every_awkward_case_is_there() {
     assert!(has(&|c| c.opt_out_date().is_some_and(|at| at > c.updated_at)));
     assert!(has(&|c| c.first_name.as_ref().is_some_and(|n| n.contains('\0'))));
     assert!(has(&|c| c.custom_fields.iter().any(|f| !f.choice_ids.is_empty())));
+    let is_defined = |id: &Id| account.custom_fields.iter().any(|field| field.id == *id && !field.deleted);
+    assert!(has(&|c| c.custom_fields.iter().any(|f| !is_defined(&f.id))));
+    assert!(account.custom_fields.iter().filter(|field| field.name.eq_ignore_ascii_case("size")).count() == 2);
     let rows = account.truth("contact_activity_details");
     assert!(rows.iter().any(|r| r["occurrence"] == 2));
     assert!(account.campaigns.iter().any(|c| c.name.len() > 80));

@@ -1,0 +1,444 @@
+//! `email_campaigns`: `GET /emails`, with drafts and removed ones, what the service counts for each, and the e-mail
+//! that it sends.
+
+mod record;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::campaigns::{self, Campaigns, PageOddities, Summaries, Summary};
+use super::page::list;
+use super::reports;
+use super::{Found, Probe, Shared, Source};
+use crate::client::{Client, Oddities};
+use crate::config::Config;
+use crate::error::Result;
+use crate::extent::Filter;
+use crate::fanout::{self, Step};
+use crate::field::{Integer, Key, Text};
+use crate::id::Id;
+use crate::run::Run;
+use crate::schema;
+use crate::state::{Resume, Start};
+use crate::stream::{Needs, Stream};
+use crate::timestamp::stamp;
+pub(super) use record::EmailCampaign;
+
+/// Changes can become visible up to this long after their `updated_at`.
+const OVERLAP: TimeDelta = TimeDelta::minutes(5);
+
+pub(super) static SOURCE: Source = Source {
+    stream: Stream {
+        name: "email_campaigns",
+        keys: &["campaign_id"],
+        replication_key: Some("updated_at"),
+        schema: schema::of::<EmailCampaign>,
+        needs: Needs { scopes: &["campaign_data"], privileges: &["campaign:read"] },
+        narrowed_by: |_| Filter::default(),
+        bookmark_keys: &["deselected", "resume_since", "resume_until", "resume_after"],
+        only_by_campaign: &[],
+    },
+    probe: Probe::Listing(count),
+    read,
+};
+
+/// The service counts no campaigns: they are listed, 500 a call.
+fn count(client: &Arc<Client>, config: &Config, found: &mut Found) -> Result<()> {
+    found.campaigns = Some(found.survey.campaigns.listing(client, config)?.campaigns.len() as u64);
+    Ok(())
+}
+
+/// What the selected fields have to be asked for, beyond the listing.
+#[derive(Clone, Copy)]
+struct Wanted {
+    /// What the service counts, 500 campaigns a call.
+    counts: bool,
+    /// The activities, one call a campaign.
+    details: bool,
+    /// The primary e-mail, one call more.
+    email: bool,
+}
+
+const COUNTS: [&str; 9] = [
+    "last_sent_date",
+    "unique_sends",
+    "unique_opens",
+    "unique_clicks",
+    "unique_bounces",
+    "unique_optouts",
+    "unique_forwards",
+    "unique_abuse",
+    "unique_not_opened",
+];
+const EMAIL: [&str; 7] =
+    ["subject", "preheader", "from_name", "from_email", "reply_to_email", "contact_list_ids", "segment_ids"];
+
+impl Wanted {
+    const NOTHING: Wanted = Wanted { counts: false, details: false, email: false };
+
+    fn by(run: &Run) -> Wanted {
+        let wants = |field: &&str| run.wants(&SOURCE.stream, &[field]);
+        let email = EMAIL.iter().any(wants);
+        // Which e-mail is the primary one, only the details say.
+        Wanted { counts: COUNTS.iter().any(wants), details: email || wants(&"campaign_activities"), email }
+    }
+}
+
+/// A campaign that is to be written.
+struct Chosen {
+    /// Its row of the listing; `None` for one that the service counts and does not list.
+    listed: Option<campaigns::Listed>,
+    summary: Option<Summary>,
+    wanted: Wanted,
+    /// Its details, or why they are refused, where an earlier stream has asked for them.
+    details: Option<Result<Arc<EmailCampaign>>>,
+}
+
+/// What was asked about one campaign.
+struct Answers {
+    /// Its details, or why they are refused; `None` where they were not needed.
+    details: Option<Result<Arc<EmailCampaign>>>,
+    /// Its primary e-mail, or why it is refused; `None` where it was not needed or there is none.
+    email: Option<Result<Email>>,
+    /// When the last of them came; `None` where nothing was asked for now.
+    extracted: Option<String>,
+    oddities: Vec<Oddities>,
+}
+
+/// The e-mail of an activity: `GET /emails/activities/{id}`.
+#[derive(Deserialize, JsonSchema)]
+struct Email {
+    #[serde(rename = "campaign_activity_id")]
+    _id: Key,
+    #[serde(default)]
+    subject: Text,
+    #[serde(default)]
+    preheader: Text,
+    #[serde(default)]
+    from_name: Text,
+    #[serde(default)]
+    from_email: Text,
+    #[serde(default)]
+    reply_to_email: Text,
+    #[serde(default, deserialize_with = "list")]
+    contact_list_ids: Option<Vec<Text>>,
+    #[serde(default, deserialize_with = "list")]
+    segment_ids: Option<Vec<Integer>>,
+}
+
+fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
+    let stream = &SOURCE.stream;
+    let start = run.client.run_start()?;
+    // An interrupted read goes on as it began: what happened since then comes with the next run.
+    let mut place = run.resume(stream).unwrap_or_else(|| Resume {
+        since: Start(run.since(stream, start)),
+        until: start,
+        ..Resume::default()
+    });
+    let wanted = Wanted::by(run);
+    let account = &mut shared.survey.campaigns;
+    let mut chosen = choose(run, account, wanted, place.since.0)?;
+    if let Some(after) = &place.after {
+        chosen = chosen.split_off(&Id::from(after.as_str()));
+        chosen.remove(&Id::from(after.as_str()));
+        log::info!("{}: going on after campaign {after}; {} are left", stream.name, chosen.len());
+    }
+    write(run, account, &mut place, chosen)?;
+    run.check_oddities(stream)?;
+    run.advance_bookmark(stream, place.until, OVERLAP);
+    Ok(())
+}
+
+/// The campaigns to write, in the order of their ids.
+fn choose(
+    run: &mut Run,
+    account: &mut Campaigns,
+    wanted: Wanted,
+    since: Option<DateTime<Utc>>,
+) -> Result<BTreeMap<Id, Chosen>> {
+    let reports = [&reports::SUMMARY.stream, &reports::DETAILS.stream];
+    // Counts grow while `updated_at` stands, and the reports look at every campaign that was sent.
+    let is_whole = since.is_none() || wanted.counts || reports.iter().any(|report| run.selects(report));
+    let listing = if is_whole {
+        account.listing(run.client, run.config)?
+    } else {
+        Arc::new(campaigns::list(run.client, run.config, since)?)
+    };
+    note(run, &listing.oddities);
+    if let Some(why) = &listing.may_lack {
+        log::warn!("email_campaigns: {why}. Campaigns may be missing; run once with --full-table email_campaigns");
+    }
+    let lookback = TimeDelta::days(i64::from(run.config.activity_lookback_days));
+    let due = |updated_at: Option<DateTime<Utc>>, summary: Option<&Summary>| {
+        let sent = summary.filter(|_| wanted.counts).and_then(|summary| summary.last_sent_date.instant());
+        is_due(updated_at, sent, since, lookback)
+    };
+    // A removed campaign that was never sent has no details to ask for, and only the summaries tell it from others.
+    let mut rows = listing.campaigns.values();
+    let removed =
+        wanted.details && rows.any(|row| row.campaign.is_removed() && due(row.campaign.updated_at.instant(), None));
+    let summaries = if wanted.counts || removed { summaries(run, account, wanted)? } else { None };
+    let sent = summaries.as_ref().map(|summaries| &summaries.sent);
+    let mut chosen = BTreeMap::new();
+    for (id, listed) in &listing.campaigns {
+        let summary = sent.and_then(|sent| sent.get(id));
+        if !due(listed.campaign.updated_at.instant(), summary) {
+            continue;
+        }
+        let is_never_sent = sent.is_some() && summary.is_none();
+        let wanted = if listed.campaign.is_removed() && is_never_sent { Wanted::NOTHING } else { wanted };
+        let details = account.known_details(id);
+        let chosen_one = Chosen { listed: Some(listed.clone()), summary: summary.cloned(), wanted, details };
+        chosen.insert(id.clone(), chosen_one);
+    }
+    for (id, summary) in sent.into_iter().flatten().filter(|_| is_whole) {
+        let sent_at = summary.last_sent_date.instant();
+        if !listing.campaigns.contains_key(id) && is_due(sent_at, sent_at, since, lookback) {
+            let details = account.known_details(id);
+            chosen.insert(id.clone(), Chosen { listed: None, summary: Some(summary.clone()), wanted, details });
+        }
+    }
+    Ok(chosen)
+}
+
+/// Whether a campaign is to be written: it was updated since the bound, or sent so lately that its counts still grow.
+fn is_due(
+    updated_at: Option<DateTime<Utc>>,
+    sent_at: Option<DateTime<Utc>>,
+    since: Option<DateTime<Utc>>,
+    lookback: TimeDelta,
+) -> bool {
+    let Some(since) = since else { return true };
+    let watched = since.checked_sub_signed(lookback).unwrap_or(since);
+    updated_at.is_none_or(|at| at >= since) || sent_at.is_some_and(|at| at >= watched)
+}
+
+/// What the service counts, or nothing where it refuses to tell.
+fn summaries(run: &mut Run, account: &mut Campaigns, wanted: Wanted) -> Result<Option<Arc<Summaries>>> {
+    match account.summaries(run.client, run.config) {
+        Ok(summaries) => {
+            note(run, &summaries.oddities);
+            Ok(Some(summaries))
+        }
+        Err(why) if why.is_refusal() => {
+            if wanted.counts {
+                log::warn!(
+                    "email_campaigns: the service refuses the counts of campaigns ({why}), so last_sent_date and the \
+                     unique_ fields are null"
+                );
+            }
+            Ok(None)
+        }
+        Err(why) => Err(why),
+    }
+}
+
+fn note(run: &mut Run, pages: &PageOddities) {
+    for (rows, oddities) in pages {
+        run.note_oddities(&SOURCE.stream, *rows, oddities);
+    }
+}
+
+/// Writes the campaigns one by one; what is to be asked about the next ones is under way meanwhile.
+fn write(run: &mut Run, account: &mut Campaigns, place: &mut Resume, chosen: BTreeMap<Id, Chosen>) -> Result<()> {
+    let stream = &SOURCE.stream;
+    let (client, workers) = (Arc::clone(run.client), run.client.workers());
+    let fetch = move |priority: usize, (id, chosen): &(Id, Chosen), push: &mut dyn FnMut(Answers) -> bool| {
+        push(ask(&client, id, chosen, priority)?);
+        Ok(())
+    };
+    let mut refused = Refused::default();
+    // Answers are small, and only so many are fetched ahead.
+    fanout::in_order(
+        chosen.into_iter().collect(),
+        workers,
+        |_| 1,
+        fetch,
+        |(id, chosen), step| {
+            let answers = match step {
+                Step::Item(answers) => answers,
+                Step::End(outcome) => return outcome,
+            };
+            for oddities in &answers.oddities {
+                run.note_oddities(stream, 0, oddities);
+            }
+            if let Some(details) = &answers.details {
+                account.remember_details(id.clone(), details.clone());
+            }
+            refused.note(id, chosen, &answers);
+            if let Some(campaign) = record(chosen, &answers) {
+                let extracted =
+                    answers.extracted.as_deref().or(chosen.listed.as_ref().map(|listed| &*listed.extracted));
+                run.emit(stream, &campaign, extracted.unwrap_or(&stamp(Utc::now())))?;
+            }
+            place.after = Some(id.to_string());
+            run.note_progress(stream, place.clone());
+            run.checkpoint()
+        },
+    )
+}
+
+/// Asks for what a campaign lacks.
+///
+/// # Errors
+/// What may be answered otherwise another time: nulls in its place would clear what the target holds.
+fn ask(client: &Client, id: &Id, chosen: &Chosen, priority: usize) -> Result<Answers> {
+    let mut answers = Answers { details: chosen.details.clone(), email: None, extracted: None, oddities: Vec::new() };
+    if !(chosen.wanted.details || chosen.listed.is_none()) {
+        answers.details = None;
+    } else if answers.details.is_none() {
+        let details = unless_it_passes(campaigns::details(client, id, priority))?;
+        answers.details = Some(details.map(|(details, oddities)| {
+            answers.oddities.push(oddities);
+            Arc::new(details)
+        }));
+        answers.extracted = Some(stamp(Utc::now()));
+    }
+    let primary = answers.details.as_ref().and_then(|details| details.as_ref().ok()?.primary_email());
+    if let Some(activity) = primary.filter(|_| chosen.wanted.email) {
+        let path = format!("/emails/activities/{activity}");
+        let email = unless_it_passes(client.one::<Email>("email_campaign_activity", &path, priority))?;
+        answers.email = Some(email.map(|(email, oddities)| {
+            answers.oddities.push(oddities);
+            email
+        }));
+        answers.extracted = Some(stamp(Utc::now()));
+    }
+    Ok(answers)
+}
+
+/// An answer, or that it is refused for good; the error is one that another try may not meet.
+fn unless_it_passes<T>(answer: Result<T>) -> Result<Result<T>> {
+    match answer {
+        Err(why) if !why.is_refusal() => Err(why),
+        answer => Ok(answer),
+    }
+}
+
+/// The record of a campaign; `None` for one that is neither listed nor known one by one.
+fn record(chosen: &Chosen, answers: &Answers) -> Option<EmailCampaign> {
+    let details = answers.details.as_ref().and_then(|details| details.as_ref().ok());
+    let mut record = match &chosen.listed {
+        Some(listed) => listed.campaign.clone(),
+        None => EmailCampaign { campaign_activities: None, ..as_listed(details?) },
+    };
+    if let Some(summary) = &chosen.summary {
+        record.last_sent_date = summary.last_sent_date.clone();
+        let unique = summary.unique_counts.clone().unwrap_or_default();
+        record.unique_sends = unique.sends;
+        record.unique_opens = unique.opens;
+        record.unique_clicks = unique.clicks;
+        record.unique_bounces = unique.bounces;
+        record.unique_optouts = unique.optouts;
+        record.unique_forwards = unique.forwards;
+        record.unique_abuse = unique.abuse;
+        record.unique_not_opened = unique.not_opened;
+    }
+    if let Some(details) = details.filter(|details| details.campaign_activities.is_some()) {
+        record.campaign_activities = Some(details.activities().into_iter().cloned().collect());
+    }
+    if let Some(Ok(email)) = &answers.email {
+        record.subject = email.subject.clone();
+        record.preheader = email.preheader.clone();
+        record.from_name = email.from_name.clone();
+        record.from_email = email.from_email.clone();
+        record.reply_to_email = email.reply_to_email.clone();
+        record.contact_list_ids = email.contact_list_ids.clone();
+        record.segment_ids = email.segment_ids.clone();
+    }
+    Some(record)
+}
+
+/// Details in the way of the listing, which spells the status `Done` instead of `DONE`.
+fn as_listed(details: &EmailCampaign) -> EmailCampaign {
+    let status = details.current_status.as_str().map(|status| {
+        let lower = status.to_lowercase();
+        let mut letters = lower.chars();
+        let first = letters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+        Text::from(&*(first + letters.as_str()))
+    });
+    EmailCampaign { current_status: status.unwrap_or_default(), ..details.clone() }
+}
+
+/// What was refused and warned of: the first of each kind is a WARNING, the others are logged at DEBUG.
+#[derive(Default)]
+struct Refused {
+    details: bool,
+    email: bool,
+    unlisted: bool,
+}
+
+impl Refused {
+    fn note(&mut self, id: &Id, chosen: &Chosen, answers: &Answers) {
+        let mut warn = |warned: fn(&mut Refused) -> &mut bool, text: String| {
+            if std::mem::replace(warned(self), true) {
+                log::debug!("email_campaigns: {text}");
+            } else {
+                log::warn!("email_campaigns: {text}. Further ones are logged at DEBUG");
+            }
+        };
+        match (&answers.details, &chosen.listed) {
+            (Some(Err(why)), None) => warn(
+                |refused| &mut refused.unlisted,
+                format!("campaign {id} was sent, but is neither listed nor known by its id ({why}); it is left out"),
+            ),
+            (Some(Err(why)), Some(_)) => warn(
+                |refused| &mut refused.details,
+                format!(
+                    "the service refuses the details of campaign {id} ({why}), so its activities and e-mail are null"
+                ),
+            ),
+            _ => {}
+        }
+        if let Some(Err(why)) = &answers.email {
+            warn(
+                |refused| &mut refused.email,
+                format!(
+                    "the service refuses the e-mail of campaign {id} ({why}), so its subject, sender and lists are null"
+                ),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_campaign_is_due_when_updated_or_sent_lately() {
+        let at = |day: &str| Some(format!("2026-{day}T00:00:00Z").parse::<DateTime<Utc>>().unwrap());
+        let month = TimeDelta::days(30);
+        let cases = [
+            // Updated, sent, since.
+            (at("01-01"), None, None, true),
+            (at("05-01"), None, at("05-01"), true),
+            (at("04-30"), None, at("05-01"), false),
+            (None, None, at("05-01"), true),
+            (at("01-01"), at("04-01"), at("05-01"), true),
+            (at("01-01"), at("03-31"), at("05-01"), false),
+        ];
+        for (updated, sent, since, expected) in cases {
+            assert_eq!(is_due(updated, sent, since, month), expected, "{updated:?} {sent:?} {since:?}");
+        }
+        assert!(!is_due(at("04-30"), at("04-30"), at("05-01"), TimeDelta::zero()));
+    }
+
+    #[test]
+    fn an_activity_named_twice_is_one_and_the_first_primary_email_counts() {
+        let details: EmailCampaign = serde_json::from_str(
+            r#"{"campaign_id":"c","current_status":"DONE","campaign_activities":[
+                {"campaign_activity_id":"a","role":"permalink"},{"role":"resend"},null,
+                {"campaign_activity_id":"b","role":"PRIMARY_EMAIL"},{"campaign_activity_id":"b","role":"primary_email"}]}"#,
+        )
+        .unwrap();
+        let ids = details.activities().into_iter().map(|activity| activity.campaign_activity_id.as_str().unwrap());
+        assert_eq!(ids.collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(details.primary_email(), Some("b"));
+        assert_eq!(as_listed(&details).current_status, Text::from("Done"));
+    }
+}

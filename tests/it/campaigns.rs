@@ -1,0 +1,396 @@
+//! The campaigns with their counts, activities and e-mails: what is written, what it costs, and what a refusal costs.
+
+use std::collections::BTreeSet;
+
+use chrono::TimeDelta;
+use fake::account::Size;
+use fake::{Account, Fake, Fault, Kind, Switches, What};
+use serde_json::{Value, json};
+
+use crate::tap::{Ran, only, sorted, tap, tap_with, without_nulls};
+
+const STREAM: &str = "email_campaigns";
+const COUNTS: [&str; 9] = [
+    "last_sent_date",
+    "unique_sends",
+    "unique_opens",
+    "unique_clicks",
+    "unique_bounces",
+    "unique_optouts",
+    "unique_forwards",
+    "unique_abuse",
+    "unique_not_opened",
+];
+const EMAIL: [&str; 7] =
+    ["subject", "preheader", "from_name", "from_email", "reply_to_email", "contact_list_ids", "segment_ids"];
+
+/// Thirty campaigns of all kinds: drafts, removed ones, a repeated one, one whose e-mail answers 404.
+fn fake() -> Fake {
+    let account = Account::generate(11, Size { contacts: 40, lists: 9, campaigns: 30 });
+    Fake::start_with(account, Switches { rotating: false, ..Switches::default() })
+}
+
+fn read(fake: &Fake, state: Option<&Value>) -> Ran {
+    tap_with(fake, &json!({}), state, Some(&only(&[STREAM])))
+}
+
+/// A catalog of this stream without these fields.
+fn without(fields: &[&[&str]]) -> Value {
+    let mut catalog = only(&[STREAM]);
+    for field in fields.iter().copied().flatten() {
+        let deselected = json!({"breadcrumb": ["properties", field], "metadata": {"selected": false}});
+        catalog["streams"][0]["metadata"].as_array_mut().unwrap().push(deselected);
+    }
+    catalog
+}
+
+/// How many calls went to the listing, the summaries, details and e-mails.
+fn calls(fake: &Fake) -> [usize; 4] {
+    let calls = fake.api_calls();
+    let count = |is: &dyn Fn(&str) -> bool| calls.iter().filter(|call| is(&call.path)).count();
+    [
+        count(&|path| path == "/v3/emails"),
+        count(&|path| path.ends_with("/email_campaign_summaries")),
+        count(&|path| path.starts_with("/v3/emails/") && !path.contains("/activities/")),
+        count(&|path| path.contains("/emails/activities/")),
+    ]
+}
+
+fn truth(fake: &Fake) -> Vec<Value> {
+    fake.account().truth(STREAM)
+}
+
+fn warnings<'a>(ran: &'a Ran, of: &str) -> Vec<&'a str> {
+    ran.stderr.lines().filter(|line| line.starts_with("WARNING") && line.contains(of)).collect()
+}
+
+fn ids(ran: &Ran) -> Vec<String> {
+    ran.records(STREAM).iter().map(|row| row["campaign_id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_full_read_has_the_counts_activities_and_e_mails_of_every_campaign() {
+    let fake = fake();
+    fake.account().add_undocumented_roles(0);
+    let ran = read(&fake, None);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(sorted(ran.records(STREAM)), sorted(truth(&fake)));
+    assert!(ids(&ran).is_sorted());
+    let rows = ran.records(STREAM);
+    for field in COUNTS.iter().chain(&EMAIL).chain(&["campaign_activities"]) {
+        assert!(rows.iter().any(|row| row.get(field).is_some()), "{field}");
+    }
+    // A campaign that was never sent has no counts, not zeros.
+    let draft = rows.iter().find(|row| row["current_status"] == "Draft").unwrap();
+    assert!(COUNTS.iter().all(|field| draft.get(field).is_none()) && draft["subject"].is_string(), "{draft}");
+    assert!(!ran.stderr.contains("not known to this version"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_removed_campaign_that_was_never_sent_costs_no_call() {
+    let fake = fake();
+    let removed: Vec<String> = {
+        let account = fake.account();
+        let never = account.campaigns.iter().filter(|c| c.status == "Removed" && c.last_sent().is_none());
+        never.map(|c| c.id.to_string()).collect()
+    };
+    assert!(!removed.is_empty());
+    for catalog in [without(&[]), without(&[&COUNTS])] {
+        fake.forget_calls();
+        let ran = tap_with(&fake, &json!({}), None, Some(&catalog));
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(fake.api_calls().iter().all(|call| removed.iter().all(|id| !call.path.contains(id))));
+        // Of the thirty, two were removed unsent, and one that was sent is removed.
+        assert_eq!(calls(&fake)[2], 30 - removed.len());
+        assert!(warnings(&ran, "refuses the details").is_empty(), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn calls_follow_the_selection() {
+    let asked = |fields: &[&[&str]]| {
+        let fake = fake();
+        fake.account().campaigns.retain(|campaign| campaign.status != "Removed");
+        let ran = tap_with(&fake, &json!({}), None, Some(&without(fields)));
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let gone: BTreeSet<&str> = fields.iter().copied().flatten().copied().collect();
+        let mut truth = truth(&fake);
+        truth.iter_mut().for_each(|row| row.as_object_mut().unwrap().retain(|field, _| !gone.contains(&**field)));
+        assert_eq!(sorted(ran.records(STREAM)), sorted(truth));
+        calls(&fake)
+    };
+    let activities: &[&str] = &["campaign_activities"];
+    assert_eq!(asked(&[]), [1, 1, 27, 27]);
+    assert_eq!(asked(&[&EMAIL]), [1, 1, 27, 0]);
+    // Which e-mail is the primary one, only the details say.
+    assert_eq!(asked(&[activities, &EMAIL[1..]]), [1, 1, 27, 27]);
+    assert_eq!(asked(&[activities, &EMAIL]), [1, 1, 0, 0]);
+    assert_eq!(asked(&[&COUNTS]), [1, 0, 27, 27]);
+    assert_eq!(asked(&[&COUNTS[1..]]), [1, 1, 27, 27]);
+    assert_eq!(asked(&[&COUNTS, activities, &EMAIL]), [1, 0, 0, 0]);
+}
+
+/// The bookmark of a run that has just ended.
+fn up_to_now(fake: &Fake) -> Value {
+    let at = fake.now().format("%FT%TZ").to_string();
+    json!({"bookmarks": {STREAM: {"replication_key": "updated_at", "replication_key_value": at}}})
+}
+
+#[test]
+fn a_later_run_writes_what_was_updated_and_what_was_sent_lately() {
+    let fake = fake();
+    let state = up_to_now(&fake);
+    let (lately, updated) = {
+        let mut account = fake.account();
+        let now = account.now();
+        for (i, campaign) in account.campaigns.iter_mut().enumerate() {
+            // The first was sent twenty days ago, the others before anybody watched.
+            let age = TimeDelta::days(if i == 0 { 20 } else { 40 });
+            campaign.updated_at = now - age;
+            campaign.activities.iter_mut().for_each(|a| a.sent_at = a.sent_at.map(|_| now - age));
+        }
+        account.campaigns[3].name = "Renamed draft".into();
+        account.campaigns[3].updated_at = now;
+        let (contact, activity) = (account.contacts[5].id.clone(), account.campaigns[0].activities[0].id.clone());
+        account.track(Kind::Opens, &contact, &activity);
+        (account.campaigns[0].id.to_string(), account.campaigns[3].id.to_string())
+    };
+    let ran = read(&fake, Some(&state));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let expected = BTreeSet::from([lately.clone(), updated.clone()]);
+    assert_eq!(ids(&ran).into_iter().collect::<BTreeSet<_>>(), expected);
+    // Each row is whole, since what a target does not get, it clears.
+    let truth = truth(&fake).into_iter().filter(|row| expected.contains(row["campaign_id"].as_str().unwrap()));
+    assert_eq!(sorted(ran.records(STREAM)), sorted(truth));
+    // Two calls for each campaign that is written, and no more.
+    assert_eq!(calls(&fake), [1, 1, 2, 2]);
+
+    let fewer = tap_with(&fake, &json!({"activity_lookback_days": 10}), Some(&state), Some(&only(&[STREAM])));
+    assert_eq!(ids(&fewer), [updated.clone()]);
+    // Without counts nothing grows, and the service is asked for what was updated alone.
+    fake.forget_calls();
+    let plain = tap_with(&fake, &json!({}), Some(&state), Some(&without(&[&COUNTS])));
+    assert_eq!(ids(&plain), [updated]);
+    assert_eq!(calls(&fake), [1, 0, 1, 1]);
+    assert!(fake.api_calls().iter().any(|call| call.query.contains("after_date=")), "the listing is not bounded");
+}
+
+#[test]
+fn a_sent_campaign_that_the_listing_lacks_is_read_by_its_id() {
+    let fake = fake();
+    let missing: Vec<String> = {
+        let mut account = fake.account();
+        for i in [0, 8, 9] {
+            account.campaigns[i].unlisted = true;
+        }
+        account.campaigns[9].detail_404 = true;
+        [0, 8, 9].map(|i| account.campaigns[i].id.to_string()).into()
+    };
+    let ran = read(&fake, None);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    // The third is known neither way, and there is nothing to write of it.
+    let truth = truth(&fake).into_iter().filter(|row| row["campaign_id"] != missing[2]);
+    assert_eq!(sorted(ran.records(STREAM)), sorted(truth));
+    assert!(ids(&ran).is_sorted());
+    let told = warnings(&ran, &missing[2]);
+    assert!(told.len() == 1 && told[0].contains("left out"), "{}", ran.stderr);
+    assert_eq!(calls(&fake)[1], 1);
+}
+
+#[test]
+fn a_refusal_costs_fields_and_one_warning_a_kind() {
+    let refusals = || {
+        [
+            What::Status(400, r#"[{"error_key": "no", "error_message": "No"}]"#.into(), "application/json"),
+            What::Forbidden,
+            What::NotFound,
+        ]
+    };
+    let kinds: [(&str, &[&[&str]], &str); 3] = [
+        ("email_campaign_summaries", &[&COUNTS], "refuses the counts"),
+        ("/emails/activities/", &[&EMAIL], "refuses the e-mail"),
+        ("/v3/emails/", &[&EMAIL, &["campaign_activities"]], "refuses the details"),
+    ];
+    for (path, fields, told) in kinds {
+        for what in refusals() {
+            let fake = fake();
+            fake.fault(Fault { path: path.into(), skip: 0, times: usize::MAX, what: what.clone() });
+            let ran = read(&fake, None);
+            assert_eq!(ran.code, Some(0), "{path} {what:?} {}", ran.stderr);
+            let gone: BTreeSet<&str> = fields.iter().copied().flatten().copied().collect();
+            let truth = truth(&fake).into_iter().map(|mut row| {
+                row.as_object_mut().unwrap().retain(|field, _| !gone.contains(&**field));
+                row
+            });
+            assert_eq!(sorted(ran.records(STREAM)), sorted(truth), "{path} {what:?}");
+            assert_eq!(warnings(&ran, told).len(), 1, "{path} {what:?} {}", ran.stderr);
+            assert!(ran.last_state()["bookmarks"][STREAM]["replication_key_value"].is_string());
+        }
+    }
+}
+
+#[test]
+fn any_other_failure_ends_the_stream_before_a_row_lacks_what_it_could_have() {
+    let failures = [
+        What::Status(500, "[]".into(), "application/json"),
+        What::Empty200,
+        What::Status(200, "{}".into(), "application/json"),
+        What::Status(200, "[]".into(), "application/json"),
+        What::TruncatedJson,
+    ];
+    for path in ["email_campaign_summaries", "/emails/activities/", "/v3/emails/"] {
+        for what in failures.clone() {
+            // A summary without rows on a first page means that nothing was sent.
+            if path.starts_with("email") && matches!(&what, What::Status(200, body, _) if body == "{}") {
+                continue;
+            }
+            let fake = fake();
+            fake.fault(Fault { path: path.into(), skip: 0, times: usize::MAX, what: what.clone() });
+            let ran = tap_with(&fake, &json!({"max_retries": 1}), None, Some(&only(&[STREAM])));
+            assert_eq!(ran.code, Some(1), "{path} {what:?} {}", ran.stderr);
+            let truth = sorted(truth(&fake));
+            let written = sorted(ran.records(STREAM));
+            assert!(written.iter().all(|row| truth.contains(row)), "{path} {what:?}: {written:?}");
+            assert!(ran.last_state()["bookmarks"][STREAM]["replication_key_value"].is_null(), "{path} {what:?}");
+        }
+    }
+}
+
+#[test]
+fn what_passes_is_tried_again() {
+    let fake = fake();
+    for path in ["email_campaign_summaries", "/emails/activities/", "/v3/emails/"] {
+        fake.fault(Fault::once(path, What::Status(503, String::new(), "text/html")));
+        fake.fault(Fault::once(path, What::Status(200, "{}".into(), "application/json")));
+    }
+    let ran = read(&fake, None);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(sorted(ran.records(STREAM)), sorted(truth(&fake)));
+}
+
+#[test]
+fn an_odd_value_of_a_detail_costs_itself_and_a_warning_with_the_id() {
+    let fake = fake();
+    let id = {
+        let mut account = fake.account();
+        account.campaigns.truncate(1);
+        account.campaigns[0].activities[0].id.to_string()
+    };
+    let body = json!({"campaign_activity_id": id, "subject": "Kept", "contact_list_ids": "none", "segment_ids": [1, "x", null],
+        "role": "primary_email", "format_type": 5, "html_content": "<p>"});
+    let what = What::Status(200, body.to_string(), "application/json");
+    fake.fault(Fault { path: "/emails/activities/".into(), skip: 0, times: usize::MAX, what });
+    let ran = read(&fake, None);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let row = &ran.records(STREAM)[0];
+    assert_eq!(
+        (&row["subject"], &row["segment_ids"], row.get("contact_list_ids")),
+        (&json!("Kept"), &json!([1]), None)
+    );
+    for field in ["contact_list_ids", "segment_ids"] {
+        let told = warnings(&ran, field);
+        assert!(told.len() == 1 && told[0].contains(&id), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn details_are_asked_for_once_a_run_whoever_needs_them() {
+    let fake = fake();
+    let ran = tap(&fake, &json!({"activity_route": "campaigns"}), None);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let mut asked: Vec<String> =
+        fake.api_calls().into_iter().map(|call| format!("{}?{}", call.path, call.query)).collect();
+    asked.retain(|target| target.contains("/emails") || target.contains("summaries"));
+    let distinct: BTreeSet<&String> = asked.iter().collect();
+    let again: Vec<&String> =
+        asked.iter().filter(|target| asked.iter().filter(|other| other == target).count() > 1).collect();
+    assert_eq!(again, Vec::<&String>::new());
+    assert!(distinct.len() > 50);
+}
+
+#[test]
+fn all_contacts_are_written_before_the_first_detail_is_asked_for() {
+    let account = Account::generate(12, Size { contacts: 200, lists: 3, campaigns: 60 });
+    let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+    let ran = tap_with(&fake, &json!({"page_size": 50}), None, Some(&only(&["contacts", STREAM])));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let calls = fake.api_calls();
+    let first_detail = calls.iter().position(|call| call.path.starts_with("/v3/emails/")).unwrap();
+    let last_contacts = calls.iter().rposition(|call| call.path == "/v3/contacts").unwrap();
+    assert!(last_contacts < first_detail);
+    let order: Vec<&str> =
+        ran.messages.iter().filter(|m| m["type"] == "RECORD").map(|m| m["stream"].as_str().unwrap()).collect();
+    assert!(order.is_sorted(), "{order:?}");
+    assert_eq!(sorted(ran.records(STREAM)), sorted(truth(&fake).iter().map(without_nulls)));
+}
+
+#[test]
+fn campaigns_that_slip_between_pages_are_read_all_the_same() {
+    let fake = fake();
+    let before: BTreeSet<String> = fake.account().campaigns.iter().map(|c| c.id.to_string()).collect();
+    let mut left = 4;
+    fake.before_call(Box::new(move |target, account| {
+        if left > 0 && target.contains("/emails?") && target.contains("next=") {
+            left -= 1;
+            // One leaves and another enters, so that no count would show it.
+            account.campaigns.remove(0);
+            account.send_campaign("Sent meanwhile", &[]);
+        }
+    }));
+    let ran = tap_with(&fake, &json!({"page_size": 5}), None, Some(&only(&[STREAM])));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let now: BTreeSet<String> = fake.account().campaigns.iter().map(|c| c.id.to_string()).collect();
+    let read: BTreeSet<String> = ids(&ran).into_iter().collect();
+    assert_eq!(before.intersection(&now).filter(|id| !read.contains(*id)).collect::<Vec<_>>(), Vec::<&String>::new());
+    assert!(now.difference(&before).count() == 4 && ran.stderr.contains("reading it again"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_read_that_was_cut_off_goes_on_after_the_last_campaign_written() {
+    let fake = fake();
+    let (mut state, mut read, mut runs) = (None, Vec::new(), 0);
+    loop {
+        fake.forget_calls();
+        let ran = tap_with(&fake, &json!({"max_requests": 25}), state.as_ref(), Some(&only(&[STREAM])));
+        runs += 1;
+        read.extend(ran.records(STREAM));
+        let last = ran.last_state();
+        let bookmark = &last["bookmarks"][STREAM];
+        if ran.code == Some(0) {
+            assert!(bookmark["replication_key_value"].is_string());
+            for key in ["resume_since", "resume_until", "resume_after"] {
+                assert_eq!(bookmark[key], "", "{last}");
+            }
+            break;
+        }
+        assert_eq!(ran.code, Some(4), "{}", ran.stderr);
+        assert_eq!(bookmark["replication_key_value"], Value::Null);
+        assert_eq!(bookmark["resume_after"], read.last().unwrap()["campaign_id"]);
+        assert!(bookmark["resume_until"].is_string() && bookmark["resume_since"] == "", "{last}");
+        if runs == 1 {
+            // What changes meanwhile behind the place comes with the next run.
+            let mut account = fake.account();
+            let now = account.now() + TimeDelta::seconds(1);
+            let id = read[0]["campaign_id"].as_str().unwrap();
+            let campaign = account.campaigns.iter_mut().find(|campaign| *campaign.id == *id).unwrap();
+            campaign.name = "Renamed meanwhile".into();
+            campaign.updated_at = now;
+        }
+        state = Some(last);
+        assert!(runs < 10);
+    }
+    assert!(runs > 2, "{runs}");
+    // Each campaign once, in order.
+    let ids: Vec<&str> = read.iter().map(|row| row["campaign_id"].as_str().unwrap()).collect();
+    assert!(ids.is_sorted_by(|a, b| a < b));
+    assert_eq!(ids.len(), fake.account().campaigns.len());
+    let first = ids[0].to_owned();
+    assert_eq!(sorted(read[1..].to_vec()), sorted(truth(&fake).into_iter().filter(|row| row["campaign_id"] != first)));
+    let last = tap_with(&fake, &json!({}), Some(&state_of(&fake, &state.unwrap())), Some(&only(&[STREAM])));
+    assert!(self::ids(&last).contains(&first), "{}", last.stderr);
+}
+
+/// The state after one more run.
+fn state_of(fake: &Fake, state: &Value) -> Value {
+    tap_with(fake, &json!({}), Some(state), Some(&only(&[STREAM]))).last_state()
+}
