@@ -8,8 +8,8 @@
 #![allow(clippy::cast_precision_loss, clippy::print_stdout, missing_docs)]
 
 mod cached;
-#[path = "../../tests/it/merging.rs"]
-mod merging;
+#[path = "../../tests/it/merge.rs"]
+mod merge;
 mod process;
 #[path = "../../tests/it/round.rs"]
 mod round;

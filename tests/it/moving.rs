@@ -9,7 +9,7 @@ use fake::account::Size;
 use fake::{Account, Fake, Order, Switches};
 use serde_json::{Value, json};
 
-use crate::merging::is_at_rest;
+use crate::merge::is_at_rest;
 use crate::tap::{Ran, only, sorted, tap, tap_with, without_nulls};
 
 fn fake(order: Order) -> Fake {

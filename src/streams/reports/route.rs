@@ -72,7 +72,7 @@ pub(super) fn route(run: &mut Run, shared: &mut Shared, stream: &Stream, reading
     }
     // What was begun goes on by its route, and the other report with it.
     let own_first = readings.iter().filter(|reading| reading.stream.name == stream.name).chain(readings);
-    if let Some(route) = own_first.filter_map(|reading| reading.resume.as_ref()?.route).next() {
+    if let Some(route) = own_first.into_iter().find_map(|reading| reading.resume.as_ref()?.route) {
         return Ok(route);
     }
     if let Some(route) = shared.survey.route {
