@@ -53,6 +53,10 @@ impl Error {
         matches!(self, Error::Forbidden(_) | Error::NotFound(_) | Error::Refused(_))
     }
 
+    pub(crate) fn is_forbidden(&self) -> bool {
+        matches!(self, Error::Forbidden(_))
+    }
+
     /// The same error, with where it happened in front of its text.
     #[must_use]
     pub fn context(self, what: impl std::fmt::Display) -> Error {
@@ -92,3 +96,15 @@ pub(crate) fn shown(text: &str) -> String {
 }
 
 pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_outside_is_shown_short_and_plain() {
+        assert_eq!(shown("a\u{1b}[31mb\r\nc\u{7}\u{9b}é"), "a[31mbcé");
+        assert_eq!(shown(&"é".repeat(200)), "é".repeat(200));
+        assert_eq!(shown(&"é".repeat(201)), "é".repeat(200) + "…");
+    }
+}

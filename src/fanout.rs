@@ -86,9 +86,22 @@ where
     let (parents, fetch) = (Arc::new(parents), Arc::new(fetch));
     let workers = workers.min(parents.len());
     // Detached, since an error must not wait for calls whose answers nobody wants.
-    for _ in 0..workers {
+    for worker in 0..workers {
         let (shared, parents, fetch) = (Arc::clone(&shared), Arc::clone(&parents), Arc::clone(&fetch));
-        thread::spawn(move || work(&shared, &parents, 2 * workers, weigh, &*fetch));
+        let work = move || work(&shared, &parents, 2 * workers, weigh, &*fetch);
+        match thread::Builder::new().spawn(work) {
+            Ok(_) => {}
+            // Where the system has no more of them, fewer do.
+            Err(e) if worker > 0 => {
+                log::debug!("no more than {worker} threads can be started ({e})");
+                break;
+            }
+            Err(e) => {
+                return Err(Error::Failed(format!(
+                    "no thread can be started ({e}): raise the limit of processes (ulimit -u), or free memory"
+                )));
+            }
+        }
     }
     let outcome = parents.iter().try_for_each(|parent| {
         loop {

@@ -1,15 +1,24 @@
-//! HTTP as both servers are spoken to: one way to build an agent, to wait between attempts, and to put a network error
-//! into words. Knows neither server.
+//! What the calls to both servers share: the agent, the retry schedule, and the wording of network errors.
 
-use std::io;
 use std::time::Duration;
+use std::{fmt, io};
 
+use chrono::{DateTime, Utc};
+use ureq::http::HeaderMap;
+use ureq::{Proxy, ProxyProtocol};
 use url::Url;
 
 use crate::config::{Config, is_loopback};
+use crate::error::{Error, Result};
 
-/// The HTTP of one server.
-pub(crate) fn agent(config: &Config, server: &Url) -> ureq::Agent {
+/// The longest wait that a server's `Retry-After` can ask for.
+const LONGEST_HOLD: Duration = Duration::from_secs(300);
+
+/// Builds the agent that calls one server.
+///
+/// # Errors
+/// `Usage` when the environment names a proxy that cannot be used.
+pub(crate) fn agent(config: &Config, server: &Url) -> Result<ureq::Agent> {
     let builder = ureq::Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
@@ -19,18 +28,123 @@ pub(crate) fn agent(config: &Config, server: &Url) -> ureq::Agent {
         .accept("application/json")
         .timeout_global(Some(config.request_timeout))
         .tls_config(ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build());
-    // A proxy of the environment's would take "this machine" to be itself, and be shown the token in the clear.
-    let builder = if is_loopback(server) { builder.proxy(None) } else { builder };
-    builder.build().into()
+    // A proxy would take "localhost" for itself, and it would see the token, since http is not encrypted.
+    let proxy = if is_loopback(server) { None } else { proxy_for(server)? };
+    Ok(builder.proxy(proxy).build().into())
 }
 
-/// Full-jitter backoff before try `attempt` (1, 2, …): anything up to 1, 2, 4 … 60 seconds.
-pub(crate) fn backoff(attempt: u32) -> Duration {
-    let ceiling = 2f64.powi(attempt.min(7).cast_signed() - 1).min(60.0);
-    Duration::from_secs_f64(fastrand::f64() * ceiling)
+/// The proxy that the environment names for a server.
+///
+/// The HTTP library skips a variable that it cannot read, and goes round a SOCKS proxy. Both would send traffic past
+/// a proxy that somebody set up on purpose.
+///
+/// # Errors
+/// `Usage` when one of the variables cannot be used and `NO_PROXY` does not exempt the server.
+fn proxy_for(server: &Url) -> Result<Option<Proxy>> {
+    const VARIABLES: [&str; 6] = ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
+    let usable = |value: &str| {
+        Proxy::new(value).is_ok_and(|p| matches!(p.protocol(), ProxyProtocol::Http | ProxyProtocol::Https))
+    };
+    if is_exempt(server) {
+        return Ok(None);
+    }
+    for variable in VARIABLES {
+        let Some(value) = std::env::var_os(variable) else { continue };
+        if !value.to_str().is_some_and(usable) {
+            // The value may hold a password.
+            let why = if value.is_empty() { "is empty" } else { "names a proxy that the tap cannot use" };
+            return Err(Error::Usage(format!(
+                "the environment variable {variable} {why}; set it to http://HOST:PORT or https://HOST:PORT, unset it \
+                 to connect directly, or list {} in NO_PROXY",
+                server.host_str().unwrap_or_default()
+            )));
+        }
+    }
+    Ok(Proxy::try_from_env())
 }
 
-/// Whether the other end could not prove who it is. Another try would not change that.
+/// Whether `NO_PROXY` exempts a server.
+fn is_exempt(server: &Url) -> bool {
+    let Some(list) = ["NO_PROXY", "no_proxy"].into_iter().find_map(|name| std::env::var(name).ok()) else {
+        return false;
+    };
+    let any = Proxy::builder(ProxyProtocol::Http).host("proxy");
+    let any = list.split(',').map(str::trim).fold(any, ureq::ProxyBuilder::no_proxy).build();
+    server.as_str().parse().is_ok_and(|uri| any.is_ok_and(|any| any.is_no_proxy(&uri)))
+}
+
+/// The retries of one call. It counts and decides; the caller makes the call, logs and sleeps.
+///
+/// It displays as the retry that comes next: `retry 2 of 5`.
+pub(crate) struct Retry {
+    max_retries: u32,
+    failures: u32,
+}
+
+/// What to do after a failed attempt.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Decision {
+    /// Sleep this long, then try again.
+    Wait(Duration),
+    /// Every retry has been used.
+    GiveUp,
+}
+
+impl Retry {
+    pub(crate) fn new(max_retries: u32) -> Retry {
+        Retry { max_retries, failures: 0 }
+    }
+
+    /// Counts a failed attempt and decides what follows. `hold` is the wait that the server asked for, as
+    /// [`retry_after`] reads it; without one, the wait is random and grows with every failure.
+    pub(crate) fn after(&mut self, hold: Option<Duration>) -> Decision {
+        self.failures += 1;
+        if self.failures > self.max_retries {
+            return Decision::GiveUp;
+        }
+        Decision::Wait(hold.map_or_else(|| backoff(self.failures), |hold| hold.min(LONGEST_HOLD)))
+    }
+
+    /// How many attempts have failed.
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
+    }
+}
+
+impl fmt::Display for Retry {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "retry {} of {}", self.failures, self.max_retries)
+    }
+}
+
+/// The wait before a retry (1, 2, …): random, and at most 1, 2, 4 … 60 seconds, so that many clients that failed
+/// together do not come back together.
+pub(crate) fn backoff(retry: u32) -> Duration {
+    longest_backoff(retry).mul_f64(fastrand::f64())
+}
+
+fn longest_backoff(retry: u32) -> Duration {
+    Duration::from_secs(1_u64.checked_shl(retry - 1).map_or(60, |seconds| seconds.min(60)))
+}
+
+/// How long an answer's `Retry-After` asks to wait, in seconds or as a date, cut to 300 seconds. `None` when there is
+/// none, or when it asks for no wait at all: then the usual backoff is kinder to the server.
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let asked = text("retry-after")?;
+    let hold = if asked.bytes().all(|b| b.is_ascii_digit()) {
+        // Digits that do not fit are a very long time.
+        Duration::from_secs(asked.parse().unwrap_or(u64::MAX))
+    } else {
+        let date = |text: &str| DateTime::parse_from_rfc2822(text).ok();
+        // By the server's own clock, since this machine's may be wrong.
+        let now = text("date").and_then(date).map_or_else(Utc::now, |date| date.to_utc());
+        (date(asked)?.to_utc() - now).to_std().ok()?
+    };
+    (!hold.is_zero()).then(|| hold.min(LONGEST_HOLD))
+}
+
+/// Whether the server's certificate was refused, which no retry changes.
 pub(crate) fn is_untrusted(e: &ureq::Error) -> bool {
     let of_tls = match e {
         ureq::Error::Io(e) => e.kind() == io::ErrorKind::InvalidData,
@@ -39,16 +153,16 @@ pub(crate) fn is_untrusted(e: &ureq::Error) -> bool {
     of_tls && e.to_string().contains("certificate")
 }
 
-/// The same in words that say what to do.
+/// Says that a certificate was refused and what to do.
 pub(crate) fn untrusted_text(server: &str, e: &ureq::Error) -> String {
     format!(
         "the certificate of {server} could not be verified ({e}). If a proxy or a private authority signs it, set \
-         SSL_CERT_FILE to a PEM file with that authority's certificate; if this machine has none at all, install its \
-         package of CA certificates"
+         SSL_CERT_FILE to a PEM file with that authority's certificate. If this machine has no CA certificates at all, \
+         install its ca-certificates package"
     )
 }
 
-/// A network error in words that hold no URL.
+/// A network error in words, without the URL of the call.
 pub(crate) fn network_text(e: &ureq::Error) -> String {
     match e {
         ureq::Error::Timeout(_) => "no whole answer within request_timeout".into(),
@@ -62,12 +176,54 @@ mod tests {
     use super::*;
 
     #[test]
-    fn backoff_grows_to_a_minute_and_no_further() {
-        for attempt in 1..40u32 {
-            let ceiling = 2f64.powi(attempt.min(7).cast_signed() - 1).min(60.0);
-            for _ in 0..50 {
-                assert!(backoff(attempt).as_secs_f64() <= ceiling);
-            }
+    fn the_backoff_doubles_up_to_a_minute() {
+        let longest: Vec<u64> = (1..=9).map(|retry| longest_backoff(retry).as_secs()).collect();
+        assert_eq!(longest, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(longest_backoff(u32::MAX).as_secs(), 60);
+        for retry in 1..=9 {
+            assert!((0..50).all(|_| backoff(retry) <= longest_backoff(retry)));
         }
+    }
+
+    #[test]
+    fn it_gives_up_after_the_last_retry() {
+        let mut retry = Retry::new(2);
+        assert!(matches!(retry.after(None), Decision::Wait(wait) if wait <= Duration::from_secs(1)));
+        assert_eq!(retry.to_string(), "retry 1 of 2");
+        assert!(matches!(retry.after(None), Decision::Wait(wait) if wait <= Duration::from_secs(2)));
+        assert_eq!(retry.to_string(), "retry 2 of 2");
+        assert_eq!(retry.after(None), Decision::GiveUp);
+        assert_eq!(retry.failures(), 3);
+        assert_eq!(Retry::new(0).after(Some(Duration::from_secs(1))), Decision::GiveUp);
+    }
+
+    #[test]
+    fn a_wait_that_the_server_asks_for_is_kept_up_to_five_minutes() {
+        for (asked, seconds) in [(7, 7), (300, 300), (301, 300), (86_400, 300), (u64::MAX, 300)] {
+            let decision = Retry::new(1).after(Some(Duration::from_secs(asked)));
+            assert_eq!(decision, Decision::Wait(Duration::from_secs(seconds)), "{asked}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_read_in_both_forms() {
+        for (asked, seconds) in [
+            ("7", Some(7)),
+            (" 7 ", Some(7)),
+            ("900", Some(300)),
+            ("18446744073709551616", Some(300)),
+            ("0", None),
+            ("-1", None),
+            ("soon", None),
+            ("Mon, 23 Nov 2026 10:00:07 GMT", Some(7)),
+            ("Tue, 24 Nov 2026 10:00:00 GMT", Some(300)),
+            ("Mon, 23 Nov 2026 09:00:00 GMT", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("date", "Mon, 23 Nov 2026 10:00:00 GMT".parse().unwrap());
+            headers.insert("retry-after", asked.parse().unwrap());
+            assert_eq!(retry_after(&headers), seconds.map(Duration::from_secs), "{asked}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new()), None);
     }
 }

@@ -27,6 +27,20 @@ impl From<&str> for Id {
     }
 }
 
+impl Id {
+    /// As a segment of a URL's path: whatever the service sends as an id, it leads to no other path.
+    pub(crate) fn in_path(&self) -> String {
+        let text = self.to_string();
+        // In a path, a plus is a plus.
+        url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+    }
+
+    /// Whether a text names the same thing; the case of a UUID does not matter.
+    pub(crate) fn is(&self, text: &str) -> bool {
+        self.to_string().eq_ignore_ascii_case(text)
+    }
+}
+
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
@@ -67,6 +81,14 @@ mod tests {
             prop_assert_eq!(Id::from(&*a).to_string(), a.clone());
             prop_assert_eq!(Id::from(&*a).cmp(&Id::from(&*b)), a.cmp(&b));
         }
+    }
+
+    #[test]
+    fn an_id_is_one_segment_of_a_path() {
+        assert_eq!(Id::from("a/../b?c#d e%+é").in_path(), "a%2F..%2Fb%3Fc%23d%20e%25%2B%C3%A9");
+        let usual = "71600990-908b-11e6-907f-00166bff2500";
+        assert_eq!(Id::from(usual).in_path(), usual);
+        assert!(Id::from(usual).is(&usual.to_uppercase()) && !Id::from(usual).is("x"));
     }
 
     #[test]

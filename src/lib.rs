@@ -8,12 +8,13 @@
 //!   bookmarks.
 //! * `client` makes the API calls, with the access token that `auth` keeps valid.
 //! * `streams` has a file for each stream. `run` is what a stream reads and writes with, `sync` the loop over all of them.
-//! * `messages` writes the Singer messages, `logger` and `progress` what a person reads.
+//! * `messages` writes the Singer messages, `logger` and `progress` what a person reads, both through `stderr`. `shown`
+//!   makes text from outside safe to print. `signals` ends a run from outside.
 //! * `login`, `preflight` (`--test`) and `about` are what the tap does besides syncing.
 //!
 //! # Invariants
 //!
-//! * Only `messages` writes to stdout; only `logger` and, on a terminal, `progress` write to stderr.
+//! * Only `messages` writes to stdout; only `stderr`, for `logger` and `progress`, writes to stderr.
 //! * Everything that a bookmark in a STATE covers has been written to stdout before it.
 //! * A rotated refresh token is on disk before the access token that came with it is used.
 
@@ -39,9 +40,12 @@ mod progress;
 mod quota;
 mod run;
 mod schema;
+mod secret;
+mod shown;
 mod signals;
 mod spelling;
 mod state;
+mod stderr;
 mod stream;
 mod streams;
 mod sync;
@@ -56,26 +60,30 @@ use chrono::Utc;
 use crate::catalog::{Catalog, Entry};
 use crate::cli::{Command, Format};
 use crate::client::Client;
-use crate::config::{Config, Kind, Source, command, read_as, sources, written_back};
+use crate::config::{Config, Kind, Source, command, quoted, read_as, sources, written_back};
 use crate::error::Result;
 use crate::messages::Messages;
+use crate::progress::Progress;
+use crate::signals::Ending;
 use crate::state::State;
 use crate::stream::Stream;
 pub use cli::Args;
 pub use error::Error;
+pub use messages::Output;
 
-/// Runs the tap: messages to `stdout`, everything else to the process's stderr.
+/// Runs the tap: messages to `output`, everything else to the process's stderr.
 ///
 /// # Errors
 /// Why the run ended early. The `CRITICAL` line that says so is written already.
-pub fn run(args: &Args, stdout: Box<dyn Write + Send>) -> std::result::Result<(), Error> {
-    logger::start(args.log_format);
-    let outcome = act(args, stdout);
+pub fn run(args: &Args, output: Output) -> std::result::Result<(), Error> {
+    logger::start(args.log_format, output.is_terminal());
+    let outcome = act(args, output);
     match &outcome {
         // The reader of stdout has what it wants, so nothing failed.
         Ok(()) | Err(Error::Closed) => {}
         Err(e) => logger::critical(&e.to_string()),
     }
+    logger::finish();
     outcome
 }
 
@@ -89,8 +97,9 @@ pub fn parse_and_write_contacts(page: &str, out: &mut impl Write) -> std::io::Re
     streams::parse_and_write_contacts(page, out)
 }
 
-fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
-    let messages = Arc::new(Messages::new(stdout));
+fn act(args: &Args, output: Output) -> Result<()> {
+    let (is_stdout, is_terminal) = (matches!(output, Output::Stdout), output.is_terminal());
+    let messages = Arc::new(Messages::new(output));
     // Orchestrators pass all flags together: what needs none of the files comes first and does not look at them.
     if args.about {
         return messages.answer(about::text(args.format).as_bytes());
@@ -116,7 +125,7 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     }
     let sources = sources(&args.config)?;
     for (path, text) in sources.iter().filter_map(Source::file) {
-        auth::check_config(path, text);
+        auth::warn_if_config_is_readable(path, text);
     }
     let mut warnings = Vec::new();
     let config = Config::parse(&sources, Utc::now(), &mut warnings);
@@ -130,7 +139,8 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
         let mut config = config;
         config.max_requests = Some(config.max_requests.map_or(doctor::MOST_CALLS, |most| most.min(doctor::MOST_CALLS)));
         let client = Arc::new(Client::new(&config, config_file)?);
-        signals::end_on_signals(&messages, &client, "")?;
+        let renewing = Arc::clone(&client);
+        signals::end_on_signals(Ending::new(&messages, move || renewing.is_renewing()))?;
         return doctor::examine(&config, &client, options, &messages);
     }
     let catalog = selection(args, &entries)?;
@@ -139,16 +149,30 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
             return Err(Error::Usage("--test answers as text or json: use --format json, or no --format".into()));
         }
         let client = Arc::new(Client::new(&config, config_file)?);
-        signals::end_on_signals(&messages, &client, "")?;
+        let renewing = Arc::clone(&client);
+        signals::end_on_signals(Ending::new(&messages, move || renewing.is_renewing()))?;
         return preflight::test(&config, &client, &catalog, args.format);
     }
     let state = bookmarks(args, &catalog)?;
     let client = Arc::new(Client::new(&config, config_file)?);
-    signals::end_on_signals(&messages, &client, "; run again with the last STATE to go on")?;
-    signals::end_on_closed_stdout(&client);
-    let outcome = sync::sync(&config, &client, &catalog, state, &messages);
+    let progress = Progress::start(client.call_count(), config.requests_per_second);
+    let (renewing, ended) = (Arc::clone(&client), Arc::clone(&progress));
+    let ending = Ending {
+        log_summary: Arc::new(move || ended.log_summary()),
+        advice: ". All rows before the last STATE are safe; run again with the last STATE to continue",
+        ..Ending::new(&messages, move || renewing.is_renewing())
+    };
+    if is_stdout {
+        signals::end_on_closed_stdout(Arc::clone(&ending.is_renewing));
+    }
+    signals::end_on_signals(ending)?;
+    let outcome = sync::sync(&config, &client, &catalog, state, &messages, &progress);
     // Another thread may be renewing the login. Its refresh token is spent, so the new one must reach the disk.
     client.settle();
+    if is_terminal && outcome.is_ok() {
+        let words: Vec<String> = std::env::args_os().map(|word| quoted(&word.to_string_lossy())).collect();
+        ::log::info!("these messages are for a target; pipe them into one: {} | target-jsonl", words.join(" "));
+    }
     outcome
 }
 

@@ -1,6 +1,6 @@
 //! SCHEMA, RECORD and STATE: the only writer of stdout.
 
-use std::io::{BufWriter, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -8,19 +8,38 @@ use serde_json::{Value, json};
 
 use crate::error::Result;
 
-/// The stream of Singer messages; whoever writes a line holds the lock for the whole of it.
+/// Lines are collected up to this many bytes before they are written: half of what a pipe holds.
+const BUFFER: usize = 1 << 15;
+
+/// Where the messages go.
+pub enum Output {
+    /// The process's stdout.
+    Stdout,
+    /// Anywhere else. It gets whole lines, in pieces of any length.
+    Other(Box<dyn Write + Send>),
+}
+
+impl Output {
+    /// Whether messages, log and progress would mix on one screen.
+    pub(crate) fn is_terminal(&self) -> bool {
+        matches!(self, Output::Stdout) && io::stdout().is_terminal()
+    }
+}
+
+/// The stream of Singer messages. Whoever writes a line holds the lock for the whole of it.
 pub(crate) struct Messages {
     inner: Mutex<Inner>,
 }
 
 struct Inner {
-    out: BufWriter<Box<dyn Write + Send>>,
-    line: Vec<u8>,
+    out: Box<dyn Write + Send>,
+    /// Whole lines that are not written yet.
+    buffer: Vec<u8>,
     /// The state that is true at this point of the stream, whether written yet or not.
-    truth: Option<Value>,
-    /// What the last STATE line said, and whether other lines followed it.
+    checkpoint: Option<Value>,
+    /// What the last STATE line said.
     written: Option<Value>,
-    since_state: u64,
+    records_since_checkpoint: u64,
 }
 
 #[derive(Serialize)]
@@ -32,14 +51,13 @@ struct RecordLine<'a, R> {
 }
 
 impl Messages {
-    pub(crate) fn new(out: Box<dyn Write + Send>) -> Messages {
-        let inner = Inner {
-            out: BufWriter::with_capacity(1 << 16, out),
-            line: Vec::with_capacity(1 << 12),
-            truth: None,
-            written: None,
-            since_state: 0,
+    pub(crate) fn new(output: Output) -> Messages {
+        let out = match output {
+            Output::Stdout => Box::new(stdout()),
+            Output::Other(out) => out,
         };
+        let buffer = Vec::with_capacity(BUFFER);
+        let inner = Inner { out, buffer, checkpoint: None, written: None, records_since_checkpoint: 0 };
         Messages { inner: Mutex::new(inner) }
     }
 
@@ -58,30 +76,30 @@ impl Messages {
         if let Some(key) = replication_key {
             message["bookmark_properties"] = json!([key]);
         }
-        self.lock().write(&message)
+        self.lock().line(&message)
     }
 
-    /// One record; `extracted` is the time its page was read, as [`stamp`] writes it.
+    /// One record; `extracted` is the time its page was read, as [`stamp`](crate::timestamp::stamp) writes it.
     pub(crate) fn record<R: Serialize>(&self, stream: &str, record: &R, extracted: &str) -> Result<()> {
-        self.lock().write(&RecordLine { r#type: "RECORD", stream, record, time_extracted: extracted })
+        self.lock().line(&RecordLine { r#type: "RECORD", stream, record, time_extracted: extracted })
     }
 
-    /// Says what state is true from here on, without writing it yet.
-    pub(crate) fn now_true(&self, state: Value) {
-        self.lock().truth = Some(state);
+    /// Sets the state that is true from here on, without writing it yet.
+    pub(crate) fn checkpoint(&self, state: Value) {
+        self.lock().checkpoint = Some(state);
     }
 
-    /// How many lines stand between here and the last STATE.
-    pub(crate) fn since_state(&self) -> u64 {
-        self.lock().since_state
+    /// How many lines followed the last STATE.
+    pub(crate) fn records_since_checkpoint(&self) -> u64 {
+        self.lock().records_since_checkpoint
     }
 
-    /// Writes the newest true state, unless it is already the last line.
+    /// Writes the newest checkpoint, unless it is the last line already.
     pub(crate) fn state(&self) -> Result<()> {
         self.lock().state()
     }
 
-    /// Writes the newest true state as the last line of all: whoever writes after it waits for ever.
+    /// Writes the newest checkpoint as the last line of all: a thread that writes after it waits until the process ends.
     pub(crate) fn end(&self) -> Result<()> {
         let mut inner = self.lock();
         let outcome = inner.state();
@@ -94,38 +112,238 @@ impl Messages {
         self.answer(format!("{catalog:#}\n").as_bytes())
     }
 
-    /// What was asked for instead of messages.
+    /// Writes the answer to `--about` and the like, in place of messages.
     pub(crate) fn answer(&self, text: &[u8]) -> Result<()> {
         let mut inner = self.lock();
-        inner.out.write_all(text)?;
-        Ok(inner.out.flush()?)
+        inner.buffer.extend_from_slice(text);
+        Ok(inner.flush()?)
     }
 
     pub(crate) fn flush(&self) -> Result<()> {
-        Ok(self.lock().out.flush()?)
+        Ok(self.lock().flush()?)
     }
 }
 
 impl Inner {
     fn state(&mut self) -> Result<()> {
-        if let Some(truth) = self.truth.take() {
-            // After other lines it is said again even if equal: targets keep only a STATE that comes last.
-            if self.since_state > 0 || self.written.as_ref() != Some(&truth) {
-                self.write(&json!({"type": "STATE", "value": truth}))?;
-                self.since_state = 0;
-                self.written = Some(truth.clone());
+        if let Some(state) = self.checkpoint.take() {
+            // After other lines it is written again even if equal: targets keep only a STATE that comes last.
+            if self.records_since_checkpoint > 0 || self.written.as_ref() != Some(&state) {
+                self.line(&json!({"type": "STATE", "value": state}))?;
+                self.records_since_checkpoint = 0;
+                self.written = Some(state.clone());
             }
-            self.truth = Some(truth);
+            self.checkpoint = Some(state);
         }
-        Ok(self.out.flush()?)
+        Ok(self.flush()?)
     }
 
-    /// A line is built whole before a byte of it is written, so that no failure leaves half a line.
-    fn write<T: Serialize>(&mut self, message: &T) -> Result<()> {
-        self.line.clear();
-        serde_json::to_writer(&mut self.line, message).map_err(std::io::Error::from)?;
-        self.line.push(b'\n');
-        self.since_state += 1;
-        Ok(self.out.write_all(&self.line)?)
+    /// Adds a line to the buffer, all of it or nothing.
+    fn line<T: Serialize>(&mut self, message: &T) -> Result<()> {
+        let start = self.buffer.len();
+        if let Err(e) = serde_json::to_writer(&mut self.buffer, message) {
+            self.buffer.truncate(start);
+            return Err(io::Error::from(e).into());
+        }
+        self.buffer.push(b'\n');
+        self.records_since_checkpoint += 1;
+        if self.buffer.len() >= BUFFER {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the buffer. What a failure leaves unwritten goes first at the next attempt, so that a line that was begun
+    /// is never followed by another.
+    fn flush(&mut self) -> io::Result<()> {
+        let mut written = 0;
+        let mut outcome = Ok(());
+        while outcome.is_ok() && written < self.buffer.len() {
+            match self.out.write(&self.buffer[written..]) {
+                Ok(0) => outcome = Err(ErrorKind::WriteZero.into()),
+                Ok(bytes) => written += bytes,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => outcome = Err(e),
+            }
+        }
+        self.buffer.drain(..written);
+        outcome.and_then(|()| self.out.flush())
+    }
+}
+
+/// The process's stdout. A pipe gets its lines whole: however the run ends, what the target finds in it ends with a line,
+/// also when the target has not read for a while.
+#[cfg(unix)]
+fn stdout() -> impl Write + Send {
+    unix::Stdout
+}
+
+#[cfg(not(unix))]
+fn stdout() -> impl Write + Send {
+    io::stdout()
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::io::{self, Write};
+    use std::thread;
+    use std::time::Duration;
+
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::io::Errno;
+    use rustix::stdio::stdout;
+
+    /// Unlike the standard library's, it has no buffer of its own, and waits where stdout is non-blocking.
+    pub(super) struct Stdout;
+
+    impl Write for Stdout {
+        /// Takes whole lines, and writes as many of them as the pipe has room for, one at least.
+        fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+            let mut pause = Duration::from_millis(1);
+            loop {
+                let fd = stdout();
+                let mut fds = [PollFd::new(&fd, PollFlags::OUT)];
+                let _ = poll(&mut fds, None);
+                let is_closed = fds[0].revents().contains(PollFlags::ERR);
+                let piece = match room().filter(|_| !is_closed) {
+                    None => lines,
+                    Some(room) => match whole_lines(lines, room) {
+                        // The reader reads, so that there will be more room. Nothing tells when.
+                        [] if !make_room(first_line(lines)) => {
+                            thread::sleep(pause);
+                            pause = (2 * pause).min(Duration::from_millis(16));
+                            continue;
+                        }
+                        [] => first_line(lines),
+                        some => some,
+                    },
+                };
+                match rustix::io::write(stdout(), piece) {
+                    Err(Errno::AGAIN | Errno::INTR) => {}
+                    other => return Ok(other?),
+                }
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn first_line(lines: &[u8]) -> &[u8] {
+        let end = lines.iter().position(|byte| *byte == b'\n').map_or(lines.len(), |at| at + 1);
+        &lines[..end]
+    }
+
+    /// As many whole lines as fit into so many bytes.
+    pub(super) fn whole_lines(lines: &[u8], room: usize) -> &[u8] {
+        if lines.len() <= room {
+            return lines;
+        }
+        let end = lines[..room].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        &lines[..end]
+    }
+
+    /// How many bytes a pipe that has any room takes without making the writer wait; `None` for what is not a pipe.
+    #[cfg(target_os = "linux")]
+    fn room() -> Option<usize> {
+        let size = rustix::pipe::fcntl_getpipe_size(stdout()).ok()?;
+        let used = usize::try_from(rustix::io::ioctl_fionread(stdout()).ok()?).ok()?;
+        Some(room_in(size, used, rustix::param::page_size()))
+    }
+
+    /// The kernel keeps what was written in pages. A page takes more as long as the whole end of a write fits, so that two
+    /// neighbours hold more than one page's bytes, except for the first, which may be half read.
+    #[cfg(target_os = "linux")]
+    pub(super) fn room_in(size: usize, used: usize, page: usize) -> usize {
+        if used == 0 { size } else { size.saturating_sub(2 * used + 3 * page).max(rustix::pipe::PIPE_BUF) }
+    }
+
+    /// For a line that is longer than the room: whether it must be begun all the same, because the pipe is empty and
+    /// cannot be made larger.
+    #[cfg(target_os = "linux")]
+    fn make_room(line: &[u8]) -> bool {
+        rustix::io::ioctl_fionread(stdout()) == Ok(0)
+            && rustix::pipe::fcntl_setpipe_size(stdout(), line.len()).is_err()
+            && rustix::pipe::fcntl_getpipe_size(stdout()).is_ok_and(|size| size < line.len())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn room() -> Option<usize> {
+        None
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn make_room(_: &[u8]) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Takes `room` bytes, then fails until there is more.
+    #[derive(Clone, Default)]
+    struct Disk(Arc<Mutex<(Vec<u8>, usize)>>);
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let (written, room) = &mut *self.0.lock().unwrap();
+            let taken = bytes.len().min(*room);
+            *room -= taken;
+            written.extend_from_slice(&bytes[..taken]);
+            if taken == 0 { Err(ErrorKind::StorageFull.into()) } else { Ok(taken) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_did_not_fit_is_finished_before_the_next_one() {
+        let disk = Disk::default();
+        disk.0.lock().unwrap().1 = 10;
+        let messages = Messages::new(Output::Other(Box::new(disk.clone())));
+        messages.record("contacts", &json!({"id": 1}), "now").unwrap();
+        messages.checkpoint(json!({"at": 1}));
+        assert!(messages.state().is_err());
+        disk.0.lock().unwrap().1 = 1000;
+        messages.state().unwrap();
+        let text = String::from_utf8(disk.0.lock().unwrap().0.clone()).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert_eq!(lines[1], json!({"type": "STATE", "value": {"at": 1}}));
+    }
+
+    #[test]
+    fn a_state_is_written_once_and_again_after_other_lines() {
+        let disk = Disk::default();
+        disk.0.lock().unwrap().1 = 1000;
+        let messages = Messages::new(Output::Other(Box::new(disk.clone())));
+        messages.checkpoint(json!(1));
+        messages.state().unwrap();
+        messages.state().unwrap();
+        messages.record("contacts", &json!(2), "now").unwrap();
+        assert_eq!(messages.records_since_checkpoint(), 1);
+        messages.state().unwrap();
+        let text = String::from_utf8(disk.0.lock().unwrap().0.clone()).unwrap();
+        let kinds: Vec<&str> = text.lines().map(|line| &line[9..12]).collect();
+        assert_eq!(kinds, ["STA", "REC", "STA"]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_pipe_gets_whole_lines_as_far_as_it_has_room() {
+        use super::unix::{room_in, whole_lines};
+        assert_eq!(whole_lines(b"one\ntwo\n", 8), b"one\ntwo\n");
+        assert_eq!(whole_lines(b"one\ntwo\n", 7), b"one\n");
+        assert_eq!(whole_lines(b"one\ntwo\n", 3), b"");
+        assert_eq!(room_in(65536, 0, 4096), 65536);
+        assert_eq!(room_in(65536, 8192, 4096), 65536 - 7 * 4096);
+        assert_eq!(room_in(65536, 60000, 4096), 4096);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// API calls that a day allows an application, over all accounts that granted it. The day ends at 00:00 UTC.
 pub(crate) const DAILY_QUOTA: u64 = 10_000;
@@ -12,6 +13,15 @@ pub(crate) fn share_of_quota(calls: u64) -> String {
     format!("{}.{:02}", share / 100, share % 100)
 }
 
+/// A time that was estimated, in the largest unit of which it is more than one and a half.
+pub(crate) fn in_words(time: Duration) -> String {
+    let seconds = time.as_secs_f64().ceil();
+    let units = [("day", 86_400.0), ("hour", 3600.0), ("minute", 60.0)];
+    let (unit, length) = units.into_iter().find(|(_, length)| seconds >= 1.5 * length).unwrap_or(("second", 1.0));
+    let number = (seconds / length).round();
+    format!("{number} {unit}{}", if number > 1.0 { "s" } else { "" })
+}
+
 /// The API calls that a run has made so far, failed ones included: the service may count those as well.
 #[derive(Clone, Default)]
 pub(crate) struct CallCount(Arc<AtomicU64>);
@@ -19,6 +29,11 @@ pub(crate) struct CallCount(Arc<AtomicU64>);
 impl CallCount {
     pub(crate) fn add(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes one back that turned out not to have been made.
+    pub(crate) fn take_back(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(crate) fn get(&self) -> u64 {

@@ -25,12 +25,12 @@ use crate::window::lower_bound;
 pub(crate) struct Run<'a> {
     pub(crate) config: &'a Config,
     pub(crate) client: &'a Arc<Client>,
-    pub(crate) progress: Progress,
+    pub(crate) progress: &'a Progress,
     catalog: &'a Catalog,
     messages: &'a Messages,
     pub(crate) state: State,
     /// The streams whose SCHEMA is written, with a line that counts the records written since.
-    begun: BTreeMap<&'static str, Line>,
+    begun: BTreeMap<&'static str, Arc<Line>>,
     odd_rows: OddRows,
     /// The streams that this run has nothing more to read of, although their turn is yet to come.
     finished: BTreeSet<&'static str>,
@@ -48,12 +48,13 @@ impl<'a> Run<'a> {
         client: &'a Arc<Client>,
         catalog: &'a Catalog,
         messages: &'a Messages,
+        progress: &'a Progress,
         state: State,
     ) -> Run<'a> {
         let mut run = Run {
             config,
             client,
-            progress: Progress::new(client.call_count(), config.requests_per_second),
+            progress,
             catalog,
             messages,
             state,
@@ -66,7 +67,7 @@ impl<'a> Run<'a> {
             let present = run.terms(stream, config.activity_route.fixed());
             run.state.bookmark_mut(stream).assume(present);
         }
-        run.messages.now_true(run.state.to_value());
+        run.messages.checkpoint(run.state.to_value());
         run
     }
 
@@ -104,9 +105,14 @@ impl<'a> Run<'a> {
         self.messages.schema(stream.name, &schema, stream.keys, stream.replication_key)
     }
 
+    /// Says how many records a stream will have, as the service counts them.
+    pub(crate) fn set_total(&self, stream: &Stream, records: u64) {
+        self.progress.line(stream.name).set_total(records);
+    }
+
     /// Writes one record; `extracted` is when its page was read.
     pub(crate) fn emit<R: Serialize>(&mut self, stream: &Stream, record: &R, extracted: &str) -> Result<()> {
-        if let Some(line) = self.begun.get_mut(stream.name) {
+        if let Some(line) = self.begun.get(stream.name) {
             line.count();
         }
         match self.mask(stream) {
@@ -132,11 +138,11 @@ impl<'a> Run<'a> {
         self.odd_rows.check(stream)
     }
 
-    /// The records written of a stream, with its `record_count` metric.
+    /// The records written of a stream, with its metrics.
     pub(crate) fn count_records(&self, stream: &Stream) -> (u64, Duration) {
         let line = &self.begun[stream.name];
         counter("record_count", line.records(), &json!({"stream": stream.name}));
-        line.finish();
+        counter("http_request_count", self.progress.calls_of(stream.name), &json!({"stream": stream.name}));
         (line.records(), line.elapsed())
     }
 
@@ -145,13 +151,13 @@ impl<'a> Run<'a> {
     /// Writes down what is true before the first record of a stream.
     pub(crate) fn checkpoint_start(&mut self, syncing: &Stream) {
         self.state.currently_syncing = Some(syncing.name.into());
-        self.messages.now_true(self.state.to_value());
+        self.messages.checkpoint(self.state.to_value());
     }
 
-    /// Says that what was noted is true from here on, and writes a STATE when the last is long ago.
+    /// Makes what was noted the checkpoint, and writes a STATE when the last one is long ago.
     pub(crate) fn checkpoint(&mut self) -> Result<()> {
-        self.messages.now_true(self.state.to_value());
-        if is_state_due(self.last_state.elapsed(), self.messages.since_state()) {
+        self.messages.checkpoint(self.state.to_value());
+        if is_state_due(self.last_state.elapsed(), self.messages.records_since_checkpoint()) {
             self.write_state()?;
         }
         self.messages.flush()
@@ -163,7 +169,7 @@ impl<'a> Run<'a> {
         if next.is_none() {
             self.state.end_round();
         }
-        self.messages.now_true(self.state.to_value());
+        self.messages.checkpoint(self.state.to_value());
         self.write_state()
     }
 

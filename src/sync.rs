@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use log::Level;
 use serde_json::json;
 
 use crate::catalog::Catalog;
 use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::logger::{measure, reading, timer};
+use crate::logger::timer;
 use crate::messages::Messages;
+use crate::progress::Progress;
 use crate::run::Run;
 use crate::state::State;
-use crate::stream::Stream;
-use crate::streams::{ALL, Shared, Source, cost_of_full_read};
+use crate::streams::{self, ALL, Shared, Source};
 
 /// Reads every selected stream.
 ///
@@ -27,8 +28,8 @@ pub(crate) fn sync(
     catalog: &Catalog,
     state: State,
     messages: &Messages,
+    progress: &Progress,
 ) -> Result<()> {
-    measure();
     let started = Instant::now();
     let mut order: Vec<&'static Source> =
         ALL.iter().copied().filter(|source| catalog.get(source.stream.name).is_some()).collect();
@@ -36,7 +37,7 @@ pub(crate) fn sync(
         log::warn!("the catalog selects no stream");
     }
     order.sort_by_key(|source| state.currently_syncing.as_deref() != Some(source.stream.name));
-    let mut run = Run::new(config, client, catalog, messages, state);
+    let mut run = Run::new(config, client, catalog, messages, progress, state);
     let given = run.state.to_value();
     let outcome = match (read_all(&mut run, &order), config.max_requests) {
         // The next run would begin and end there as well.
@@ -52,9 +53,9 @@ pub(crate) fn sync(
     };
     // Whatever happened, the last line says what is true; a reader that has gone needs no line.
     let last = if matches!(outcome, Err(Error::Closed)) { Ok(()) } else { run.last_state() };
-    client.tell_calls();
     let status = if outcome.is_ok() { "succeeded" } else { "failed" };
-    timer("sync_duration", started.elapsed(), &json!({"status": status}));
+    timer(Level::Info, "sync_duration", started.elapsed(), &json!({"status": status}));
+    progress.log_summary();
     outcome.and(last)
 }
 
@@ -62,32 +63,36 @@ fn read_all(run: &mut Run, order: &[&'static Source]) -> Result<()> {
     let mut shared = Shared::default();
     let mut refused = Vec::new();
     if let Some(first) = order.first() {
+        run.progress.enter(Some(first.stream.name));
         // The first call of every run also tells the service's time.
         let lists = shared.lists.of_account(run.client, run.config).map_err(|e| e.context(first.stream.name))?;
         run.state.check_account(lists)?;
+        log::info!("plan: {}", streams::plan(run, &mut shared, order)?);
     }
     for (i, source) in order.iter().enumerate() {
         let stream = &source.stream;
-        reading(Some(stream.name));
+        run.progress.enter(Some(stream.name));
+        shared.needs = None;
         run.checkpoint_start(stream);
         run.begin(stream)?;
         let outcome = if run.is_finished(stream) {
             Ok(())
         } else {
-            warn_of_starting_over(run, &mut shared, stream).and_then(|()| (source.read)(run, &mut shared))
+            warn_of_starting_over(run, &mut shared, source).and_then(|()| (source.read)(run, &mut shared))
         };
         let (records, took) = run.count_records(stream);
         match outcome {
             Ok(()) => log::info!("{}: {records} records in {:.1} s", stream.name, took.as_secs_f64()),
             Err(Error::Forbidden(why)) => {
-                log::error!("{}: the service refuses this stream ({why}); it needs {}", stream.name, stream.needs);
+                let needs = shared.needs.unwrap_or(&stream.needs);
+                log::error!("{}: the service refuses this stream ({why}); it needs {needs}", stream.name);
                 refused.push(stream.name);
             }
             Err(e) => return Err(e.context(stream.name)),
         }
         run.end_of_stream(order.get(i + 1).map(|next| &next.stream))?;
     }
-    reading(None);
+    run.progress.enter(None);
     if refused.is_empty() {
         Ok(())
     } else {
@@ -96,10 +101,10 @@ fn read_all(run: &mut Run, order: &[&'static Source]) -> Result<()> {
 }
 
 /// A full read may take days: its reason, its cost and the way round it are told before it begins.
-fn warn_of_starting_over(run: &Run, shared: &mut Shared, stream: &Stream) -> Result<()> {
-    let name = stream.name;
+fn warn_of_starting_over(run: &mut Run, shared: &mut Shared, source: &Source) -> Result<()> {
+    let (stream, name) = (&source.stream, source.stream.name);
     if let Some(why) = run.why_it_starts_over(stream) {
-        let cost = cost_of_full_read(run.client, run.config, shared, name)?;
+        let cost = streams::cost_of(run, shared, source)?;
         log::warn!(
             "{name}: {why}, so that it is read from the start{}. To avoid this, undo the change, or use a state file of \
              its own for it",

@@ -8,6 +8,8 @@
 #![allow(clippy::cast_precision_loss, clippy::print_stdout, missing_docs)]
 
 mod cached;
+// What only the tests need of the modules below lies idle here.
+#[allow(dead_code, unused_imports)]
 #[path = "../../tests/it/merge.rs"]
 mod merge;
 mod process;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// The text with these members set and all else as it stood; `None` when it is no JSON object.
+/// The text with these members set and everything else unchanged; `None` when it is not a JSON object.
 pub(super) fn set(text: &str, members: &[(&str, &str)]) -> Option<String> {
     let mut wanted: Map<String, Value> = serde_json::from_str(text).ok()?;
     let mut edited = Some(text.to_owned());
@@ -13,7 +13,7 @@ pub(super) fn set(text: &str, members: &[(&str, &str)]) -> Option<String> {
         wanted.insert((*key).to_owned(), (*value).into());
         edited = edited.and_then(|text| set_one(&text, key, value));
     }
-    // What was cut and pasted is believed only when it reads as meant.
+    // The edited text must read as the wanted object. If it does not, the whole object is written anew.
     edited
         .filter(|text| serde_json::from_str::<Map<_, _>>(text).is_ok_and(|map| map == wanted))
         .or_else(|| serde_json::to_string_pretty(&wanted).ok().map(|text| text + "\n"))
@@ -27,7 +27,7 @@ fn set_one(text: &str, key: &str, value: &str) -> Option<String> {
         let at = start(raw);
         return Some([&text[..at], &value, &text[at + raw.get().len()..]].concat());
     }
-    // A new member goes behind the last one, on a line of its own where the first one has one.
+    // A new member goes after the last one, on its own line if the first one has its own.
     let end = members.values().map(|raw| start(raw) + raw.get().len()).max()?;
     let open = text.find('{')? + 1;
     let space = &text[open..open + text[open..].find('"')?];
@@ -45,7 +45,7 @@ mod tests {
                 "{ \"a\" :1e2,\r\n\t\"t\":  \"old\" , \"z\":[1,\n2]}\n",
                 "{ \"a\" :1e2,\r\n\t\"t\":  \"new\\\"\" , \"z\":[1,\n2]}\n",
             ),
-            // The old value may stand elsewhere too, and a key be written with escapes or twice.
+            // The old value also stands elsewhere; a key is written with escapes, or twice.
             (r#"{"u":"old","n":{"t":"old"},"\u0074":"old"}"#, r#"{"u":"old","n":{"t":"old"},"\u0074":"new\""}"#),
             (r#"{"t":"old","t":7}"#, r#"{"t":"old","t":"new\""}"#),
             ("{\n  \"a\": {\"b\": 1}\n}\n", "{\n  \"a\": {\"b\": 1},\n  \"t\": \"new\\\"\"\n}\n"),

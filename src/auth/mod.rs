@@ -1,89 +1,79 @@
-//! The access token of a run: given, kept, refreshed, and made durable before it is used.
+//! The access token of a run: taken from the config or the store, renewed when needed, and stored before it is used.
 
+mod durable_file;
 mod json_edit;
 pub(crate) mod server;
 pub(crate) mod store;
+mod token_answer;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use oauth2::basic::BasicErrorResponse;
+use oauth2::basic::{BasicErrorResponse, BasicTokenResponse};
 use oauth2::{RefreshToken, TokenResponse};
 
-use crate::config::{Config, Secret};
+use crate::config::Config;
 use crate::error::{Error, Result};
-use server::{Endpoint, Step};
-pub(crate) use store::check_config;
-use store::{Store, Turn, Unsaved};
+use crate::secret::Secret;
+pub(crate) use durable_file::Lock;
+use server::{AuthServer, GrantType};
+pub(crate) use store::warn_if_config_is_readable;
+use store::{ReserveError, SaveError, TokenStore, Tokens};
 
-/// A token is renewed this long before it ends, so that no call carries one that ends on its way.
-const MARGIN: TimeDelta = TimeDelta::seconds(60);
-
-/// What a run holds of a grant.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Tokens {
-    access: Option<Secret>,
-    /// When the access token ends; unknown for one that came with the config.
-    expires_at: Option<DateTime<Utc>>,
-    refresh: Option<Secret>,
-    /// Whether the refresh token works once, as far as is known.
-    rotates: Option<bool>,
-    /// What the store holds instead, where these could not be saved: it was spent for them.
-    outdated: Option<Secret>,
-}
-
-impl Tokens {
-    /// The access token, unless it is about to end or is the one that was refused.
-    fn usable(&self, refused: Option<&Secret>) -> Option<&Secret> {
-        let ending = self.expires_at.is_some_and(|end| end - MARGIN <= Utc::now());
-        self.access.as_ref().filter(|token| !ending && Some(*token) != refused)
-    }
-}
-
-/// The scopes that a grant was given, where the server told them.
+/// The scopes of a login, where the server named them.
 pub(crate) type Scopes = Option<Vec<String>>;
 
 /// The one authenticator of a run.
 pub(crate) struct Auth {
-    endpoint: Endpoint,
-    store: Store,
-    tokens: Mutex<Tokens>,
-    /// Why the grant is dead: whoever else waits for a token is told the same, and the endpoint is not asked again.
+    server: AuthServer,
+    store: TokenStore,
+    held: Mutex<Held>,
+    /// Why the login is dead. Every thread gets this answer, and the server is not asked again.
     refused: OnceLock<String>,
+    login_command: String,
+}
+
+/// What the run holds.
+struct Held {
+    tokens: Tokens,
+    /// The refresh token still on disk when saving failed. It has been used and is dead.
+    dead_on_disk: Option<Secret>,
 }
 
 impl Auth {
-    /// Collects what is known of the grant; nothing is called yet.
+    /// Loads the tokens. No call is made.
     ///
     /// # Errors
-    /// `Usage` when there is nothing, or the token file exists and cannot be understood.
+    /// `Usage` when there are none, or when the token file cannot be read.
     pub(crate) fn new(config: &Config, config_file: Option<PathBuf>) -> Result<Auth> {
-        if config.access_token.is_none() && config.refresh_token.is_none() && config.token_file.is_none() {
-            return Err(Error::Usage(
-                "config: no credentials; log in (tap-constant-contact login --config FILE), or set refresh_token, \
-                 token_file or access_token"
-                    .into(),
-            ));
+        let login_command = config.login_command();
+        let has_none = config.access_token.is_none() && config.refresh_token.is_none();
+        if has_none && config.token_file.is_none() {
+            return Err(Error::Usage(format!(
+                "config: no credentials. Run: {login_command} (or set refresh_token, token_file or access_token)"
+            )));
         }
-        let store = Store::new(config, config_file);
-        store.check_mode();
-        let configured =
-            Tokens { access: config.access_token.clone(), refresh: config.refresh_token.clone(), ..Tokens::default() };
+        let store = TokenStore::new(config, config_file);
+        store.warn_if_readable();
         let stored = store.load()?;
         if let Some(path) = &config.token_file
             && stored.is_none()
-            && configured.access.is_none()
-            && configured.refresh.is_none()
+            && has_none
         {
             return Err(Error::Usage(format!(
-                "{}: there is no such file, hence no tokens: log in (tap-constant-contact login --config FILE), or \
-                 correct token_file",
+                "{} does not exist, so you are not logged in. Run: {login_command} (or correct token_file)",
                 path.display()
             )));
         }
-        let tokens = stored.unwrap_or(configured);
-        Ok(Auth { endpoint: Endpoint::new(config), store, tokens: Mutex::new(tokens), refused: OnceLock::new() })
+        let tokens = stored.unwrap_or_else(|| Tokens {
+            access_token: config.access_token.clone(),
+            refresh_token: config.refresh_token.clone(),
+            ..Tokens::default()
+        });
+        let held = Mutex::new(Held { tokens, dead_on_disk: None });
+        Ok(Auth { server: AuthServer::new(config)?, store, held, refused: OnceLock::new(), login_command })
     }
 
     /// An access token that is good as far as is known.
@@ -97,133 +87,180 @@ impl Auth {
     }
 
     fn token(&self, refused: Option<&Secret>) -> Result<Secret> {
-        let mut tokens = self.tokens();
-        if let Some(token) = tokens.usable(refused) {
+        let mut held = self.held();
+        if let Some(token) = held.tokens.usable(refused) {
             return Ok(token.clone());
         }
-        let turn = self.turn(&mut tokens)?;
-        // Another run may have renewed the pair while this one waited.
-        if let Some(token) = tokens.usable(refused) {
+        let lock = self.lock_and_reload(&mut held)?;
+        // Another run may have renewed the tokens while this one waited.
+        if let Some(token) = held.tokens.usable(refused) {
             return Ok(token.clone());
         }
-        self.refresh(turn, &mut tokens).map(|(token, _)| token)
+        self.renew(lock.as_ref(), &mut held).map(|(token, _)| token)
     }
 
-    /// Proves that the grant can be renewed, by renewing it; `None` when there is but an access token.
+    /// Proves that the login can be renewed, by renewing it. `None` when there is only an access token.
     pub(crate) fn prove(&self) -> Result<Option<Scopes>> {
-        let mut tokens = self.tokens();
-        if tokens.refresh.is_none() && tokens.usable(None).is_some() {
+        let mut held = self.held();
+        if held.tokens.refresh_token.is_none() && held.tokens.usable(None).is_some() {
             return Ok(None);
         }
-        let turn = self.turn(&mut tokens)?;
-        self.refresh(turn, &mut tokens).map(|(_, scopes)| Some(scopes))
+        let lock = self.lock_and_reload(&mut held)?;
+        self.renew(lock.as_ref(), &mut held).map(|(_, scopes)| Some(scopes))
     }
 
-    /// Waits for a refresh under way to end.
+    /// Waits for a renewal in another thread to end.
     pub(crate) fn settle(&self) {
-        drop(self.tokens());
+        drop(self.held());
     }
 
-    /// Whether the answer to a token call is waited for, or is not stored yet.
+    /// Whether a token may be on its way that is not stored yet.
     pub(crate) fn is_renewing(&self) -> bool {
-        self.endpoint.is_asking()
+        self.server.is_renewing()
     }
 
-    fn tokens(&self) -> MutexGuard<'_, Tokens> {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the turn to renew, and takes what another run has stored meanwhile.
-    fn turn(&self, tokens: &mut Tokens) -> Result<Turn> {
-        // Nothing is made where there is nothing to keep.
-        if tokens.refresh.is_none() && !self.store.path().is_some_and(Path::exists) {
-            return Ok(Turn::Free);
+    /// Waits until no other run renews the tokens, then takes those that another run has stored.
+    fn lock_and_reload(&self, held: &mut Held) -> Result<Option<Lock>> {
+        // With nothing to store, no lock file is left behind.
+        if held.tokens.refresh_token.is_none() && !self.store.path().is_some_and(Path::exists) {
+            return Ok(None);
         }
-        let turn = self.store.turn()?;
-        if let Some(stored) = self.store.load()?.filter(|s| s.refresh.is_none() || s.refresh != tokens.outdated) {
-            // Long-lived refresh tokens stay the same over a new access token.
-            let newer_access = stored.access.is_some() && stored.access != tokens.access;
-            if newer_access || stored.refresh != tokens.refresh {
-                *tokens = stored;
+        let lock = self.store.lock()?;
+        let is_dead = |stored: &Tokens| stored.refresh_token.is_some() && stored.refresh_token == held.dead_on_disk;
+        if let Some(stored) = self.store.load()?.filter(|stored| !is_dead(stored)) {
+            // A long-lived refresh token stays the same when the access token is renewed.
+            let has_new_access = stored.access_token.is_some() && stored.access_token != held.tokens.access_token;
+            if has_new_access || stored.refresh_token != held.tokens.refresh_token {
+                held.tokens = stored;
             }
         }
-        if let Some(left) = self.store.left()? {
-            log::info!("a run that was cut off had renewed the login; going on with what it got");
-            self.store
-                .save(&turn, &left)
-                .map_err(|why| Error::Failed(format!("what a run that was cut off had got cannot be stored: {why}")))?;
-            *tokens = left;
+        if let Some(pending) = self.store.pending()? {
+            log::info!("storing the tokens of a run that was killed while it renewed the login");
+            self.store.save(lock.as_ref(), &pending).map_err(|why| {
+                Error::Failed(format!(
+                    "the tokens that a killed run left cannot be stored ({why}); nothing was lost. Make room, then run \
+                     again"
+                ))
+            })?;
+            held.tokens = pending;
         }
-        Ok(turn)
+        Ok(lock)
     }
 
-    fn refresh(&self, turn: Turn, tokens: &mut Tokens) -> Result<(Secret, Scopes)> {
+    fn renew(&self, lock: Option<&Lock>, held: &mut Held) -> Result<(Secret, Scopes)> {
         if let Some(why) = self.refused.get() {
             return Err(Error::Credentials(why.clone()));
         }
-        let outcome = self.trade(turn, tokens);
-        self.endpoint.settled();
+        let outcome = self.exchange_refresh_token(lock, held);
+        self.server.finish_renewal();
         if let Err(Error::Credentials(why)) = &outcome {
             self.refused.get_or_init(|| why.clone());
         }
         outcome
     }
 
-    /// Trades the refresh token for a new pair, which is durable when this returns.
-    fn trade(&self, turn: Turn, tokens: &mut Tokens) -> Result<(Secret, Scopes)> {
-        let Some(refresh) = tokens.refresh.clone() else {
-            return Err(Error::Credentials(
-                "the access token is missing, expired or refused, and there is no refresh token to get another with: log \
-                 in (tap-constant-contact login --config FILE), or set refresh_token and client_id"
-                    .into(),
-            ));
+    /// Exchanges the refresh token for new tokens, which are stored when this returns.
+    fn exchange_refresh_token(&self, lock: Option<&Lock>, held: &mut Held) -> Result<(Secret, Scopes)> {
+        let Some(refresh_token) = held.tokens.refresh_token.clone() else {
+            return Err(Error::Credentials(format!(
+                "the access token is missing, expired or refused, and there is no refresh token to renew it with. Log in: \
+                 {} (or set refresh_token and client_id)",
+                self.login_command
+            )));
         };
-        // A single-use token must not be spent where its successor cannot be kept.
-        let room = self.store.room();
-        if let Err(why) = &room {
-            if tokens.rotates == Some(true) {
+        // A refresh token that works once must not be used where its successor cannot be stored. A full disk may have
+        // room again in the next run, so there the token is not risked even if it is not known to work once.
+        let reservation = self.store.reserve();
+        if let Err(ReserveError { why, is_full }) = &reservation {
+            let may_rotate = held.tokens.rotates != Some(false);
+            if held.tokens.rotates == Some(true) || (*is_full && may_rotate) {
                 return Err(Error::Failed(format!(
-                    "the next refresh token could not be saved ({why}), and the one at hand works once: it was not \
-                     spent; make room, or set token_file to a path that can be written"
+                    "a new refresh token could not be saved ({why}). The present one may work only once, so it was not \
+                     used: make room, or set token_file to a path that can be written"
                 )));
             }
             log::warn!(
-                "a rotated refresh token could not be saved ({why}): with rotating refresh tokens this run would be \
-                 the last; set token_file to a path that can be written, or use long-lived refresh tokens"
+                "a new refresh token could not be saved ({why}). If the application's refresh tokens rotate, the next run \
+                 will need a new login: set token_file to a path that can be written, or use long-lived refresh tokens"
             );
         }
-        let client = self.endpoint.oauth()?;
-        let spent = RefreshToken::new(refresh.expose().to_owned());
-        let from = self.store.source(&refresh);
-        let step = Step::Refresh { from: &from };
-        let answer = self.endpoint.ask::<_, BasicErrorResponse>(step, &|| Ok(turn.clone()), |http| {
-            client.exchange_refresh_token(&spent).request(&http)
-        })?;
-        *tokens = server::tokens(&answer, Some(refresh));
-        let saved = match room {
-            Ok(room) => self.store.save_from(&turn, room, tokens),
-            // Where there was no room there may be by now.
-            Err(_) => self.store.save(&turn, tokens).map_err(|why| Unsaved { why, kept: None }),
+        let protocol = self.server.protocol()?;
+        let from = self.store.source(&refresh_token);
+        let sent = RefreshToken::new(refresh_token.expose().to_owned());
+        let answer = self.server.ask::<_, BasicErrorResponse>(
+            GrantType::RefreshToken { from: &from },
+            &|| Ok(lock.cloned()),
+            |http| protocol.exchange_refresh_token(&sent).request(&http),
+        )?;
+        held.tokens = Tokens::from_answer(&answer, Some(refresh_token));
+        let saved = match reservation {
+            Ok(reservation) => self.store.save_reserved(lock, reservation, &held.tokens),
+            // There may be room by now.
+            Err(_) => self.store.save(lock, &held.tokens).map_err(|why| SaveError { why, kept_in: None }),
         };
         match saved {
             Ok(()) => {}
-            Err(Unsaved { why, kept: Some(path) }) => log::error!(
+            Err(SaveError { why, kept_in: Some(path) }) => log::error!(
                 "the new refresh token could not be saved ({why}); the next run will take it from {}",
                 path.display()
             ),
-            Err(Unsaved { why, kept: None }) => {
-                tokens.outdated = self.store.load()?.and_then(|stored| stored.refresh);
-                // With what the store holds spent, nothing is left to lose.
-                tokens.rotates = None;
+            Err(SaveError { why, kept_in: None }) => {
+                held.dead_on_disk = self.store.load()?.and_then(|stored| stored.refresh_token);
+                // The token on disk is dead, so there is nothing left to protect.
+                held.tokens.rotates = None;
                 log::error!(
-                    "the new refresh token could not be saved ({why}); if the application rotates them, log in again \
-                     after this run"
+                    "the new refresh token could not be saved ({why}). If the application's refresh tokens rotate, log in \
+                     again after this run: {}",
+                    self.login_command
                 );
             }
         }
-        drop(turn);
-        let scopes = answer.scopes().map(|scopes| scopes.iter().map(|s| s.to_string()).collect());
-        // An answer without an access token does not parse.
+        let scopes = answer.scopes().map(|scopes| scopes.iter().map(|scope| scope.to_string()).collect());
         Ok((Secret::from(answer.access_token().secret().clone()), scopes))
+    }
+}
+
+impl Tokens {
+    /// The tokens of an answer; `old` is the refresh token that was sent, which goes on working if no new one came.
+    pub(crate) fn from_answer(answer: &BasicTokenResponse, old: Option<Secret>) -> Tokens {
+        let new = answer.refresh_token().map(|token| Secret::from(token.secret().clone()));
+        Tokens {
+            access_token: Some(Secret::from(answer.access_token().secret().clone())),
+            renew_at: answer.expires_in().and_then(|lifetime| renew_at(Utc::now(), lifetime)),
+            rotates: old.as_ref().map(|old| new.as_ref().is_some_and(|new| new != old)),
+            refresh_token: new.or(old),
+        }
+    }
+
+    /// The access token, unless it is about to expire or is the one that was refused.
+    fn usable(&self, refused: Option<&Secret>) -> Option<&Secret> {
+        let is_due = self.renew_at.is_some_and(|at| at <= Utc::now());
+        self.access_token.as_ref().filter(|token| !is_due && Some(*token) != refused)
+    }
+}
+
+/// When to renew an access token that lives so long: a minute before it expires, so that no call carries one that
+/// expires on its way. One that lives for minutes is used for nine tenths of its life.
+fn renew_at(now: DateTime<Utc>, lifetime: Duration) -> Option<DateTime<Utc>> {
+    let margin = Duration::from_secs(60).min(lifetime / 10);
+    now.checked_add_signed(TimeDelta::from_std(lifetime.saturating_sub(margin)).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_used_for_most_of_its_life() {
+        let now: DateTime<Utc> = "2026-11-23T10:00:00Z".parse().unwrap();
+        for (lifetime, used) in [(86_400, 86_340), (600, 540), (100, 90), (60, 54), (10, 9), (0, 0)] {
+            let at = renew_at(now, Duration::from_secs(lifetime)).unwrap();
+            assert_eq!((at - now).num_seconds(), used, "{lifetime}");
+        }
+        assert_eq!(renew_at(now, Duration::from_secs(u64::MAX)), None);
     }
 }

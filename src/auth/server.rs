@@ -1,68 +1,78 @@
-//! Calls to the authorization server: one a second, tried again for what may pass, and what its refusals mean.
+//! Calls to the authorization server: one a second, retried where that can help, and its refusals in words.
 
 use std::cell::RefCell;
+use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use chrono::{TimeDelta, Utc};
-use oauth2::basic::{BasicClient, BasicTokenResponse};
+use oauth2::basic::BasicClient;
 use oauth2::{
     AuthType, AuthUrl, ClientId, ClientSecret, DeviceAuthorizationUrl, EndpointNotSet, EndpointSet, HttpRequest,
-    HttpResponse, RequestTokenError, TokenResponse, TokenUrl,
+    HttpResponse, RequestTokenError, TokenUrl,
 };
 use serde_json::{Value, json};
 
-use super::Tokens;
-use super::store::Turn;
-use crate::config::{Config, Secret};
-use crate::error::{Error, Result};
-use crate::http::{agent, backoff, is_untrusted, network_text, untrusted_text};
+use super::durable_file::Lock;
+use super::token_answer;
+use crate::config::Config;
+use crate::error::{Error, Result, shown};
+use crate::http::{Decision, Retry, agent, is_untrusted, network_text, retry_after, untrusted_text};
+use crate::secret::{Secret, mask};
 
-/// The longest wait that a `Retry-After` is granted.
-const LONGEST_HOLD: Duration = Duration::from_secs(60);
+/// The authorization server allows one call a second; the rest is for calls that take a different time to get there.
+const SPACING: Duration = Duration::from_millis(1050);
 
-/// The oauth2 crate's client with all three addresses set.
-pub(crate) type OAuth = BasicClient<EndpointSet, EndpointSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
+/// The wait before a token is sent again that the server may have used already. It may still be working on the first
+/// call, and some servers accept a used token once more for a short time.
+const UNCERTAIN_WAIT: Duration = Duration::from_secs(5);
 
-/// What is being asked for; the same refusal means something else to each.
+/// The largest answer read, in bytes.
+const LARGEST_ANSWER: u64 = 1 << 20;
+
+/// The `oauth2` crate's client with all three addresses set.
+pub(crate) type ProtocolClient = BasicClient<EndpointSet, EndpointSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
+
+/// What a token is asked for with. The same refusal means something else for each.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Step<'a> {
-    Refresh {
+pub(crate) enum GrantType<'a> {
+    RefreshToken {
         /// Where the refresh token came from.
         from: &'a str,
     },
-    /// The consent page, or the code that it gave.
-    Code,
-    Device,
+    AuthorizationCode,
+    DeviceCode,
 }
 
 /// The authorization server as one application sees it.
-pub(crate) struct Endpoint {
+pub(crate) struct AuthServer {
     agent: ureq::Agent,
     client_id: Option<String>,
     client_secret: Option<Secret>,
     auth_url: String,
     redirect_uri: String,
     max_retries: u32,
-    asking: AtomicBool,
+    login_command: String,
+    /// Whether a token may be on its way that is not stored yet.
+    is_renewing: AtomicBool,
 }
 
-impl Endpoint {
-    pub(crate) fn new(config: &Config) -> Endpoint {
-        Endpoint {
-            agent: agent(config, &config.auth_url),
+impl AuthServer {
+    pub(crate) fn new(config: &Config) -> Result<AuthServer> {
+        Ok(AuthServer {
+            agent: agent(config, &config.auth_url)?,
             client_id: config.client_id.clone(),
             client_secret: config.client_secret.clone(),
             auth_url: config.auth_url.as_str().trim_end_matches('/').to_owned(),
             redirect_uri: config.redirect_uri.clone(),
             max_retries: config.max_retries,
-            asking: AtomicBool::new(false),
-        }
+            login_command: config.login_command(),
+            is_renewing: AtomicBool::new(false),
+        })
     }
 
-    /// The protocol's client: it builds the requests and reads the answers, and calls nobody.
-    pub(crate) fn oauth(&self) -> Result<OAuth> {
+    /// The client that builds requests and reads answers. It makes no calls.
+    pub(crate) fn protocol(&self) -> Result<ProtocolClient> {
         let Some(id) = &self.client_id else {
             return Err(Error::Usage("config: client_id is missing; set it to the application's API key".into()));
         };
@@ -80,243 +90,284 @@ impl Endpoint {
         })
     }
 
-    /// Has the protocol's client ask, through the HTTP that it is handed, and puts a failure into words.
+    /// Lets the protocol's client make its calls through `request`, each under a lock from `lock`, and puts a failure
+    /// into words.
     pub(crate) fn ask<T, E: oauth2::ErrorResponse + 'static>(
         &self,
-        step: Step<'_>,
-        turn: &dyn Fn() -> Result<Turn>,
+        grant_type: GrantType<'_>,
+        lock: &dyn Fn() -> Result<Option<Lock>>,
         request: impl FnOnce(&Http) -> std::result::Result<T, RequestTokenError<Error, E>>,
     ) -> Result<T> {
         let last = RefCell::new(Ok(None));
-        let http = |request: HttpRequest| match turn().and_then(|turn| self.send(&turn, &request)) {
+        let http = |request: HttpRequest| match lock().and_then(|lock| self.send(lock.as_ref(), &request)) {
             Ok((answer, refusal)) => {
                 *last.borrow_mut() = Ok(refusal);
                 Ok(answer)
             }
             Err(e) => {
-                let told = Error::Failed(e.to_string());
+                let shown = Error::Failed(e.to_string());
                 *last.borrow_mut() = Err(e);
-                Err(told)
+                Err(shown)
             }
         };
         let error = match request(&http) {
             Ok(answer) => return Ok(answer),
             Err(e) => e,
         };
-        // The device flow ends by itself when its time is over: while nobody confirmed, or nobody answered.
-        let waiting = |refusal: &Refusal| {
-            step == Step::Device && ["authorization_pending", "slow_down"].contains(&refusal.code.as_str())
+        // The device flow stops by itself when its time is over, and the last answer then was "not yet".
+        let is_not_yet = |refusal: &Refusal| {
+            grant_type == GrantType::DeviceCode
+                && ["authorization_pending", "slow_down"].contains(&refusal.code.as_str())
         };
         Err(match (last.into_inner(), error) {
             (Err(e), _) | (Ok(_), RequestTokenError::Request(e)) => e,
-            // Whatever its status was.
-            (Ok(Some(refusal)), _) if !waiting(&refusal) => self.refused(step, &refusal),
+            (Ok(Some(refusal)), _) if !is_not_yet(&refusal) => self.refused(grant_type, &refusal),
             (Ok(_), RequestTokenError::ServerResponse(_)) => {
-                self.refused(step, &Refusal::new("expired_token", "", &[]))
+                self.refused(grant_type, &Refusal::new("expired_token", "", &[]))
             }
             (Ok(_), RequestTokenError::Parse(..) | RequestTokenError::Other(_)) => {
-                Error::Failed("the authorization server's answer lacks what the protocol says it holds".into())
+                Error::Failed("the authorization server's answer lacks members that the protocol requires".into())
             }
         })
     }
 
-    /// One request, until its answer is one that another try would not change. A refusal is told as well.
-    fn send(&self, turn: &Turn, request: &HttpRequest) -> Result<(HttpResponse, Option<Refusal>)> {
+    /// Sends a request until the answer is one that a retry would not change. A refusal is also returned in words.
+    fn send(&self, lock: Option<&Lock>, request: &HttpRequest) -> Result<(HttpResponse, Option<Refusal>)> {
         let secrets = self.secrets(request);
-        let mut attempt = 0;
+        let mut retry = Retry::new(self.max_retries);
         loop {
-            turn.space();
-            turn.called();
-            self.asking.store(true, Ordering::Relaxed);
+            wait_for_spacing(lock);
+            note_call(lock);
+            self.is_renewing.store(true, Ordering::Relaxed);
             let answer = self.exchange(request.clone());
-            turn.called();
-            let (why, hold) = match answer {
-                Ok(answer) => match read(answer.status().as_u16(), answer.body(), &secrets) {
-                    Read::Tokens => return Ok((answer, None)),
-                    Read::Refused(refusal) => {
+            note_call(lock);
+            let failure = match answer {
+                Ok(answer) => match judge(answer.status().as_u16(), answer.body(), &secrets) {
+                    // Without the headers, since the content type may be wrong.
+                    Reply::Good(body) => return Ok((HttpResponse::new(body), None)),
+                    Reply::Refused(refusal) => {
                         let body = json!({"error": refusal.code}).to_string().into_bytes();
                         return Ok((answer.map(|_| body), Some(refusal)));
                     }
-                    Read::Passing(why) => {
-                        let hold = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok());
-                        (why, hold.map(Duration::from_secs))
-                    }
+                    Reply::Passing(why) => Failure {
+                        why,
+                        hold: retry_after(answer.headers()),
+                        may_have_spent: answer.status().is_success() || answer.status().is_server_error(),
+                    },
                 },
                 Err(e) if is_untrusted(&e) => return Err(Error::Failed(untrusted_text(&self.auth_url, &e))),
-                Err(e) => (network_text(&e), None),
+                Err(e) => Failure { why: network_text(&e), hold: None, may_have_spent: !is_unsent(&e) },
             };
-            self.settled();
-            attempt += 1;
-            if attempt > self.max_retries {
+            self.finish_renewal();
+            let why = failure.why;
+            let Decision::Wait(mut wait) = retry.after(failure.hold) else {
                 return Err(Error::Failed(format!(
-                    "the authorization server did not answer usably: {why}; tries: {attempt}. Run again later"
+                    "the authorization server failed {} times: {why}. Run again later",
+                    retry.failures()
                 )));
+            };
+            let mut doubt = "";
+            if failure.may_have_spent {
+                wait = wait.max(UNCERTAIN_WAIT);
+                doubt = "; it may have used the token all the same";
             }
-            let wait = hold.unwrap_or_else(|| Duration::from_secs(1) + backoff(attempt)).min(LONGEST_HOLD);
-            log::debug!("authorization server: {why}; next try in {:.1} s", wait.as_secs_f64());
+            log::warn!("authorization server: {why}{doubt}; {retry} in {:.1} s", wait.as_secs_f64());
             thread::sleep(wait);
         }
     }
 
-    /// Whether an answer is waited for, or has come and is not [`settled`](Endpoint::settled) yet.
-    pub(crate) fn is_asking(&self) -> bool {
-        self.asking.load(Ordering::Relaxed)
+    /// Whether a token may be on its way that is not [stored](AuthServer::finish_renewal) yet.
+    pub(crate) fn is_renewing(&self) -> bool {
+        self.is_renewing.load(Ordering::Relaxed)
     }
 
-    /// Says that no answer is waited for, and that what came is where it belongs.
-    pub(crate) fn settled(&self) {
-        self.asking.store(false, Ordering::Relaxed);
+    /// Notes that no answer is awaited, and that tokens which came are stored.
+    pub(crate) fn finish_renewal(&self) {
+        self.is_renewing.store(false, Ordering::Relaxed);
     }
 
+    /// One call over the wire.
     fn exchange(&self, request: HttpRequest) -> std::result::Result<HttpResponse, ureq::Error> {
-        let mut response = self.agent.run(request)?;
-        let body = response.body_mut().read_to_vec()?;
-        let (parts, _) = response.into_parts();
-        Ok(HttpResponse::from_parts(parts, body))
+        let (parts, body) = self.agent.run(request)?.into_parts();
+        let mut bytes = Vec::new();
+        let read = body.into_with_config().limit(LARGEST_ANSWER).reader().read_to_end(&mut bytes);
+        match read {
+            // A connection that was cut in the answer may have brought all that matters.
+            Err(e) if token_answer::strict(parts.status.as_u16(), &bytes).is_none() => Err(e.into()),
+            _ => Ok(HttpResponse::from_parts(parts, bytes)),
+        }
     }
 
-    /// The secrets of a request, which its refusal may echo.
+    /// The secrets in a request, which an answer may echo.
     fn secrets(&self, request: &HttpRequest) -> Vec<String> {
         let sent = url::form_urlencoded::parse(request.body());
         let sent = sent.filter(|(key, _)| ["refresh_token", "code", "code_verifier", "device_code"].contains(&&**key));
         let basic = request.headers().get("authorization").and_then(|v| v.to_str().ok()?.split(' ').nth(1));
         let given = self.client_secret.as_ref().map(Secret::expose).into_iter().chain(basic);
-        sent.map(|(_, value)| value.into_owned()).chain(given.map(str::to_owned)).filter(|s| !s.is_empty()).collect()
+        sent.map(|(_, value)| value.into_owned()).chain(given.map(str::to_owned)).collect()
     }
 
-    /// A refusal as what it means here and what to do.
-    pub(crate) fn refused(&self, step: Step<'_>, refusal: &Refusal) -> Error {
+    /// What a refusal means for this grant type, and what to do about it.
+    pub(crate) fn refused(&self, grant_type: GrantType<'_>, refusal: &Refusal) -> Error {
         let text = refusal.text.to_ascii_lowercase();
         let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-        let secret = self.client_secret.is_some();
-        let told = match (step, refusal.code.as_str()) {
-            (Step::Refresh { from }, "invalid_grant") => format!(
-                "the refresh token is invalid, expired, revoked or used already (invalid_grant); it came from {from}: log \
-                 in again (tap-constant-contact login --config FILE). With rotating refresh tokens each works once; let \
-                 the tap keep the newest in token_file, and let nothing else use this application's grant"
+        let has_secret = self.client_secret.is_some();
+        let login = &self.login_command;
+        Error::Credentials(match (grant_type, refusal.code.as_str()) {
+            (GrantType::RefreshToken { from }, "invalid_grant") => format!(
+                "the refresh token is invalid, expired, revoked or already used (invalid_grant); it came from {from}. Log \
+                 in again: {login}. If the application's refresh tokens rotate, each works once: let the tap keep the \
+                 newest in token_file, and use this login nowhere else"
             ),
-            (Step::Code, "invalid_grant" | "invalid_request") if says(&["redirect"]) => format!(
-                "the redirect URI was refused: register {} for the application, letter by letter the same, or set \
-                 redirect_uri to one that is registered",
+            (GrantType::AuthorizationCode, "invalid_grant" | "invalid_request") if says(&["redirect"]) => format!(
+                "the redirect URI was refused: register exactly {} for the application, or set redirect_uri to one that \
+                 is registered",
                 self.redirect_uri
             ),
-            (Step::Code, "invalid_grant") if says(&["pkce", "verifier"]) => {
-                "the proof that this login and its code belong together was refused (PKCE): start the login again"
-                    .into()
+            (GrantType::AuthorizationCode, "invalid_grant") if says(&["pkce", "verifier"]) => {
+                format!("the server says that this code belongs to another login (PKCE). Start again: {login}")
             }
-            (Step::Code, "invalid_grant") => {
-                "the code has expired or was used already: it lives for five minutes and works once; start the login \
-                 again"
-                    .into()
+            (GrantType::AuthorizationCode, "invalid_grant") => format!(
+                "the code has expired or was already used: it is valid for five minutes and works once. Start again: \
+                 {login}"
+            ),
+            (GrantType::DeviceCode, "expired_token" | "invalid_grant") => {
+                format!("the code was not confirmed in time, or was already used. Start again: {login} --device")
             }
-            (Step::Device, "expired_token" | "invalid_grant") => {
-                "the code was not confirmed in time, or has been used: start the login again".into()
-            }
-            // No document tells how a private application refuses; this is what the server behind it says of a user
-            // who is not assigned to one.
+            // No document shows how a private application refuses. These are the words that the server's product uses
+            // for a user who is not assigned to an application.
             (_, "access_denied") if says(&["not assigned", "not allowed", "private"]) => {
-                "this user may not use this application: since July 2026 a new application is private, and only the \
-                 Constant Contact user who created it can log in, until Constant Contact has approved it as public; log \
-                 in as that user"
+                "this user may not use this application. Since July 2026, a new application is private until Constant \
+                 Contact approves it as public, and only the user who created it can log in: log in as that user"
                     .into()
             }
-            (_, "access_denied") => {
-                "consent was denied. Start the login again and allow the access; if it was allowed, the application may \
-                 be a private one, for the user who created it alone"
-                    .into()
-            }
-            (_, "invalid_client") if secret => {
-                "the application was refused (invalid_client): check client_id and client_secret; a PKCE or device \
-                 application has no client_secret, and a regenerated secret kills the old one at once"
+            (_, "access_denied") => format!(
+                "consent was denied. Start again and allow the access: {login}. If it was allowed, the application may be \
+                 private: then only the user who created it can log in"
+            ),
+            (_, "invalid_client") if has_secret => {
+                "the application was refused (invalid_client): check client_id and client_secret. A PKCE or device \
+                 application has no client_secret, and generating a new secret disables the old one at once"
                     .into()
             }
             (_, "invalid_client") => {
-                "the application was refused (invalid_client): check client_id; an application of the authorization code \
+                "the application was refused (invalid_client): check client_id. An application of the authorization code \
                  type needs its client_secret too"
                     .into()
             }
-            (Step::Device, "unauthorized_client" | "unsupported_grant_type") => {
-                "the application is of the wrong type: login --device needs one of the device type; without --device, one \
-                 of the authorization code or PKCE type"
+            (GrantType::DeviceCode, "unauthorized_client" | "unsupported_grant_type") => {
+                "the application is of the wrong type: login --device needs an application of the device type, and login \
+                 without --device one of the authorization code or PKCE type"
                     .into()
             }
             (_, "unauthorized_client" | "unsupported_grant_type" | "unsupported_response_type") => {
                 "the application is of the wrong type: it must be of the authorization code type (with client_secret) or \
-                 the PKCE type (without); one of the device type logs in with login --device"
+                 the PKCE type (without). For an application of the device type, use login --device"
                     .into()
             }
             (_, "invalid_scope") => {
-                "the application may not ask for contact_data, campaign_data and offline_access (invalid_scope): allow \
+                "the application may not request contact_data, campaign_data and offline_access (invalid_scope): allow \
                  them in its settings"
                     .into()
             }
             _ => format!("the authorization server refused: {} {}", refusal.shown, refusal.text),
-        };
-        Error::Credentials(told)
+        })
     }
 }
 
-/// The HTTP that the protocol's client is handed.
+/// The HTTP that the protocol's client is given.
 pub(crate) type Http<'a> = dyn Fn(HttpRequest) -> Result<HttpResponse> + 'a;
+
+/// A failed attempt.
+struct Failure {
+    why: String,
+    /// The wait that the server asked for.
+    hold: Option<Duration>,
+    /// Whether the server may have used up the token that was sent.
+    may_have_spent: bool,
+}
+
+/// Waits until a second has passed since the last call, whichever run made it.
+fn wait_for_spacing(lock: Option<&Lock>) {
+    let last = lock.and_then(Lock::note).and_then(|note| note.parse().ok()).map(Duration::from_millis);
+    // A last call in the future means that the clock was set back; then there is nothing to wait for.
+    let since = last.and_then(|last| since_epoch().checked_sub(last));
+    if let Some(wait) = since.and_then(|since| SPACING.checked_sub(since)) {
+        thread::sleep(wait);
+    }
+}
+
+fn note_call(lock: Option<&Lock>) {
+    if let Some(lock) = lock {
+        lock.write_note(&since_epoch().as_millis().to_string());
+    }
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Whether an attempt failed before the request was sent.
+fn is_unsent(e: &ureq::Error) -> bool {
+    match e {
+        ureq::Error::HostNotFound
+        | ureq::Error::ConnectionFailed
+        | ureq::Error::ConnectProxyFailed(_)
+        | ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => true,
+        ureq::Error::Io(e) => e.kind() == std::io::ErrorKind::ConnectionRefused,
+        _ => false,
+    }
+}
 
 /// Why the server said no.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Refusal {
-    /// As it came: what the protocol goes by, and nobody is shown.
+    /// As it came: for the protocol, never shown.
     code: String,
-    /// The code and the server's own words, cut short and without the secrets of the request.
+    /// The code and the server's words, without secrets.
     shown: String,
     text: String,
 }
 
 impl Refusal {
+    /// `secrets` are those of the request, which the server may have echoed.
     pub(crate) fn new(code: &str, text: &str, secrets: &[String]) -> Refusal {
-        // Masked before it is cut: the half of a secret would no longer be found.
-        let masked = |text: &str| secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"));
-        let cut = |text: &str| masked(text).chars().filter(|c| !c.is_control()).take(200).collect();
-        Refusal { code: code.to_owned(), shown: cut(code), text: cut(text) }
+        // Masked before they are cut: half a secret would not be found.
+        let clean = |text: &str| shown(&mask(text, secrets.iter().map(String::as_str)));
+        Refusal { code: code.to_owned(), shown: clean(code), text: clean(text) }
     }
 }
 
+/// What an answer means.
 #[derive(Debug, PartialEq)]
-enum Read {
-    Tokens,
+enum Reply {
+    /// Tokens, or the start of a device login, in the form that the protocol asks for.
+    Good(Vec<u8>),
     Refused(Refusal),
+    /// A retry may bring another answer. The text says what happened.
     Passing(String),
 }
 
-/// What an answer is, by status and body alone; none of the secrets is in what it says.
-fn read(status: u16, body: &[u8], secrets: &[String]) -> Read {
-    let value: Value = serde_json::from_slice(body).unwrap_or_default();
-    let text = |key: &str| value[key].as_str().unwrap_or_default();
-    // Okta's own shape, beside the standard's.
+/// Judges an answer by status and body alone. No secret is in what it says.
+fn judge(status: u16, body: &[u8], secrets: &[String]) -> Reply {
+    if let Some(tokens) = token_answer::strict(status, body) {
+        return Reply::Good(tokens);
+    }
+    let members = token_answer::members(body);
+    let text = |key: &str| members.get(key).and_then(Value::as_str).unwrap_or_default();
+    // In the standard's form, or in that of Okta, which runs the server.
     let refusal = [("error", "error_description"), ("errorCode", "errorSummary")]
         .iter()
         .find(|(code, _)| !text(code).is_empty())
         .map(|(code, why)| Refusal::new(text(code), text(why), secrets));
     match (status, refusal) {
-        (408 | 425 | 429 | 500..=599, Some(refusal)) => Read::Passing(format!("{status} {}", refusal.shown)),
-        (_, Some(refusal)) => Read::Refused(refusal),
-        (200, None) if ["access_token", "device_code"].iter().any(|held| !text(held).is_empty()) => Read::Tokens,
-        (401, None) => Read::Refused(Refusal::new("invalid_client", "", &[])),
-        (_, None) if body.is_empty() => Read::Passing(format!("{status} with an empty body")),
-        // A bot filter answers in HTML before the server has seen the request.
-        (_, None) => Read::Passing(format!("{status} with a body that is not a token answer")),
-    }
-}
-
-/// What a grant's answer leaves to keep; `old` is the refresh token that it was got with.
-pub(crate) fn tokens(answer: &BasicTokenResponse, old: Option<Secret>) -> Tokens {
-    let new = answer.refresh_token().map(|t| Secret::from(t.secret().clone()));
-    let lifetime = answer.expires_in().and_then(|d| TimeDelta::from_std(d).ok());
-    Tokens {
-        access: Some(Secret::from(answer.access_token().secret().clone())),
-        // Only `expires_in` is to be trusted: the documents name 8 and 24 hours.
-        expires_at: lifetime.and_then(|d| Utc::now().checked_add_signed(d)),
-        rotates: old.as_ref().map(|old| new.as_ref().is_some_and(|new| new != old)),
-        // Long-lived tokens may come back absent: the old one goes on.
-        refresh: new.or(old),
-        outdated: None,
+        (408 | 425 | 429 | 500..=599, Some(refusal)) => Reply::Passing(format!("{status} {}", refusal.shown)),
+        (_, Some(refusal)) => Reply::Refused(refusal),
+        (200..=299, None) if !text("device_code").is_empty() => Reply::Good(Value::Object(members).to_string().into()),
+        (401, None) => Reply::Refused(Refusal::new("invalid_client", "", &[])),
+        (_, None) if body.is_empty() => Reply::Passing(format!("{status} with an empty body")),
+        // Bot filters answer in HTML, before the server has seen the request.
+        (_, None) => Reply::Passing(format!("{status} without tokens")),
     }
 }
 
@@ -325,17 +376,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_may_pass_is_tried_again() {
-        let refused = |code: &str, text: &str| Read::Refused(Refusal::new(code, text, &[]));
-        let read = |status, body: &[u8]| read(status, body, &[]);
-        assert_eq!(read(200, br#"{"access_token":"a"}"#), Read::Tokens);
-        assert_eq!(read(400, br#"{"error":"invalid_grant","error_description":"no"}"#), refused("invalid_grant", "no"));
+    fn only_what_may_pass_is_retried() {
+        let refused = |code: &str, text: &str| Reply::Refused(Refusal::new(code, text, &[]));
+        let judge = |status, body: &[u8]| judge(status, body, &[]);
+        assert!(matches!(judge(200, br#"{"access_token":"a"}"#), Reply::Good(_)));
+        assert!(matches!(judge(500, br#"{"access_token":"a","refresh_token":"r"}"#), Reply::Good(_)));
+        assert!(matches!(judge(200, b"\xef\xbb\xbf{\"device_code\":\"d\"}"), Reply::Good(_)));
         assert_eq!(
-            read(401, br#"{"errorCode":"invalid_client","errorSummary":"no"}"#),
+            judge(400, br#"{"error":"invalid_grant","error_description":"no"}"#),
+            refused("invalid_grant", "no")
+        );
+        assert_eq!(
+            judge(401, br#"{"errorCode":"invalid_client","errorSummary":"no"}"#),
             refused("invalid_client", "no")
         );
-        assert_eq!(read(200, br#"{"error":"invalid_grant"}"#), refused("invalid_grant", ""));
-        assert_eq!(read(401, b"<html>"), refused("invalid_client", ""));
+        assert_eq!(judge(200, br#"{"error":"invalid_grant"}"#), refused("invalid_grant", ""));
+        assert_eq!(judge(401, b"<html>"), refused("invalid_client", ""));
         for (status, body) in [
             (429, &b""[..]),
             (429, br#"{"error":"too_many"}"#),
@@ -346,20 +402,22 @@ mod tests {
             (200, b"null"),
             (302, b""),
         ] {
-            assert!(matches!(read(status, body), Read::Passing(_)), "{status}");
+            assert!(matches!(judge(status, body), Reply::Passing(_)), "{status}");
         }
     }
 
     #[test]
     fn no_secret_is_in_what_an_answer_says() {
-        // Cut first, the half of it that is left would no longer be found.
-        let long = format!(r#"{{"error":"no-secret","error_description":"{}secret"}}"#, "x".repeat(196));
-        let secrets = ["secret".to_owned()];
-        let Read::Passing(why) = read(503, long.as_bytes(), &secrets) else { panic!() };
-        let Read::Refused(refusal) = read(400, long.as_bytes(), &secrets) else { panic!() };
-        for shown in [why, refusal.shown, refusal.text] {
-            assert!(!shown.contains("sec"), "{shown}");
+        for form in ["se/cret", "se%2Fcret", "se\\\\/cret", "se\\\\\\\\/cret"] {
+            // Cut first, the half of it that is left would no longer be found.
+            let long = format!(r#"{{"error":"no-{form}","error_description":"{}{form}"}}"#, "x".repeat(194));
+            let secrets = ["se/cret".to_owned()];
+            let Reply::Passing(why) = judge(503, long.as_bytes(), &secrets) else { panic!() };
+            let Reply::Refused(refusal) = judge(400, long.as_bytes(), &secrets) else { panic!() };
+            for shown in [why, refusal.shown, refusal.text] {
+                assert!(shown.contains("***") && !shown.contains("se"), "{shown}");
+            }
+            assert!(refusal.code.starts_with("no-se"));
         }
-        assert_eq!(refusal.code, "no-secret");
     }
 }

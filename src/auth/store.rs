@@ -1,517 +1,393 @@
-//! Where the newest tokens live: a token file, else the last config file.
+//! Where tokens outlive a run: in the `token_file`, else in the last config file.
 
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
-use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tempfile::NamedTempFile;
 
-use super::{Tokens, json_edit};
-use crate::config::{Config, Secret};
+use super::durable_file::{self, Lock, beside, folder, follow_links};
+use super::json_edit;
+use crate::config::{self, Config};
 use crate::error::{Error, Result};
+use crate::secret::{Secret, stored};
 
-/// The authorization server allows one call a second; the rest is for what a call's way to it varies.
-const SPACING: Duration = Duration::from_millis(1050);
-
-/// The place that outlives a run.
-pub(crate) struct Store {
-    place: Place,
-    /// The config's own refresh token: one put there by hand since the last save wins over the stored one.
-    configured: Option<Secret>,
+/// What a login holds at one moment. A member that is not known is left out of the files.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Tokens {
+    #[serde(default, with = "stored")]
+    pub(super) access_token: Option<Secret>,
+    #[serde(default, with = "stored")]
+    pub(super) refresh_token: Option<Secret>,
+    /// When a new access token should be fetched, a little before this one expires. Without it, the token is used until
+    /// it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) renew_at: Option<DateTime<Utc>>,
+    /// Whether the last renewal brought a new refresh token. Not known right after a login.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) rotates: Option<bool>,
 }
 
-enum Place {
+impl Tokens {
+    fn refresh_token(refresh_token: Secret) -> Tokens {
+        Tokens { refresh_token: Some(refresh_token), ..Tokens::default() }
+    }
+}
+
+/// The content of a token file.
+#[derive(Serialize, Deserialize)]
+struct TokenFile {
+    #[serde(flatten)]
+    tokens: Tokens,
+    /// Fingerprints of older refresh tokens: those that were in this file and those of the configs that use it. A
+    /// config that still has one of them was not changed since.
+    #[serde(default)]
+    superseded: Vec<String>,
+}
+
+/// How many fingerprints a token file remembers.
+const SUPERSEDED: usize = 200;
+
+/// The content of the file beside the store that a renewal writes first. It outlives a run that is killed before the
+/// tokens are in the store.
+#[derive(Serialize, Deserialize)]
+struct Pending {
+    #[serde(flatten)]
+    tokens: Tokens,
+    /// Fingerprint of the refresh token that these tokens replace. Once the store holds another one, they are outdated.
+    #[serde(default)]
+    replaces: Option<String>,
+}
+
+/// Room on disk for the tokens that a renewal is about to bring.
+pub(super) struct Reservation {
+    /// `None` where the store can only be overwritten in place.
+    file: Option<NamedTempFile>,
+    replaces: Option<String>,
+}
+
+/// How much room is reserved beside that for the store's own content, in bytes. An access token has some 1,200
+/// characters.
+const RESERVED: u64 = 16 << 10;
+
+/// Why no room could be reserved.
+pub(super) struct ReserveError {
+    pub(super) why: String,
+    /// Whether the disk is full, which passes; else the place cannot be written at all.
+    pub(super) is_full: bool,
+}
+
+impl From<String> for ReserveError {
+    fn from(why: String) -> ReserveError {
+        ReserveError { why, is_full: false }
+    }
+}
+
+/// Why tokens did not reach the store, and the file that they are in instead.
+pub(super) struct SaveError {
+    pub(super) why: String,
+    pub(super) kept_in: Option<PathBuf>,
+}
+
+/// The place where tokens outlive a run.
+pub(crate) struct TokenStore {
+    location: Location,
+    /// The config's refresh token and the config file that it stands in, if it stands in one.
+    configured: Option<Secret>,
+    configured_in: Option<PathBuf>,
+    lock_timeout: Duration,
+    login_command: String,
+}
+
+enum Location {
     TokenFile(PathBuf),
     Config(PathBuf),
     Nowhere,
 }
 
-/// The content of a token file.
-#[derive(Serialize, Deserialize)]
-struct Content {
-    access_token: Option<String>,
-    refresh_token: Option<String>,
-    expires_at: Option<DateTime<Utc>>,
-    /// Whether the last refresh brought a new refresh token; not known after a login.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    rotates: Option<bool>,
-    /// The config's refresh token when this was written.
-    config_refresh_token: Option<String>,
-}
+/// Why a run can store nothing if all its settings come from the environment.
+const NOWHERE: &str = "there is neither a token_file nor a config file";
 
-/// What a token call brought, until it stands in its place: where a run is killed in between, the next one finds it.
-#[derive(Serialize, Deserialize)]
-struct Left {
-    /// The refresh token that a run starts with as long as this has not taken its place.
-    instead_of: Option<String>,
-    access_token: Option<String>,
-    refresh_token: Option<String>,
-    expires_at: Option<DateTime<Utc>>,
-    rotates: Option<bool>,
-}
-
-/// A file for `Left`, made before the call: what the call brings must neither wait for one nor find the disk full.
-pub(crate) struct Room {
-    /// None where the folder cannot be written, but the file can.
-    file: Option<NamedTempFile>,
-    instead_of: Option<String>,
-}
-
-/// The size of that file: an access token has some 1,200 characters.
-const ROOM: usize = 8192;
-
-/// Why tokens are not in their place, and where they are instead.
-pub(crate) struct Unsaved {
-    pub(crate) why: String,
-    pub(crate) kept: Option<PathBuf>,
-}
-
-/// The right to call the authorization server and to change the tokens, which one run has at a time; dropping it
-/// passes it on.
-#[derive(Clone)]
-pub(crate) enum Turn {
-    /// By a lock file, which says when the last call was made.
-    Lock(Rc<File>),
-    /// By the store itself, where there is no lock file and none can be made. It is rewritten in place then: a rename
-    /// would put another file than the locked one there.
-    Store { _lock: Rc<File> },
-    /// Nothing can be locked, and nothing stored.
-    Free,
-}
-
-impl Turn {
-    /// Waits until a second has passed since the last call, whichever run made it.
-    pub(crate) fn space(&self) {
-        let Turn::Lock(file) = self else { return };
-        let (mut file, mut text) = (&**file, String::new());
-        let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
-        let last = read.ok().and_then(|_| text.parse().ok());
-        let since = last.map(Duration::from_millis).and_then(|last| now().checked_sub(last));
-        // A time to come is a clock's that was set back since.
-        if let Some(wait) = since.and_then(|since| SPACING.checked_sub(since)) {
-            thread::sleep(wait);
+impl TokenStore {
+    /// `config_file` is the config that tokens may be written to.
+    pub(crate) fn new(config: &Config, config_file: Option<PathBuf>) -> TokenStore {
+        let location = match (config.token_file.clone(), config_file) {
+            (Some(path), _) => Location::TokenFile(path),
+            (None, Some(path)) => Location::Config(path),
+            (None, None) => Location::Nowhere,
+        };
+        TokenStore {
+            location,
+            configured: config.refresh_token.clone(),
+            configured_in: config.refresh_token_file.clone(),
+            lock_timeout: config.lock_timeout,
+            login_command: config.login_command(),
         }
-    }
-
-    /// Notes that a call is being made, or has been.
-    pub(crate) fn called(&self) {
-        let Turn::Lock(file) = self else { return };
-        let mut file = &**file;
-        // Lost, it costs one 429 at most.
-        let _ = file.set_len(0).and_then(|()| file.write_all(now().as_millis().to_string().as_bytes()));
-    }
-}
-
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-impl Room {
-    /// Puts the tokens where they outlast the process; false when there is no room.
-    fn take(&mut self, tokens: &Tokens) -> io::Result<bool> {
-        let Some(file) = &mut self.file else { return Ok(false) };
-        let left = Left {
-            instead_of: self.instead_of.take(),
-            access_token: text(tokens.access.as_ref()),
-            refresh_token: text(tokens.refresh.as_ref()),
-            expires_at: tokens.expires_at,
-            rotates: tokens.rotates,
-        };
-        let content = serde_json::to_vec(&left)?;
-        file.rewind()?;
-        file.write_all(&content)?;
-        file.as_file().sync_all()?;
-        Ok(true)
-    }
-}
-
-impl Store {
-    pub(crate) fn new(config: &Config, config_file: Option<PathBuf>) -> Store {
-        let place = match (config.token_file.clone(), config_file) {
-            (Some(path), _) => Place::TokenFile(path),
-            (None, Some(path)) => Place::Config(path),
-            (None, None) => Place::Nowhere,
-        };
-        Store { place, configured: config.refresh_token.clone() }
     }
 
     pub(crate) fn path(&self) -> Option<&Path> {
-        match &self.place {
-            Place::TokenFile(path) | Place::Config(path) => Some(path),
-            Place::Nowhere => None,
+        match &self.location {
+            Location::TokenFile(path) | Location::Config(path) => Some(path),
+            Location::Nowhere => None,
         }
     }
 
-    /// Warns when other users of the machine can read the token file.
-    pub(crate) fn check_mode(&self) {
-        if let Place::TokenFile(path) = &self.place {
-            check_mode(path);
-        }
+    /// Waits until no other run renews or stores tokens. `None` where there is nothing to lock.
+    pub(crate) fn lock(&self) -> Result<Option<Lock>> {
+        let Some(path) = self.path() else { return Ok(None) };
+        // The lock file stands beside the token file, whose folder may not exist yet.
+        let _ = self.create_folder();
+        Lock::acquire(&follow_links(path), self.lock_timeout)
     }
 
-    /// One refresher at a time: waits for another run and says so.
-    pub(crate) fn turn(&self) -> Result<Turn> {
-        let Some(path) = self.path() else { return Ok(Turn::Free) };
-        // The lock stands beside the file, hence in a folder that there may not be yet.
-        let _ = self.make_folder();
-        let target = real(path);
-        loop {
-            if let Some(file) = lock_file(&target)? {
-                lock(&file, &beside(&target, ".lock"))?;
-                return Ok(Turn::Lock(Rc::new(file)));
+    /// The stored tokens; `None` where there are none, or where the config's are newer.
+    pub(super) fn load(&self) -> Result<Option<Tokens>> {
+        match &self.location {
+            Location::TokenFile(path) => {
+                Ok(self.read_token_file(path)?.filter(|file| !self.config_is_newer(file, path)).map(|file| file.tokens))
             }
-            let Ok(file) = File::options().read(true).write(true).open(&target) else { return Ok(Turn::Free) };
-            lock(&file, &target)?;
-            // While this one waited, a run that may write there can have made the lock file, and replaced the store.
-            if !beside(&target, ".lock").exists() {
-                return Ok(Turn::Store { _lock: Rc::new(file) });
+            // The config was read when the run started, so that only another run's change since is news.
+            Location::Config(path) => {
+                let text = config::read(path).unwrap_or_default();
+                let tokens: Option<Tokens> = serde_json::from_str(&text).ok();
+                let refresh_token = tokens.and_then(|tokens| tokens.refresh_token);
+                Ok(refresh_token.filter(|token| Some(token) != self.configured.as_ref()).map(Tokens::refresh_token))
             }
+            Location::Nowhere => Ok(None),
         }
     }
 
-    /// The stored tokens, if they are newer than the config's.
-    pub(crate) fn load(&self) -> Result<Option<Tokens>> {
-        let bad = |path: &Path, why: String| {
-            Error::Usage(format!(
-                "{}: {why}; remove it and log in again (tap-constant-contact login --config FILE)",
-                path.display()
-            ))
+    /// `None` where there is no token file yet.
+    fn read_token_file(&self, path: &Path) -> Result<Option<TokenFile>> {
+        let shown = path.display();
+        let bytes = match fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::Usage(format!("{shown}: {e}"))),
         };
-        match &self.place {
-            Place::TokenFile(path) => {
-                let text = match fs::read_to_string(path) {
-                    Ok(text) => text,
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-                    Err(e) if e.kind() == io::ErrorKind::InvalidData => return Err(bad(path, e.to_string())),
-                    Err(e) => return Err(Error::Usage(format!("{}: {e}", path.display()))),
-                };
-                let content: Content = serde_json::from_str(&text)
-                    .map_err(|e| bad(path, format!("not a token file (line {}, column {})", e.line(), e.column())))?;
-                let configured = self.configured.as_ref().map(Secret::expose);
-                if configured.is_some() && configured != content.config_refresh_token.as_deref() {
-                    return Ok(None);
-                }
-                Ok(Some(Tokens {
-                    access: content.access_token.map(Secret::from),
-                    expires_at: content.expires_at,
-                    refresh: content.refresh_token.map(Secret::from),
-                    rotates: content.rotates,
-                    outdated: None,
-                }))
-            }
-            // The config was read at the start of the run: only a later change by another run is news.
-            Place::Config(path) => {
-                let map: Option<Map<String, Value>> = read(path).ok().and_then(|text| serde_json::from_str(&text).ok());
-                let refresh = map.and_then(|map| map.get("refresh_token")?.as_str().map(str::to_owned));
-                Ok(refresh
-                    .map(Secret::from)
-                    .filter(|r| Some(r) != self.configured.as_ref())
-                    .map(|r| Tokens { refresh: Some(r), ..Tokens::default() }))
-            }
-            Place::Nowhere => Ok(None),
+        // The parser's own words could quote a token.
+        serde_json::from_slice(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes)).map(Some).map_err(|_| {
+            Error::Usage(format!("{shown} is not a token file. Remove it and run: {}", self.login_command))
+        })
+    }
+
+    /// Whether the config's refresh token was put there after the token file was written.
+    fn config_is_newer(&self, file: &TokenFile, path: &Path) -> bool {
+        let Some(configured) = &self.configured else { return false };
+        if file.tokens.refresh_token.as_ref() == Some(configured) || file.superseded.contains(&fingerprint(configured))
+        {
+            return false;
+        }
+        // This token file has not seen that token before. It still may be an old one, of a config that never ran.
+        match (self.configured_in.as_deref().and_then(modified), modified(path)) {
+            (Some(config), Some(file)) => config >= file,
+            _ => true,
         }
     }
 
-    /// Whether a new token could be kept; no more is made than its folder.
-    pub(crate) fn writable(&self) -> std::result::Result<(), String> {
-        let path = self.path().ok_or(NOWHERE)?;
-        self.make_folder()?;
-        let target = real(path);
-        let Err(e) = NamedTempFile::new_in(folder(&target)) else { return Ok(()) };
-        match File::options().write(true).open(&target) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(format!("{}: {e}", target.display())),
-        }
+    /// Fails if a new token could not be stored. Creates nothing but the token file's folder.
+    pub(crate) fn check_writable(&self) -> std::result::Result<(), String> {
+        let target = follow_links(self.path().ok_or(NOWHERE)?);
+        self.create_folder()?;
+        durable_file::check_writable(&target).map_err(|e| format!("{}: {e}", target.display()))
     }
 
-    fn make_folder(&self) -> std::result::Result<(), String> {
-        if let Place::TokenFile(path) = &self.place {
+    fn create_folder(&self) -> std::result::Result<(), String> {
+        if let Location::TokenFile(path) = &self.location {
             fs::create_dir_all(folder(path)).map_err(|e| format!("{}: {e}", folder(path).display()))?;
         }
         Ok(())
     }
 
-    /// Makes room for what a call will bring. Asked for with the turn at hand, and before the call.
-    pub(crate) fn room(&self) -> std::result::Result<Room, String> {
-        let target = real(self.path().ok_or(NOWHERE)?);
-        self.make_folder()?;
-        let instead_of = self.starts_with().map_err(|e| e.to_string())?;
-        let made = fresh(&target, ".next").and_then(|mut file| {
-            file.write_all(&[b' '; ROOM])?;
-            file.as_file().sync_all()?;
-            Ok(file)
-        });
-        match made {
-            Ok(file) => Ok(Room { file: Some(file), instead_of }),
-            Err(e) if e.kind() != io::ErrorKind::StorageFull && File::options().write(true).open(&target).is_ok() => {
-                Ok(Room { file: None, instead_of })
-            }
-            Err(e) => Err(format!("{}: {e}", target.display())),
+    /// Reserves the room for new tokens, before a call spends the old one for them. The caller holds the lock.
+    pub(super) fn reserve(&self) -> std::result::Result<Reservation, ReserveError> {
+        let target = follow_links(self.path().ok_or(NOWHERE.to_owned())?);
+        self.create_folder()?;
+        let replaces = self.current().map_err(|e| e.to_string())?;
+        // For the tokens by themselves, and for the new store.
+        let size = RESERVED + fs::metadata(&target).map_or(0, |file| file.len());
+        let failed = |e: io::Error| ReserveError { why: format!("{}: {e}", target.display()), is_full: is_full(&e) };
+        match durable_file::reserve(&target, ".next", size) {
+            Ok(file) => Ok(Reservation { file: Some(file), replaces }),
+            Err(e) if is_full(&e) => Err(failed(e)),
+            Err(e) => match durable_file::check_room(&target, size) {
+                Ok(()) => Ok(Reservation { file: None, replaces }),
+                Err(full) if is_full(&full) => Err(failed(full)),
+                Err(_) => Err(failed(e)),
+            },
         }
     }
 
-    /// What a run that was killed had got and not put in its place. The turn must be at hand.
-    pub(crate) fn left(&self) -> Result<Option<Tokens>> {
+    /// The tokens that a killed run received and could not store. The caller holds the lock.
+    pub(super) fn pending(&self) -> Result<Option<Tokens>> {
         let Some(path) = self.path() else { return Ok(None) };
-        let path = beside(&real(path), ".next");
-        let left = match fs::read(&path) {
-            // The only token that works may be in it.
+        let path = beside(&follow_links(path), ".next");
+        let text = match fs::read(&path) {
+            // The only token that works may be in there.
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
                 return Err(Error::Failed(format!(
-                    "{}: {e}: a run of another user that was cut off left it; give it to this one",
+                    "{}: {e}. Another user's run was killed while it renewed the login and left its tokens there; chown \
+                     the file to the user of this run",
                     path.display()
                 )));
             }
-            left => left.ok(),
+            text => text.unwrap_or_default(),
         };
-        // Without an answer, there are but spaces.
-        let Some(left) = left.and_then(|left| serde_json::from_slice::<Left>(&left).ok()) else { return Ok(None) };
-        if left.instead_of != self.starts_with()? {
-            return Ok(None);
-        }
-        Ok(Some(Tokens {
-            access: left.access_token.map(Secret::from),
-            expires_at: left.expires_at,
-            refresh: left.refresh_token.map(Secret::from),
-            rotates: left.rotates,
-            outdated: None,
-        }))
+        // A run that was killed before the answer came has left spaces.
+        let Ok(pending) = serde_json::from_slice::<Pending>(&text) else { return Ok(None) };
+        Ok(if pending.replaces == self.current()? { Some(pending.tokens) } else { None })
     }
 
-    /// The refresh token that a run would start with now.
-    fn starts_with(&self) -> Result<Option<String>> {
-        let refresh = self.load()?.map_or_else(|| self.configured.clone(), |stored| stored.refresh);
-        Ok(text(refresh.as_ref()))
+    /// Fingerprint of the refresh token that a run would start with now.
+    fn current(&self) -> Result<Option<String>> {
+        let refresh_token = self.load()?.map_or_else(|| self.configured.clone(), |tokens| tokens.refresh_token);
+        Ok(refresh_token.as_ref().map(fingerprint))
     }
 
-    /// Where a refresh token came from, for a person to read.
-    pub(crate) fn source(&self, token: &Secret) -> String {
+    /// Where a refresh token came from, for an error message.
+    pub(super) fn source(&self, token: &Secret) -> String {
         let holds = |path: &&Path| {
-            let stored: Option<Value> = read(path).ok().and_then(|text| serde_json::from_str(&text).ok());
-            stored.is_some_and(|stored| stored["refresh_token"] == token.expose())
+            let text = config::read(path).unwrap_or_default();
+            serde_json::from_str(&text).is_ok_and(|tokens: Tokens| tokens.refresh_token.as_ref() == Some(token))
         };
-        match self.path().filter(holds) {
+        match self.path().into_iter().chain(self.configured_in.as_deref()).find(holds) {
             Some(path) => path.display().to_string(),
-            None if self.configured.as_ref() == Some(token) => "the config".into(),
-            None => "an earlier refresh of this run".into(),
+            None if self.configured.as_ref() == Some(token) => "the environment".into(),
+            None => "an earlier renewal in this run".into(),
         }
     }
 
-    /// Stores what a call brought. From the first line on, a crash loses nothing; nor does a failure, when it names the
-    /// file that the tokens are left in.
-    pub(crate) fn save_from(&self, turn: &Turn, mut room: Room, tokens: &Tokens) -> std::result::Result<(), Unsaved> {
-        let noted = room.take(tokens);
-        self.save(turn, tokens).map_err(|why| {
-            let file = room.file.filter(|_| matches!(noted, Ok(true)));
-            Unsaved { why, kept: file.and_then(|file| file.into_temp_path().keep().ok()) }
-        })
+    /// Stores what a call brought. The tokens are in the reserved file first: from then on a crash loses nothing, and
+    /// neither does an error that names this file.
+    pub(super) fn save_reserved(
+        &self,
+        lock: Option<&Lock>,
+        reservation: Reservation,
+        tokens: &Tokens,
+    ) -> std::result::Result<(), SaveError> {
+        let kept = reservation.file.and_then(|mut file| {
+            let pending = Pending { tokens: tokens.clone(), replaces: reservation.replaces };
+            let text = serde_json::to_vec(&pending).ok()?;
+            durable_file::fill(&mut file, &text).ok().map(|()| file)
+        });
+        self.save(lock, tokens)
+            .map_err(|why| SaveError { why, kept_in: kept.and_then(|file| file.into_temp_path().keep().ok()) })
     }
 
-    /// Writes the tokens so that a crash at any moment leaves either the old file or the new one.
-    pub(crate) fn save(&self, turn: &Turn, tokens: &Tokens) -> std::result::Result<(), String> {
-        let path = self.path().ok_or(NOWHERE)?;
-        let target = real(path);
+    /// Stores the tokens, so that a crash at any moment leaves the old content or the new one. The caller holds the
+    /// lock.
+    pub(crate) fn save(&self, lock: Option<&Lock>, tokens: &Tokens) -> std::result::Result<(), String> {
+        let target = follow_links(self.path().ok_or(NOWHERE)?);
         if let Some(content) = self.content(tokens)? {
-            self.make_folder()?;
-            let written = match turn {
-                Turn::Store { .. } => rewrite(&target, content),
-                Turn::Lock(_) | Turn::Free => {
-                    replace(&target, &content).or_else(|e| rewrite(&target, content).map_err(|_| e))
-                }
+            self.create_folder()?;
+            let saved = match lock {
+                Some(Lock::Itself { .. }) => durable_file::overwrite(&target, &content),
+                _ => match durable_file::replace(&target, &content) {
+                    // For instance because the file is a mount point.
+                    Err(e) if !is_full(&e) => durable_file::overwrite(&target, &content).map_err(|_| e),
+                    replaced => replaced,
+                },
             };
-            written.map_err(|e| format!("{}: {e}", target.display()))?;
+            saved.map_err(|e| format!("{}: {e}", target.display()))?;
         }
-        // What a killed run left has been taken, or another login has made it useless.
+        // Tokens that a killed run left are in the store now, or a new login has replaced them.
         let _ = fs::remove_file(beside(&target, ".next"));
         Ok(())
     }
 
-    /// What the store would hold with these tokens; `None` when it holds them already.
+    /// The store's new content; `None` when it need not change.
     fn content(&self, tokens: &Tokens) -> std::result::Result<Option<String>, String> {
-        match &self.place {
-            Place::TokenFile(_) => {
-                let content = Content {
-                    access_token: text(tokens.access.as_ref()),
-                    refresh_token: text(tokens.refresh.as_ref()),
-                    expires_at: tokens.expires_at,
-                    rotates: tokens.rotates,
-                    config_refresh_token: text(self.configured.as_ref()),
-                };
-                Ok(Some(serde_json::to_string_pretty(&content).map_err(|e| e.to_string())? + "\n"))
+        match &self.location {
+            Location::TokenFile(path) => {
+                // One that cannot be read is being replaced by a new login.
+                let old = self.read_token_file(path).ok().flatten();
+                let (replaced, mut superseded) =
+                    old.map(|file| (file.tokens.refresh_token, file.superseded)).unwrap_or_default();
+                for token in [replaced.as_ref(), self.configured.as_ref()].into_iter().flatten() {
+                    let fingerprint = fingerprint(token);
+                    superseded.retain(|other| *other != fingerprint);
+                    superseded.push(fingerprint);
+                }
+                let now = tokens.refresh_token.as_ref().map(fingerprint);
+                superseded.retain(|other| Some(other) != now.as_ref());
+                superseded.drain(..superseded.len().saturating_sub(SUPERSEDED));
+                let file = TokenFile { tokens: tokens.clone(), superseded };
+                Ok(Some(serde_json::to_string_pretty(&file).map_err(|e| e.to_string())? + "\n"))
             }
-            Place::Config(path) => {
-                let old = read(path)?;
-                let object = || format!("{} is no longer a JSON object", path.display());
-                let map: Map<String, Value> = serde_json::from_str(&old).map_err(|_| object())?;
+            Location::Config(path) => {
+                let old = config::read(path).map_err(|e| e.to_string())?;
+                let not_an_object = || format!("{} is no longer a JSON object", path.display());
+                let settings: Map<String, Value> = serde_json::from_str(&old).map_err(|_| not_an_object())?;
                 let mut members = Vec::new();
-                if let Some(refresh) = &tokens.refresh {
-                    members.push(("refresh_token", refresh.expose()));
+                if let Some(token) = &tokens.refresh_token {
+                    members.push(("refresh_token", token.expose()));
                 }
-                // A config without an access token does not get one: its end could not be told.
-                if let Some(access) = tokens.access.as_ref().filter(|_| map.contains_key("access_token")) {
-                    members.push(("access_token", access.expose()));
+                // A config without an access token does not get one, since it has no place for when it expires.
+                if let Some(token) = tokens.access_token.as_ref().filter(|_| settings.contains_key("access_token")) {
+                    members.push(("access_token", token.expose()));
                 }
-                members.retain(|(key, value)| map.get(*key).and_then(Value::as_str) != Some(value));
+                members.retain(|(key, value)| settings.get(*key).and_then(Value::as_str) != Some(value));
                 if members.is_empty() {
                     return Ok(None);
                 }
-                json_edit::set(&old, &members).ok_or_else(object).map(Some)
+                json_edit::set(&old, &members).ok_or_else(not_an_object).map(Some)
             }
-            Place::Nowhere => Err(NOWHERE.into()),
+            Location::Nowhere => Err(NOWHERE.into()),
+        }
+    }
+
+    /// Warns when other users of the machine can read the token file.
+    pub(super) fn warn_if_readable(&self) {
+        if let Location::TokenFile(path) = &self.location {
+            warn_if_readable(path);
         }
     }
 }
 
-/// Why nothing can be stored by a run whose settings all come from the environment.
-const NOWHERE: &str = "there is neither a token_file nor a config file";
+/// A short hash that is the same on every machine (64-bit FNV-1a). It tells tokens apart; it protects nothing.
+fn fingerprint(token: &Secret) -> String {
+    let hash = token
+        .expose()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    format!("{hash:016x}")
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|file| file.modified()).ok()
+}
+
+/// Whether the disk, or the user's share of it, is full.
+fn is_full(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
 
 /// The settings that nobody else may read.
 const SECRETS: [&str; 3] = ["client_secret", "refresh_token", "access_token"];
 
 /// Warns when other users of the machine can read a config that holds a secret.
-pub(crate) fn check_config(path: &Path, text: &str) {
+pub(crate) fn warn_if_config_is_readable(path: &Path, text: &str) {
     let settings: Map<String, Value> = serde_json::from_str(text).unwrap_or_default();
     if SECRETS.iter().any(|key| settings.get(*key).and_then(Value::as_str).is_some_and(|secret| !secret.is_empty())) {
-        check_mode(path);
+        warn_if_readable(path);
     }
 }
 
 #[cfg(unix)]
-fn check_mode(path: &Path) {
+fn warn_if_readable(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
-    let mode = fs::metadata(path).map_or(0, |m| m.permissions().mode() & 0o777);
+    let mode = fs::metadata(path).map_or(0, |file| file.permissions().mode() & 0o777);
     if mode & 0o077 != 0 {
+        let path = path.display();
         log::warn!(
-            "{} holds secrets and can be read by other users of this machine (mode {mode:o}): chmod 600 it",
-            path.display()
+            "{path} holds secrets, and other users of this machine can read it (mode {mode:o}). Run: chmod 600 {path}"
         );
     }
 }
 
 #[cfg(not(unix))]
-fn check_mode(_: &Path) {}
-
-fn text(secret: Option<&Secret>) -> Option<String> {
-    secret.map(|secret| secret.expose().to_owned())
-}
-
-/// Waits for another run and says so.
-fn lock(file: &File, path: &Path) -> Result<()> {
-    match file.try_lock() {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => {
-            log::info!("another run is getting a token; waiting for it");
-            file.lock().map_err(|e| cannot_lock(path, &e))
-        }
-        // Some file systems of a network have no locks.
-        Err(TryLockError::Error(e)) => {
-            log::warn!("{} cannot be locked ({e}): see that no other run uses this login meanwhile", path.display());
-            Ok(())
-        }
-    }
-}
-
-/// The lock file, which is never removed; `None` where there is none and none can be made.
-fn lock_file(target: &Path) -> Result<Option<File>> {
-    let path = beside(target, ".lock");
-    let mut options = File::options();
-    options.read(true).append(true);
-    if let Ok(file) = options.clone().create_new(true).open(&path) {
-        #[cfg(unix)]
-        let _ = {
-            use std::os::unix::fs::PermissionsExt;
-            // For all who use the store, whatever the umask is.
-            file.set_permissions(fs::Permissions::from_mode(0o644))
-        };
-        give(&file, target);
-        return Ok(Some(file));
-    }
-    // One that cannot be written can be locked as well: only the note of the last call is lost.
-    match options.open(&path).or_else(|_| File::open(&path)) {
-        Ok(file) => Ok(Some(file)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(cannot_lock(&path, &e)),
-    }
-}
-
-fn cannot_lock(path: &Path, e: &io::Error) -> Error {
-    Error::Failed(format!("cannot lock {}: {e}", path.display()))
-}
-
-/// A new file of mode 0600 beside the target, whatever a killed run left there. It goes when it is dropped.
-fn fresh(target: &Path, suffix: &str) -> io::Result<NamedTempFile> {
-    let path = beside(target, suffix);
-    let _ = fs::remove_file(&path);
-    let name = path.file_name().unwrap_or_default();
-    let file = tempfile::Builder::new().prefix(name).rand_bytes(0).tempfile_in(folder(&path))?;
-    give(file.as_file(), target);
-    Ok(file)
-}
-
-/// What a run by root makes goes to the owner of the store, or of its folder where there is no store yet; nobody else
-/// can give files away, nor needs to.
-#[cfg(unix)]
-fn give(file: &File, target: &Path) {
-    use std::os::unix::fs::{MetadataExt, fchown};
-    if let Ok(owner) = fs::metadata(target).or_else(|_| fs::metadata(folder(target))) {
-        let _ = fchown(file, Some(owner.uid()), Some(owner.gid()));
-    }
-}
-
-#[cfg(not(unix))]
-fn give(_: &File, _: &Path) {}
-
-fn replace(target: &Path, content: &str) -> io::Result<()> {
-    // Its mode is kept by the rename.
-    let mut file = fresh(target, ".new")?;
-    file.write_all(content.as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist(target).map_err(|e| e.error)?;
-    // The rename itself is durable only with its folder.
-    File::open(folder(target)).and_then(|dir| dir.sync_all()).ok();
-    Ok(())
-}
-
-/// Rewrites a file that cannot be replaced: one mounted by itself, or in a folder of another user.
-fn rewrite(target: &Path, mut content: String) -> io::Result<()> {
-    let mut file = File::options().write(true).open(target)?;
-    // In one write that covers the old content, and is JSON as it stands: there is no moment at which it is empty.
-    let length = content.len();
-    let old = usize::try_from(file.metadata()?.len()).unwrap_or(0);
-    content.extend(std::iter::repeat_n(' ', old.saturating_sub(length)));
-    file.write_all(content.as_bytes())?;
-    file.set_len(length as u64)?;
-    file.sync_all()
-}
-
-/// A file that stands beside another.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-/// Where links lead, also to a file that there is not yet: the file is replaced, never the link.
-fn real(path: &Path) -> PathBuf {
-    let mut path = path.to_owned();
-    // As many as Linux follows.
-    for _ in 0..40 {
-        let Ok(to) = fs::read_link(&path) else { break };
-        path = folder(&path).join(to);
-    }
-    path
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn read(path: &Path) -> std::result::Result<String, String> {
-    crate::config::read(path).map_err(|e| e.to_string())
-}
+fn warn_if_readable(_: &Path) {}

@@ -1,149 +1,229 @@
-//! What an answer means: one pure function over its status and body.
+//! What an answer means: pure functions over its status and body.
 
 use serde_json::Value;
 
 use super::rows::Envelope;
+use super::text::shown;
+use crate::secret::Secret;
 
-/// What to do with an answer.
+/// What an answer means. The texts say what happened.
 #[derive(Debug, PartialEq)]
 pub(super) enum Verdict {
-    /// Rows; the body is one JSON object.
+    /// A 200 whose body looks like JSON.
     Good,
-    /// Passes by itself: worth another try. The text says what happened.
+    /// Another attempt may succeed.
     Retry(String),
-    /// 429 `throttled`: too fast for a second.
+    /// 429: too many calls in a second.
     Throttled,
-    /// 429 `quota_exceeded`: the day's calls are used up.
+    /// 429: the day's calls are used up.
     QuotaExceeded,
     /// The access token is not accepted.
     Unauthorized(String),
-    /// Scope, privilege or application: the three causes share one answer.
+    /// The scope, the privilege or the application: the three causes share one answer.
     Forbidden(String),
     NotFound(String),
+    /// The gateway refused the call before it reached the API, as it does for an address outside it.
+    OutsideApi(String),
     /// A parameter is wrong.
     Refused(String),
-    /// Nothing that another try would change.
+    /// Another attempt would be answered the same.
     Final(String),
 }
 
-/// Judges an answer by status and body alone; the service sends errors as an object, an array, HTML or nothing.
-pub(super) fn judge(status: u16, body: &[u8]) -> Verdict {
-    let what = || describe(status, body);
+/// Judges an answer. The service sends errors as an object, an array, HTML or nothing; `error_type` is the gateway's
+/// `x-amzn-errortype` header. No text shows the access token.
+pub(super) fn judge(status: u16, error_type: Option<&str>, body: &[u8], token: &Secret) -> Verdict {
+    if status == 200 && looks_like_json(body) {
+        return Verdict::Good;
+    }
+    let error = ServiceError::read(body);
+    let text = || error.describe(status, body, token);
     match status {
-        200 if looks_like_object(body) => Verdict::Good,
-        // 202: the answer is still being computed. An empty or HTML 200 comes from what stands before the service.
+        // 202: the answer is still being computed. An empty or HTML 200 comes from a proxy or gateway.
         200..=299 => Verdict::Retry(format!("{status} response that is not the service's JSON")),
-        // Only the body tells the second's limit from the day's.
-        429 if error_key(body).as_deref() == Some("quota_exceeded") => Verdict::QuotaExceeded,
+        // Only the body, or the gateway's header, tells the daily quota from the limit per second.
+        429 if error.is_quota() || error_type.is_some_and(|name| name.starts_with("LimitExceeded")) => {
+            Verdict::QuotaExceeded
+        }
         429 => Verdict::Throttled,
-        401 => Verdict::Unauthorized(what()),
-        403 => Verdict::Forbidden(what()),
-        404 => Verdict::NotFound(what()),
-        408 | 425 | 500..=599 => Verdict::Retry(what()),
+        401 => Verdict::Unauthorized(text()),
+        403 if is_html(body) => Verdict::Retry(
+            "403 with a web page: a filter in front of the service refused the call, not the service itself. If it \
+             lasts, ask your network's administrator, or try from another network"
+                .into(),
+        ),
+        403 if error.key.is_none() && error.message.as_deref() == Some("Forbidden") => Verdict::OutsideApi(text()),
+        403 => Verdict::Forbidden(text()),
+        404 => Verdict::NotFound(text()),
+        408 | 425 | 500..=599 => Verdict::Retry(text()),
         300..=399 => Verdict::Final(format!(
-            "answered {status}, a redirect; the token is not sent to another place (check api_url)"
+            "{status} response, a redirect; the token is not sent to another place (check api_url)"
         )),
-        400..=499 => Verdict::Refused(what()),
-        _ => Verdict::Final(what()),
+        400..=499 => Verdict::Refused(text()),
+        _ => Verdict::Final(text()),
     }
 }
 
-/// Whether a 200 without its rows says that there are none, which the vendor's contract allows.
+/// Whether a 200 without its rows means that there are none, provided that a second answer is the same.
 ///
-/// Only a first page may, only when asked `lacked` times before with the same answer, and only with nothing else in it:
-/// `{}` in the middle of a listing, or beside a count, must never end the listing as complete.
-pub(super) fn lack_means_none(envelope: &Envelope, is_first: bool, lacked: u32) -> bool {
-    is_first && lacked > 0 && !envelope.has_others && envelope.next.is_none() && envelope.count.unwrap_or(0) == 0
+/// The vendor's contract allows to leave them out. Only a first page without anything else in it is believed: an empty
+/// answer in the middle of a listing, or beside a count, must never pass for the end of the listing.
+pub(super) fn lack_means_none(envelope: &Envelope, is_first: bool) -> bool {
+    is_first && !envelope.has_others && envelope.next.is_none() && envelope.count.unwrap_or(0) == 0
 }
 
-fn looks_like_object(body: &[u8]) -> bool {
-    body.iter().find(|b| !b.is_ascii_whitespace()).is_some_and(|b| matches!(b, b'{' | b'['))
+/// Whether a 200 that is not a listing holds what was asked for: an empty object, an error or a list would pass for an
+/// object without any of its optional fields.
+pub(super) fn is_object_with_data(body: &Value) -> bool {
+    body.as_object().is_some_and(|members| !members.is_empty() && !members.contains_key("error_key"))
 }
 
-/// The first error of a body in either shape.
-fn first_error(body: &[u8]) -> Option<Value> {
-    match serde_json::from_slice(body).ok()? {
-        Value::Array(errors) => errors.into_iter().next(),
-        other => Some(other),
+fn looks_like_json(body: &[u8]) -> bool {
+    matches!(body.trim_ascii_start().first(), Some(b'{' | b'['))
+}
+
+fn is_html(body: &[u8]) -> bool {
+    body.trim_ascii_start().first() == Some(&b'<')
+}
+
+/// The first error of a body.
+#[derive(Default)]
+struct ServiceError {
+    key: Option<String>,
+    message: Option<String>,
+}
+
+impl ServiceError {
+    fn read(body: &[u8]) -> ServiceError {
+        let error = match serde_json::from_slice(body) {
+            Ok(Value::Array(errors)) => errors.into_iter().next().unwrap_or_default(),
+            other => other.unwrap_or_default(),
+        };
+        let text = |name: &str| error.get(name).and_then(Value::as_str).map(str::to_owned);
+        ServiceError { key: text("error_key"), message: text("error_message").or_else(|| text("message")) }
     }
-}
 
-fn error_key(body: &[u8]) -> Option<String> {
-    Some(first_error(body)?.get("error_key")?.as_str()?.to_owned())
-}
-
-/// Status, key and message, cut short: a message can echo what was sent.
-fn describe(status: u16, body: &[u8]) -> String {
-    let error = first_error(body).unwrap_or_default();
-    let text = |name: &str| error.get(name).and_then(Value::as_str).map(cut);
-    match (text("error_key"), text("error_message").or_else(|| text("message"))) {
-        (Some(key), Some(message)) => format!("{status} {key}: {message}"),
-        (Some(one), None) | (None, Some(one)) => format!("{status} {one}"),
-        (None, None) if body.is_empty() => format!("{status} with an empty body"),
-        (None, None) => format!("{status} with a body that is not the service's JSON"),
+    fn is_quota(&self) -> bool {
+        self.key.as_deref() == Some("quota_exceeded")
+            || (self.key.is_none() && self.message.as_deref() == Some("Limit Exceeded"))
     }
-}
 
-fn cut(text: &str) -> String {
-    let mut short: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
-    if short.len() < text.len() {
-        short.push('…');
+    fn describe(&self, status: u16, body: &[u8], token: &Secret) -> String {
+        match (&self.key, &self.message) {
+            (Some(key), Some(message)) => format!("{status} {}: {}", shown(key, token), shown(message, token)),
+            (Some(one), None) | (None, Some(one)) => format!("{status} {}", shown(one, token)),
+            (None, None) if body.is_empty() => format!("{status} with an empty body"),
+            (None, None) => format!("{status} with a body that is not the service's JSON"),
+        }
     }
-    short
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    #[test]
-    fn a_429_is_told_by_its_body() {
-        let quota = br#"{"error_key":"quota_exceeded","error_message":"Limit Exceeded"}"#;
-        assert_eq!(judge(429, quota), Verdict::QuotaExceeded);
-        assert_eq!(judge(429, br#"[{"error_key":"quota_exceeded"}]"#), Verdict::QuotaExceeded);
-        assert_eq!(judge(429, br#"{"error_key":"throttled"}"#), Verdict::Throttled);
-        assert_eq!(judge(429, b"<html>"), Verdict::Throttled);
-        assert_eq!(judge(429, b""), Verdict::Throttled);
+    fn judged(status: u16, body: &str) -> Verdict {
+        judge(status, None, body.as_bytes(), &Secret::from("t0ken".to_owned()))
     }
 
     #[test]
-    fn errors_are_read_in_every_shape() {
-        let text = |v| match v {
-            Verdict::Refused(t) | Verdict::Unauthorized(t) | Verdict::Retry(t) | Verdict::Forbidden(t) => t,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(text(judge(400, br#"[{"error_key":"a.b","error_message":"no"}]"#)), "400 a.b: no");
-        assert_eq!(text(judge(401, br#"{"error_key":"unauthorized","error_message":"U"}"#)), "401 unauthorized: U");
-        assert_eq!(text(judge(403, br#"{"message":"Forbidden"}"#)), "403 Forbidden");
-        assert_eq!(text(judge(503, b"")), "503 with an empty body");
-        assert!(text(judge(502, b"<html>x</html>")).starts_with("502 with a body"));
-    }
-
-    #[test]
-    fn a_good_status_without_json_is_worth_another_try() {
-        for body in [&b""[..], b"<html>", b"null"] {
-            assert!(matches!(judge(200, body), Verdict::Retry(_)));
+    fn a_429_is_throttled_or_the_daily_quota() {
+        for (body, expected) in [
+            (r#"{"error_key":"quota_exceeded","error_message":"Limit Exceeded"}"#, Verdict::QuotaExceeded),
+            (r#"[{"error_key":"quota_exceeded"}]"#, Verdict::QuotaExceeded),
+            (r#"{"message":"Limit Exceeded"}"#, Verdict::QuotaExceeded),
+            ("{\"error_key\":\"throttled\",\"error_message\":\"Too Many Requests\"}\n", Verdict::Throttled),
+            (r#"{"message":"Too Many Requests"}"#, Verdict::Throttled),
+            ("<html>", Verdict::Throttled),
+            ("", Verdict::Throttled),
+        ] {
+            assert_eq!(judged(429, body), expected, "{body}");
         }
-        assert!(matches!(judge(202, b"{\"contacts\":[]}"), Verdict::Retry(_)));
-        assert_eq!(judge(200, b" {}"), Verdict::Good);
-        assert!(matches!(judge(302, b""), Verdict::Final(_)));
+        let by_header = |name| judge(429, Some(name), b"", &Secret::from(String::new()));
+        assert_eq!(by_header("LimitExceededException"), Verdict::QuotaExceeded);
+        assert_eq!(by_header("TooManyRequestsException"), Verdict::Throttled);
     }
 
-    proptest::proptest! {
-        /// Bytes of any kind are a verdict, whose words are short and on one line.
+    #[test]
+    fn a_403_is_the_services_the_gateways_or_a_filters() {
+        let forbidden = r#"{"error_key":"forbidden","error_message":"No"}"#;
+        assert_eq!(judged(403, forbidden), Verdict::Forbidden("403 forbidden: No".into()));
+        assert_eq!(judged(403, r#"{"message":"Forbidden"}"#), Verdict::OutsideApi("403 Forbidden".into()));
+        assert!(matches!(judged(403, "\n<!DOCTYPE html>"), Verdict::Retry(_)));
+        assert!(matches!(judged(403, ""), Verdict::Forbidden(_)));
+    }
+
+    #[test]
+    fn an_error_is_read_in_every_shape() {
+        let refused = |text: &str| Verdict::Refused(text.into());
+        assert_eq!(judged(400, r#"[{"error_key":"a.b","error_message":"no"},{}]"#), refused("400 a.b: no"));
+        assert_eq!(judged(400, r#"{"error_key":"a.b"}"#), refused("400 a.b"));
+        assert_eq!(judged(400, r#"{"error_key":7,"message":"no"}"#), refused("400 no"));
+        assert_eq!(judged(400, "[]"), refused("400 with a body that is not the service's JSON"));
+        assert_eq!(judged(401, r#"{"error_key":"u","error_message":"U"}"#), Verdict::Unauthorized("401 u: U".into()));
+        assert_eq!(judged(404, r#"[{"error_key":"not_found"}]"#), Verdict::NotFound("404 not_found".into()));
+        assert_eq!(judged(410, ""), refused("410 with an empty body"));
+    }
+
+    #[test]
+    fn what_may_pass_is_retried_and_nothing_else() {
+        for status in [408, 425, 500, 502, 503, 504, 599] {
+            assert!(matches!(judged(status, "<html>x</html>"), Verdict::Retry(_)), "{status}");
+        }
+        for body in ["", "<html>", "null"] {
+            assert!(matches!(judged(200, body), Verdict::Retry(_)), "{body}");
+        }
+        assert!(matches!(judged(202, r#"{"contacts":[]}"#), Verdict::Retry(_)));
+        assert_eq!(judged(200, " {}"), Verdict::Good);
+        assert_eq!(judged(200, "["), Verdict::Good);
+        for status in [100, 301, 302, 399, 600] {
+            assert!(matches!(judged(status, ""), Verdict::Final(_)), "{status}");
+        }
+    }
+
+    #[test]
+    fn only_a_first_page_with_nothing_in_it_may_lack_its_rows() {
+        let empty = Envelope::default;
+        assert!(lack_means_none(&empty(), true));
+        assert!(lack_means_none(&Envelope { count: Some(0), ..empty() }, true));
+        assert!(lack_means_none(&Envelope { contact_id: Some("a".into()), ..empty() }, true));
+        assert!(!lack_means_none(&empty(), false));
+        assert!(!lack_means_none(&Envelope { count: Some(1), ..empty() }, true));
+        assert!(!lack_means_none(&Envelope { next: Some("/a".into()), ..empty() }, true));
+        assert!(!lack_means_none(&Envelope { has_others: true, ..empty() }, true));
+    }
+
+    #[test]
+    fn an_object_without_data_is_no_answer() {
+        use serde_json::json;
+        assert!(is_object_with_data(&json!({"campaign_id": "a"})));
+        for body in [json!({}), json!([]), json!([{"a": 1}]), json!({"error_key": "throttled"}), json!("a")] {
+            assert!(!is_object_with_data(&body), "{body}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        /// Whatever the body holds, the words are short, on one line, and do not show the token.
         #[test]
-        fn any_answer_is_judged(status in 100u16..600, bytes: Vec<u8>, value in ".{0,40}") {
-            for body in [bytes, format!("[{{\"error_key\":{value:?}}}]").into_bytes(), value.into_bytes()] {
-                let shown = match judge(status, &body) {
+        fn any_answer_is_described_safely(status in 100u16..600, bytes: Vec<u8>, value in "(?s).{0,400}", repeat in 0usize..9) {
+            let value = value.repeat(repeat) + "t0ken";
+            let error = serde_json::json!({"error_key": value, "error_message": value});
+            for body in [bytes, error.to_string().into_bytes(), format!("[{error}]").into_bytes(), value.into_bytes()] {
+                let words = match judge(status, None, &body, &Secret::from("t0ken".to_owned())) {
                     Verdict::Good | Verdict::Throttled | Verdict::QuotaExceeded => continue,
                     Verdict::Retry(why)
                     | Verdict::Unauthorized(why)
                     | Verdict::Forbidden(why)
                     | Verdict::NotFound(why)
+                    | Verdict::OutsideApi(why)
                     | Verdict::Refused(why)
                     | Verdict::Final(why) => why,
                 };
-                proptest::prop_assert!(shown.len() < 1000 && !shown.contains('\n'), "{shown}");
+                prop_assert!(words.chars().count() < 500 && !words.contains(char::is_control), "{words:?}");
+                prop_assert!(!words.contains("t0ken"), "{words:?}");
             }
         }
     }

@@ -6,41 +6,50 @@ mod pages;
 mod rows;
 mod text;
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Days, NaiveTime, TimeDelta, Utc};
+use log::Level;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::auth::{Auth, Scopes};
-use crate::config::{Config, OnQuota, Secret};
+use crate::config::{Config, OnQuota};
 use crate::error::{Error, Result};
-use crate::http::{agent, backoff, is_untrusted, network_text, untrusted_text};
+use crate::http::{Decision, Retry, agent, is_untrusted, network_text, retry_after, untrusted_text};
 use crate::logger::timer;
-use crate::quota::{CallCount, DAILY_QUOTA, share_of_quota};
+use crate::quota::{CallCount, DAILY_QUOTA};
+use crate::secret::Secret;
 use judge::{Verdict, judge};
 use pace::Pace;
 pub(crate) use pages::{Page, Pages};
+use rows::unreadable;
 pub(crate) use rows::{Oddities, Row};
-use text::Buffers;
+use text::{Buffers, shown};
 
-/// The largest body read, in bytes. 500 contacts with all their sub-resources are some 2 MB.
+/// The largest body that is read, in bytes. 500 contacts with all their sub-resources are some 2 MB.
 const LARGEST_BODY: u64 = 48 << 20;
-/// The longest wait that a `Retry-After` is granted.
-const LONGEST_HOLD: Duration = Duration::from_secs(300);
-/// How long after the day has turned the quota is taken to be late rather than used up again, and the waits of that
-/// time: the first, doubled each time up to the second.
-const LATE: (TimeDelta, Duration, Duration) = (TimeDelta::minutes(15), Duration::from_secs(5), Duration::from_secs(60));
+/// A body up to this size is read while others are. Larger ones are read and parsed one at a time.
+const SMALL_BODY: u64 = 4 << 20;
+/// For this long after midnight UTC, a quota that is still used up counts as reset late, not as used up again.
+const LATE_RESET: TimeDelta = TimeDelta::minutes(15);
+/// The waits for a late reset: the first, doubled each time up to the longest.
+const FIRST_LATE_WAIT: Duration = Duration::from_secs(5);
+const LONGEST_LATE_WAIT: Duration = Duration::from_secs(60);
+
 /// The client of a run.
 pub(crate) struct Client {
     agent: ureq::Agent,
     buffers: Arc<Buffers>,
+    /// Held while a large body is read and parsed.
+    large_body: Mutex<()>,
     auth: Auth,
     /// Scheme, host and port: the only place that the token is sent to.
     origin: String,
@@ -49,53 +58,76 @@ pub(crate) struct Client {
     max_retries: u32,
     max_requests: Option<u64>,
     on_quota: OnQuota,
-    /// The last wait for the quota: one call waits, the others find that it is over.
+    /// The last wait for the quota: one call waits, the others see that it is over.
     waited: Mutex<Option<Waited>>,
-    /// The service's time of the first answer.
+    /// The service's time of the first good answer.
     first_date: OnceLock<DateTime<Utc>>,
+    /// Whether the service has answered any call with rows or an object.
+    has_answered: AtomicBool,
 }
 
-/// A call that is to be made.
+/// A call to make.
 #[derive(Clone)]
 struct Call {
-    /// Names the endpoint in metrics.
+    /// Names the endpoint in log lines and metrics.
     endpoint: &'static str,
     url: String,
-    /// Of the calls that wait for their place, the lowest leaves first.
+    /// Among calls that wait for the pace, the lowest goes first.
     priority: usize,
 }
 
-/// An answer as it came.
+/// An answer, its body read to the end.
 struct Answer {
     status: u16,
     date: Option<DateTime<Utc>>,
-    retry_after: Option<Duration>,
+    /// How long the service asks to wait.
+    hold: Option<Duration>,
+    /// The gateway's name of an error.
+    error_type: Option<String>,
+    /// What the vendor's support asks for, as a suffix for messages.
     request_id: String,
     body: Vec<u8>,
 }
 
-/// A wait for the daily quota that is over.
-struct Waited {
-    /// The end of the day that was waited for.
-    midnight: DateTime<Utc>,
-    ended: Instant,
-    /// How often the quota was not back yet since then.
-    late: u32,
+/// What was read from a good answer.
+struct Received<B> {
+    body: B,
+    /// The size of the body in bytes.
+    size: usize,
+    /// The service's time.
+    at: DateTime<Utc>,
 }
 
-/// Why there is no answer, in words without a URL.
-struct Trouble {
-    why: String,
-    /// Whether another try may have one.
-    passes: bool,
+/// Why an attempt brought nothing.
+enum Failure {
+    /// Another attempt may succeed, after `hold` where the service asks for a wait.
+    Passing { why: String, hold: Option<Duration> },
+    /// The daily quota is used up, at this time by the service's clock.
+    Quota(Option<DateTime<Utc>>),
+    /// The access token was refused.
+    Token(String),
+    /// The body is large, and another large one is being read.
+    Large,
+    /// Another attempt would end like this one.
+    Final(Error),
+}
+
+/// A wait for the daily quota that is over.
+struct Waited {
+    /// The midnight it waited for.
+    midnight: DateTime<Utc>,
+    ended: Instant,
+    /// How often the quota was still used up after that.
+    late: u32,
 }
 
 impl Client {
     pub(crate) fn new(config: &Config, config_file: Option<PathBuf>) -> Result<Client> {
         Ok(Client {
             auth: Auth::new(config, config_file)?,
-            agent: agent(config, &config.api_url),
+            agent: agent(config, &config.api_url)?,
             buffers: Arc::default(),
+            large_body: Mutex::new(()),
             origin: config.api_url.origin().ascii_serialization(),
             api_url: config.api_url.as_str().trim_end_matches('/').to_owned(),
             pace: Pace::new(config.requests_per_second, config.max_requests),
@@ -104,36 +136,39 @@ impl Client {
             on_quota: config.on_quota,
             waited: Mutex::new(None),
             first_date: OnceLock::new(),
+            has_answered: AtomicBool::new(false),
         })
     }
 
-    /// Waits until no refresh is under way, so that a token that was spent has its successor on disk.
+    /// Waits until no token refresh is under way, so that the new refresh token is on disk.
     pub(crate) fn settle(&self) {
         self.auth.settle();
     }
 
-    /// Whether the answer to a token call is waited for, or is not stored yet.
+    /// Whether a token refresh is under way, or its result is not on disk yet.
     pub(crate) fn is_renewing(&self) -> bool {
         self.auth.is_renewing()
     }
 
-    /// How many calls must be under way at once for the pace, not the latency, to be the limit: at `p` calls a second
-    /// and `l` seconds of latency, `p * l` are. Two seconds are more than the service is known to take.
+    /// How many calls to make side by side, so that the pace is the limit and not the latency: at `p` calls a second
+    /// and `l` seconds of latency, `p * l`. The service is not known to take more than two seconds.
     pub(crate) fn workers(&self) -> usize {
         self.pace.calls_in(Duration::from_secs(2)).clamp(1, 8)
     }
 
-    /// Who may do what: the one call that needs no scope.
+    /// The privileges of the user who logged in. This is the one call that needs no scope.
     pub(crate) fn privileges(&self) -> Result<Vec<String>> {
         #[derive(Deserialize)]
         struct Privilege {
             privilege_name: String,
         }
-        let list: Vec<Privilege> = self.object("privileges", "/account/user/privileges", &[], 0)?;
-        Ok(list.into_iter().map(|p| p.privilege_name).collect())
+        let call = Call { endpoint: "privileges", url: self.url("/account/user/privileges", &[]), priority: 0 };
+        let list =
+            self.get(&call, |text, _| serde_json::from_str::<Vec<Privilege>>(text).map_err(|e| unreadable(&e)))?;
+        Ok(list.body.into_iter().map(|p| p.privilege_name).collect())
     }
 
-    /// API calls made so far, failed ones included.
+    /// API calls made so far, failed ones included. One that could not connect is none.
     pub(crate) fn calls(&self) -> u64 {
         self.pace.calls()
     }
@@ -145,22 +180,16 @@ impl Client {
         self.max_requests.map_or(of_day, |most| most.saturating_sub(calls).min(of_day))
     }
 
-    /// The counter behind [`Client::calls`], for whoever shows it while the run goes on.
+    /// The counter behind [`Client::calls`], for the progress display.
     pub(crate) fn call_count(&self) -> CallCount {
         self.pace.call_count()
-    }
-
-    /// Logs the calls made and what they are of a day: the last line of every run but for how it ended.
-    pub(crate) fn tell_calls(&self) {
-        let calls = self.calls();
-        log::info!("{calls} calls were made, {} % of the daily quota", share_of_quota(calls));
     }
 
     /// The run's start by the service's clock, which bookmarks are measured by.
     pub(crate) fn run_start(&self) -> Result<DateTime<Utc>> {
         if self.first_date.get().is_none() {
-            // Whatever it says, it is dated; a refusal of this call does not matter.
-            match self.object::<serde_json::Value>("contacts_counts", "/contacts/counts", &[], 0) {
+            // Only the date of the answer is needed, so a refusal does not matter.
+            match self.object::<Value>("contacts_counts", "/contacts/counts", &[], 0) {
                 Ok(_) | Err(Error::Forbidden(_) | Error::NotFound(_) | Error::Refused(_)) => {}
                 Err(e) => return Err(e),
             }
@@ -168,8 +197,8 @@ impl Client {
         Ok(*self.first_date.get_or_init(Utc::now))
     }
 
-    /// The pages of a listing, in order. `endpoint` names it in metrics, `path` begins with `/`; of the calls that wait
-    /// for the pace, those of the lowest `priority` leave first.
+    /// The pages of a listing, in order. `endpoint` names it in log lines and metrics; `path` begins with `/`, and its
+    /// ids are escaped. Among calls that wait for the pace, those with the lowest `priority` go first.
     pub(crate) fn pages<T: Row>(
         self: &Arc<Self>,
         endpoint: &'static str,
@@ -191,7 +220,7 @@ impl Client {
         pages::read_page(self, &Call { endpoint, url: self.url(path, query), priority }, true)
     }
 
-    /// An answer that is not a listing.
+    /// Reads an answer that is not a listing.
     pub(crate) fn object<T: DeserializeOwned>(
         &self,
         endpoint: &'static str,
@@ -200,14 +229,17 @@ impl Client {
         priority: usize,
     ) -> Result<T> {
         let call = Call { endpoint, url: self.url(path, query), priority };
-        let read = |text: &str| {
-            serde_json::from_str(text)
-                .map_err(|e| format!("200 response of an unexpected form: line {}, column {}", e.line(), e.column()))
+        let read = |text: &str, _: &Secret| {
+            let body: Value = serde_json::from_str(text).map_err(|e| unreadable(&e))?;
+            if !judge::is_object_with_data(&body) {
+                return Err("200 response without data".into());
+            }
+            T::deserialize(body).map_err(|e| unreadable(&e))
         };
-        Ok(self.get(&call, read)?.0)
+        Ok(self.get(&call, read)?.body)
     }
 
-    /// An answer that is one record rather than a listing, with what was odd about it.
+    /// Reads an answer that is one record rather than a listing, and what was odd about it.
     pub(crate) fn one<T: DeserializeOwned + JsonSchema>(
         &self,
         endpoint: &'static str,
@@ -215,7 +247,12 @@ impl Client {
         priority: usize,
     ) -> Result<(T, Oddities)> {
         let call = Call { endpoint, url: self.url(path, &[]), priority };
-        Ok(self.get(&call, rows::read_one)?.0)
+        let read = |text: &str, token: &Secret| {
+            let (one, mut oddities) = rows::read_one(text).map_err(|why| shown(&why, token))?;
+            oddities.show(|text| shown(text, token));
+            Ok((one, oddities))
+        };
+        Ok(self.get(&call, read)?.body)
     }
 
     fn url(&self, path: &str, query: &[(&str, &str)]) -> String {
@@ -227,86 +264,122 @@ impl Client {
         url
     }
 
-    /// Renews the grant to prove that it can be; `None` when there is but an access token.
+    /// Refreshes the tokens to prove that it works; `None` when there is only an access token.
     pub(crate) fn prove(&self) -> Result<Option<Scopes>> {
         self.auth.prove()
     }
 
-    /// What `read` makes of an answer's body, with the body's size in bytes and the service's time; tried again for what
-    /// passes by itself. `read` answers with a text where a body is a failed call in spite of its status.
+    /// Makes a call until it succeeds or retries make no sense. `read` parses the body of a 200, and returns in words
+    /// why it cannot: that too is retried. It is given the access token, which nothing from the body may show.
     fn get<B>(
         &self,
         call: &Call,
-        mut read: impl FnMut(&str) -> std::result::Result<B, String>,
-    ) -> Result<(B, usize, DateTime<Utc>)> {
-        let mut failures = 0;
+        mut read: impl FnMut(&str, &Secret) -> std::result::Result<B, String>,
+    ) -> Result<Received<B>> {
+        let mut retry = Retry::new(self.max_retries);
         let mut token = self.auth.bearer()?;
-        let mut renewed = false;
+        let mut is_renewed = false;
+        let mut large_body = None;
         loop {
-            if !self.pace.take_place(call.priority) {
-                let limit = self.max_requests.unwrap_or_default();
-                return Err(Error::Quota(format!(
-                    "max_requests ({limit}) are used up; run again with the last STATE to go on"
-                )));
-            }
-            let (why, hold) = match self.call(call.endpoint, &call.url, &token) {
-                Err(Trouble { why, passes: false }) => return Err(Error::Failed(why)),
-                Err(Trouble { why, passes: true }) => (why, None),
-                Ok(answer) => match judge(answer.status, &answer.body) {
-                    Verdict::Good => {
-                        let at = self.date_of(&answer);
-                        let text = text::clean(answer.body);
-                        let outcome = read(&text);
-                        let size = text.len();
-                        self.buffers.give(text.into_bytes());
-                        match outcome {
-                            Ok(body) => return Ok((body, size, at)),
-                            Err(why) => (why + &answer.request_id, None),
-                        }
-                    }
-                    Verdict::Retry(why) => (why + &answer.request_id, answer.retry_after),
-                    Verdict::Throttled => {
-                        // "throttled" means all of this application's calls together.
-                        let pause = Duration::from_millis(1000 + fastrand::u64(..1000));
-                        self.pace.hold(answer.retry_after.unwrap_or(pause));
-                        ("429 throttled".into(), answer.retry_after)
-                    }
-                    Verdict::QuotaExceeded => {
-                        self.day_is_used_up(answer.date)?;
-                        token = self.auth.bearer()?;
-                        continue;
-                    }
-                    Verdict::Unauthorized(_) if !renewed => {
-                        renewed = true;
-                        log::debug!("{}: the access token was refused; getting another", call.endpoint);
-                        token = self.auth.other_than(&token)?;
-                        continue;
-                    }
-                    Verdict::Unauthorized(why) => {
-                        return Err(Error::Credentials(format!(
-                            "a fresh access token is refused as well ({why}): the application or its grant may have \
-                             been revoked, or api_url and auth_url do not belong together"
+            match self.attempt(call, &token, &mut large_body, &mut read) {
+                Ok(received) => return Ok(received),
+                Err(Failure::Final(e)) => return Err(e),
+                Err(Failure::Large) => {
+                    large_body = Some(self.large_body.lock().unwrap_or_else(PoisonError::into_inner));
+                }
+                Err(Failure::Quota(now)) => {
+                    self.day_is_used_up(now)?;
+                    token = self.auth.bearer()?;
+                }
+                Err(Failure::Token(_)) if !is_renewed => {
+                    is_renewed = true;
+                    log::debug!("{}: the access token was refused; getting another", call.endpoint);
+                    token = self.auth.other_than(&token)?;
+                }
+                Err(Failure::Token(why)) => {
+                    return Err(Error::Credentials(format!(
+                        "a fresh access token is refused as well ({why}): the application or its grant may have been \
+                         revoked, or api_url and auth_url do not belong together"
+                    )));
+                }
+                Err(Failure::Passing { why, hold }) => {
+                    large_body = None;
+                    let Decision::Wait(wait) = retry.after(hold) else {
+                        let attempts = match retry.failures() {
+                            1 => "1 attempt".to_owned(),
+                            n => format!("{n} attempts"),
+                        };
+                        return Err(Error::Failed(format!(
+                            "{why}; gave up after {attempts}. Run again later, with the last STATE if there is one"
                         )));
-                    }
-                    Verdict::Forbidden(why) => return Err(Error::Forbidden(why + &answer.request_id)),
-                    Verdict::NotFound(why) => return Err(Error::NotFound(why + &answer.request_id)),
-                    Verdict::Refused(why) => return Err(Error::Refused(why + &answer.request_id)),
-                    Verdict::Final(why) => return Err(Error::Failed(why + &answer.request_id)),
-                },
-            };
-            failures += 1;
-            if failures > self.max_retries {
-                return Err(Error::Failed(format!(
-                    "{why}; tries: {failures}. Run again later, with the last STATE if there is one"
-                )));
+                    };
+                    let asked = if hold.is_some() { ", as the service asks" } else { "" };
+                    log::warn!("{}: {why}; {retry} in {:.1} s{asked}", call.endpoint, wait.as_secs_f64());
+                    thread::sleep(wait);
+                }
             }
-            let wait = hold.unwrap_or_else(|| backoff(failures)).min(LONGEST_HOLD);
-            log::debug!("{}: {why}; next try in {:.1} s", call.endpoint, wait.as_secs_f64());
-            thread::sleep(wait);
         }
     }
 
-    /// The service's time of an answer; that of the run's first good one is the run's start.
+    /// One attempt: waits for the pace, makes the call, and says what the answer means.
+    fn attempt<'c, B>(
+        &'c self,
+        call: &Call,
+        token: &Secret,
+        large_body: &mut Option<MutexGuard<'c, ()>>,
+        read: &mut impl FnMut(&str, &Secret) -> std::result::Result<B, String>,
+    ) -> std::result::Result<Received<B>, Failure> {
+        if !self.pace.take_place(call.priority) {
+            let limit = self.max_requests.unwrap_or_default();
+            return Err(Failure::Final(Error::Quota(format!(
+                "max_requests ({limit}) is used up; run again with the last STATE to go on"
+            ))));
+        }
+        let answer = self.call(call.endpoint, &call.url, token, large_body)?;
+        let request_id = &answer.request_id;
+        let passing = |why: String, hold| Failure::Passing { why: why + request_id, hold };
+        Err(match judge(answer.status, answer.error_type.as_deref(), &answer.body, token) {
+            Verdict::Good => {
+                let at = self.date_of(&answer);
+                let text = text::clean(answer.body, token);
+                let size = text.len();
+                let body = read(&text, token);
+                self.buffers.give(text.into_bytes());
+                match body {
+                    Ok(body) => {
+                        self.has_answered.store(true, Ordering::Relaxed);
+                        return Ok(Received { body, size, at });
+                    }
+                    Err(why) => passing(why, None),
+                }
+            }
+            Verdict::Retry(why) => passing(why, answer.hold),
+            Verdict::Throttled => {
+                // The limit holds for all calls of the application together.
+                self.pace.hold(answer.hold.unwrap_or_else(|| Duration::from_millis(1000 + fastrand::u64(..1000))));
+                passing("429 throttled".into(), answer.hold)
+            }
+            Verdict::QuotaExceeded => Failure::Quota(answer.date),
+            Verdict::Unauthorized(why) => Failure::Token(why),
+            Verdict::Forbidden(why) => Failure::Final(Error::Forbidden(why + request_id)),
+            Verdict::NotFound(why) => Failure::Final(Error::NotFound(why + request_id + &self.doubt_api_url())),
+            Verdict::OutsideApi(why) => {
+                passing(why + &format!("; if it lasts, check api_url ({})", self.api_url), None)
+            }
+            Verdict::Refused(why) => Failure::Final(Error::Refused(why + request_id)),
+            Verdict::Final(why) => Failure::Final(Error::Failed(why + request_id)),
+        })
+    }
+
+    /// What to add to a 404: as long as no call has succeeded, the address may be wrong.
+    fn doubt_api_url(&self) -> String {
+        if self.has_answered.load(Ordering::Relaxed) {
+            return String::new();
+        }
+        format!("; check api_url ({}), since no call has succeeded yet", self.api_url)
+    }
+
+    /// The service's time of a good answer. That of the run's first one is the run's start.
     fn date_of(&self, answer: &Answer) -> DateTime<Utc> {
         let now = Utc::now();
         // A gateway whose clock is ahead must not move a bookmark into the future.
@@ -314,102 +387,135 @@ impl Client {
         answer.date.unwrap_or(now)
     }
 
-    /// One call over the wire, its body read to the end.
-    fn call(&self, what: &str, url: &str, token: &Secret) -> std::result::Result<Answer, Trouble> {
+    /// Makes a call and measures it.
+    fn call<'c>(
+        &'c self,
+        endpoint: &str,
+        url: &str,
+        token: &Secret,
+        large_body: &mut Option<MutexGuard<'c, ()>>,
+    ) -> std::result::Result<Answer, Failure> {
         let start = Instant::now();
-        let outcome = self.exchange(url, token);
+        let outcome = self.exchange(url, token, large_body);
         let (status, code) = match &outcome {
             Ok(answer) if answer.status < 300 => ("succeeded", answer.status),
             Ok(answer) => ("failed", answer.status),
             Err(_) => ("failed", 0),
         };
         timer(
+            Level::Debug,
             "http_request_duration",
             start.elapsed(),
-            &json!({"endpoint": what, "http_status_code": code, "status": status}),
+            &json!({"endpoint": endpoint, "http_status_code": code, "status": status}),
         );
         outcome
     }
 
-    fn exchange(&self, url: &str, token: &Secret) -> std::result::Result<Answer, Trouble> {
-        let response = self
-            .agent
-            .get(url)
-            .header("Authorization", format!("Bearer {}", token.expose()))
-            .call()
-            .map_err(|e| self.trouble(&e))?;
+    /// Sends the request and reads the answer to the end of its body.
+    fn exchange<'c>(
+        &'c self,
+        url: &str,
+        token: &Secret,
+        large_body: &mut Option<MutexGuard<'c, ()>>,
+    ) -> std::result::Result<Answer, Failure> {
+        let response =
+            self.agent.get(url).header("Authorization", format!("Bearer {}", token.expose())).call().map_err(|e| {
+                if has_not_left(&e) {
+                    self.pace.give_back();
+                }
+                self.network_failure(&e, token)
+            })?;
         let (parts, body) = response.into_parts();
         let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok());
-        // What the vendor's support asks for.
-        let request_id = header("x-amzn-requestid").map(|id| format!(" (request id {id})")).unwrap_or_default();
-        let retry_after = header("retry-after").and_then(|v| v.trim().parse().ok()).map(Duration::from_secs);
+        let request_id = header("x-amzn-requestid").map(|id| format!(" (request id {})", shown(id, token)));
         let date = header("date").and_then(|v| DateTime::parse_from_rfc2822(v).ok()).map(|d| d.to_utc());
-        let mut text = self.buffers.take();
+        let mut answer = Answer {
+            status: parts.status.as_u16(),
+            date,
+            hold: retry_after(&parts.headers),
+            error_type: header("x-amzn-errortype").map(str::to_owned),
+            request_id: request_id.unwrap_or_default(),
+            body: self.buffers.take(),
+        };
         let mut body = body.into_with_config().limit(LARGEST_BODY).reader();
-        body.read_to_end(&mut text).map_err(|e| match ureq::Error::from(e) {
+        body.by_ref().take(SMALL_BODY).read_to_end(&mut answer.body).map_err(|e| self.body_failure(e, token))?;
+        if answer.body.len() as u64 == SMALL_BODY && large_body.is_none() {
+            *large_body = match self.large_body.try_lock() {
+                Ok(guard) => Some(guard),
+                Err(TryLockError::Poisoned(e)) => Some(e.into_inner()),
+                // Waiting for it here could take longer than request_timeout, so the call is made again later.
+                Err(TryLockError::WouldBlock) => return Err(Failure::Large),
+            };
+        }
+        body.read_to_end(&mut answer.body).map_err(|e| self.body_failure(e, token))?;
+        Ok(answer)
+    }
+
+    fn body_failure(&self, e: io::Error, token: &Secret) -> Failure {
+        if e.kind() == io::ErrorKind::OutOfMemory {
+            let why = "not enough memory to read an answer; set a smaller page_size".into();
+            return Failure::Final(Error::Failed(why));
+        }
+        match ureq::Error::from(e) {
             ureq::Error::BodyExceedsLimit(_) => {
                 let why = format!("a body of over {} MB; set a smaller page_size", LARGEST_BODY >> 20);
-                Trouble { why, passes: true }
+                Failure::Passing { why, hold: None }
             }
-            other => self.trouble(&other),
-        })?;
-        // A refusal may echo what was sent.
-        let body = if parts.status.is_success() { text } else { without(text, token.expose()) };
-        Ok(Answer { status: parts.status.as_u16(), date, retry_after, request_id, body })
-    }
-
-    fn trouble(&self, e: &ureq::Error) -> Trouble {
-        if is_untrusted(e) {
-            return Trouble { why: untrusted_text(&self.origin, e), passes: false };
+            other => self.network_failure(&other, token),
         }
-        Trouble { why: format!("{}: {}", self.origin, network_text(e)), passes: true }
     }
 
-    /// 429 `quota_exceeded`: sleeps until the day turns, or ends the run.
+    fn network_failure(&self, e: &ureq::Error, token: &Secret) -> Failure {
+        if is_untrusted(e) {
+            return Failure::Final(Error::Failed(untrusted_text(&self.origin, e)));
+        }
+        Failure::Passing { why: format!("{}: {}", self.origin, shown(&network_text(e), token)), hold: None }
+    }
+
+    /// The daily quota is used up: ends the run, or sleeps until 00:00 UTC.
     fn day_is_used_up(&self, now: Option<DateTime<Utc>>) -> Result<()> {
         let answered = Instant::now();
         let now = now.unwrap_or_else(Utc::now);
         let midnight = (now.date_naive() + Days::new(1)).and_time(NaiveTime::MIN).and_utc();
         let left = midnight - now;
         let text = format!(
-            "the daily quota of the application is used up after {} calls of this run; the day turns at 00:00 UTC, in {} h {:02} min",
+            "the daily quota of the application is used up after {} calls of this run; it resets at 00:00 UTC, in {} h \
+             {:02} min",
             self.calls(),
             left.num_hours(),
             left.num_minutes() % 60
         );
-        match self.on_quota {
-            OnQuota::Stop => Err(Error::Quota(format!("{text}. Run again after that with the last STATE to go on"))),
-            OnQuota::Wait => {
-                let mut waited = self.waited.lock().unwrap_or_else(PoisonError::into_inner);
-                match &mut *waited {
-                    // Another call has waited for the same meanwhile.
-                    Some(last) if answered < last.ended => {}
-                    Some(last) if (TimeDelta::zero()..LATE.0).contains(&(now - last.midnight)) => {
-                        let wait = LATE.1.saturating_mul(2u32.saturating_pow(last.late)).min(LATE.2);
-                        log::info!(
-                            "the day has turned, but the daily quota is not back yet; next try in {} s",
-                            wait.as_secs()
-                        );
-                        thread::sleep(wait);
-                        last.late += 1;
-                        last.ended = Instant::now();
-                    }
-                    _ => {
-                        log::info!("{text}; waiting for it (on_quota: wait)");
-                        let until = Utc::now() + left + TimeDelta::seconds(5);
-                        // In small steps by the wall clock, since a machine may sleep meanwhile.
-                        while let Ok(rest) = (until - Utc::now()).to_std() {
-                            thread::sleep(rest.min(Duration::from_secs(30)));
-                        }
-                        *waited = Some(Waited { midnight, ended: Instant::now(), late: 0 });
-                    }
+        if self.on_quota == OnQuota::Stop {
+            return Err(Error::Quota(format!("{text}. Run again after that with the last STATE to go on")));
+        }
+        let mut waited = self.waited.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *waited {
+            // Another call has waited for the same reset meanwhile.
+            Some(last) if answered < last.ended => {}
+            Some(last) if (TimeDelta::zero()..LATE_RESET).contains(&(now - last.midnight)) => {
+                let wait = FIRST_LATE_WAIT.saturating_mul(2u32.saturating_pow(last.late)).min(LONGEST_LATE_WAIT);
+                log::info!(
+                    "it is past 00:00 UTC, but the daily quota is not reset yet; next try in {} s",
+                    wait.as_secs()
+                );
+                thread::sleep(wait);
+                last.late += 1;
+                last.ended = Instant::now();
+            }
+            _ => {
+                log::info!("{text}; waiting for it (on_quota: wait)");
+                let until = Utc::now() + left + TimeDelta::seconds(5);
+                // In small steps by the wall clock, since the machine may be suspended meanwhile.
+                while let Ok(rest) = (until - Utc::now()).to_std() {
+                    thread::sleep(rest.min(Duration::from_secs(30)));
                 }
-                Ok(())
+                *waited = Some(Waited { midnight, ended: Instant::now(), late: 0 });
             }
         }
+        Ok(())
     }
 
-    /// Where a next link leads, byte for byte: cursors come in forms that any rebuilding would break.
+    /// The address of a next link, byte for byte: cursors come in forms that rebuilding would break.
     fn resolve(&self, href: &str) -> Result<String> {
         if href.starts_with('/') && !href.starts_with("//") {
             return Ok(format!("{}{href}", self.origin));
@@ -417,21 +523,50 @@ impl Client {
         match href.strip_prefix(&self.origin) {
             Some(rest) if rest.starts_with('/') => Ok(href.to_owned()),
             _ => Err(Error::Failed(format!(
-                "a next link leads away from {}; it was not followed, and the token not sent there",
+                "a next link leads away from {}; it was not followed, and the token was not sent there",
                 self.origin
             ))),
         }
     }
 }
 
-/// A body in which a secret does not stand.
-fn without(body: Vec<u8>, secret: &str) -> Vec<u8> {
-    let text = String::from_utf8_lossy(&body);
-    if !secret.is_empty() && text.contains(secret) { text.replace(secret, "***").into_bytes() } else { body }
+/// Whether a call failed before there was a connection. The service has not seen it, so it counts against no quota.
+fn has_not_left(e: &ureq::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, Other, TimedOut, UnexpectedEof, WouldBlock};
+    match e {
+        ureq::Error::HostNotFound
+        | ureq::Error::ConnectionFailed
+        | ureq::Error::ConnectProxyFailed(_)
+        | ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => true,
+        // A connection ends in one of these. Everything else, such as a failed name lookup, prevents one.
+        ureq::Error::Io(io) => {
+            let ended = [BrokenPipe, ConnectionAborted, ConnectionReset, Other, TimedOut, UnexpectedEof, WouldBlock];
+            is_untrusted(e) || !ended.contains(&io.kind())
+        }
+        e => is_untrusted(e),
+    }
 }
 
 /// The rows of a page that can be used.
 #[cfg(test)]
 pub(crate) fn read_rows<T: Row>(page: &str) -> Vec<T> {
     rows::read(page).ok().and_then(|body| body.rows).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_call_that_may_have_arrived_counts() {
+        let io = |kind| ureq::Error::Io(io::Error::from(kind));
+        // Too many open files.
+        assert!(has_not_left(&ureq::Error::Io(io::Error::from_raw_os_error(24))));
+        assert!(has_not_left(&io(io::ErrorKind::ConnectionRefused)));
+        assert!(has_not_left(&ureq::Error::HostNotFound));
+        assert!(has_not_left(&ureq::Error::Timeout(ureq::Timeout::Connect)));
+        assert!(!has_not_left(&io(io::ErrorKind::ConnectionReset)));
+        assert!(!has_not_left(&io(io::ErrorKind::UnexpectedEof)));
+        assert!(!has_not_left(&ureq::Error::Timeout(ureq::Timeout::Global)));
+    }
 }

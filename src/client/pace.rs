@@ -1,6 +1,6 @@
 //! How fast and how much: the spacing of calls, their count, the waits.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,13 @@ use crate::quota::CallCount;
 
 /// Spaces calls evenly, so that no sliding second holds more than the pace.
 ///
-/// The window behind the service's "4 per second" is not documented; even spacing keeps every kind of window.
-/// The 3 % on top are for what a call's way to the service varies: 30 ms between the first and the fifth.
+/// The window behind the service's "4 per second" is not documented; even spacing keeps every kind of window. The 3.2 %
+/// on top are for what a call's way to the service varies: 32 ms between the first and the fifth. A call that leaves late,
+/// since its thread woke up late, holds back the fifth after it and not all that follow.
 pub(super) struct Pace {
     spacing: Duration,
+    /// How many calls a second may hold.
+    a_second: u32,
     queue: Mutex<Queue>,
     /// A place was taken: another is first.
     moved: Condvar,
@@ -23,6 +26,8 @@ pub(super) struct Pace {
 struct Queue {
     /// When the next may leave.
     next: Instant,
+    /// When the last ones left, as many as a second may hold; the latest is the last.
+    left: VecDeque<Instant>,
     /// The turn of each and when it came, which decides among those of one turn.
     waiting: BTreeSet<(usize, u64)>,
     came: u64,
@@ -31,8 +36,9 @@ struct Queue {
 impl Pace {
     pub(super) fn new(per_second: f64, limit: Option<u64>) -> Pace {
         Pace {
-            spacing: Duration::from_secs_f64(1.03 / per_second),
-            queue: Mutex::new(Queue { next: Instant::now(), waiting: BTreeSet::new(), came: 0 }),
+            spacing: Duration::from_secs_f64(1.032 / per_second),
+            a_second: whole(per_second),
+            queue: Mutex::new(Queue { next: Instant::now(), left: VecDeque::new(), waiting: BTreeSet::new(), came: 0 }),
             moved: Condvar::new(),
             calls: CallCount::default(),
             limit,
@@ -47,6 +53,7 @@ impl Pace {
     /// one of the lowest turn is the first to leave.
     pub(super) fn take_place(&self, turn: usize) -> bool {
         let mut queue = self.lock();
+        let came = Instant::now();
         let place = (turn, queue.came);
         queue.came += 1;
         queue.waiting.insert(place);
@@ -68,12 +75,23 @@ impl Pace {
         };
         queue.waiting.remove(&place);
         if leaves {
-            // Whoever wakes late pushes all behind back, so that no two leave together.
-            queue.next = Instant::now() + self.spacing;
+            // Time in which nobody called is not made up for, only time in which a thread did not wake up.
+            let due = queue.next.max(came);
+            queue.left.push_back(Instant::now());
+            queue.next = due + self.spacing;
+            if queue.left.len() == self.a_second as usize {
+                let first = queue.left.pop_front().expect("there is one");
+                queue.next = queue.next.max(first + self.spacing * self.a_second);
+            }
             self.calls.add();
         }
         self.moved.notify_all();
         leaves
+    }
+
+    /// Uncounts a call that could not connect: the service has not seen it.
+    pub(super) fn give_back(&self) {
+        self.calls.take_back();
     }
 
     /// Nobody calls for this long: the service said that all together are too fast.
@@ -96,6 +114,12 @@ impl Pace {
     pub(super) fn call_count(&self) -> CallCount {
         self.calls.clone()
     }
+}
+
+/// The calls that a second may hold, at least one.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "floored, and `as` saturates")]
+fn whole(per_second: f64) -> u32 {
+    (per_second.floor() as u32).max(1)
 }
 
 #[cfg(test)]

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use super::rows::{self, Body, Envelope, Oddities, Row};
-use super::{Call, Client, judge};
+use super::text::shown;
+use super::{Call, Client, Received, judge};
 use crate::error::{Error, Result};
+use crate::secret::Secret;
 use crate::timestamp::stamp;
 
 /// One page of a listing.
@@ -17,12 +19,12 @@ pub(crate) struct Page<T> {
     pub(crate) count: Option<u64>,
     /// The contact that a report is about, where the service names it.
     pub(crate) contact_id: Option<Box<str>>,
-    /// When it was read, as `time_extracted` has it.
+    /// When it was read, by this machine's clock: the `time_extracted` of its records.
     pub(crate) extracted: String,
-    /// The same by the service's clock.
+    /// When it was read, by the service's clock.
     pub(crate) at: DateTime<Utc>,
     pub(crate) oddities: Oddities,
-    /// Size of the body in bytes, which what the rows take in memory grows with.
+    /// The size of the body in bytes, a measure of the memory that the rows take.
     pub(crate) weight: usize,
     next: Option<String>,
 }
@@ -33,12 +35,15 @@ impl<T> Page<T> {
     }
 }
 
-/// An iterator over the pages of a listing; ends after the first error.
+/// An iterator over the pages of a listing. It ends after the first error.
 pub(crate) struct Pages<T> {
     client: Arc<Client>,
-    /// The call for the page handed out last, or for the first one.
+    /// The call of the last page returned, or of the first one.
     call: Call,
+    /// The call for the page before that.
+    before: Option<Call>,
     next: Option<String>,
+    /// The addresses asked for so far: a next link that leads back to one would go round for ever.
     seen: HashSet<String>,
     rows: std::marker::PhantomData<fn() -> T>,
 }
@@ -46,14 +51,27 @@ pub(crate) struct Pages<T> {
 impl<T: Row> Pages<T> {
     pub(super) fn new(client: &Arc<Client>, call: Call) -> Pages<T> {
         let next = Some(call.url.clone());
-        Pages { client: Arc::clone(client), call, next, seen: HashSet::new(), rows: std::marker::PhantomData }
+        Pages {
+            client: Arc::clone(client),
+            call,
+            before: None,
+            next,
+            seen: HashSet::new(),
+            rows: std::marker::PhantomData,
+        }
     }
 
-    /// The page handed out last, as it is now.
+    /// Reads the last page returned once more.
     pub(crate) fn again(&mut self) -> Result<Page<T>> {
         let page = read_page(&self.client, &self.call, self.seen.len() <= 1)?;
         self.next.clone_from(&page.next);
         Ok(page)
+    }
+
+    /// The page before the one handed out last, as it is now; `None` for a first page.
+    pub(crate) fn previous(&self) -> Option<Result<Page<T>>> {
+        let call = self.before.as_ref()?;
+        Some(read_page(&self.client, call, self.seen.len() <= 2))
     }
 }
 
@@ -61,7 +79,11 @@ impl<T: Row> Iterator for Pages<T> {
     type Item = Result<Page<T>>;
 
     fn next(&mut self) -> Option<Result<Page<T>>> {
-        self.call.url = self.next.take()?;
+        let url = self.next.take()?;
+        let before = std::mem::replace(&mut self.call.url, url);
+        if !self.seen.is_empty() {
+            self.before = Some(Call { url: before, ..self.call.clone() });
+        }
         if !self.seen.insert(self.call.url.clone()) {
             return Some(Err(Error::Failed("a next link leads back to a page already read".into())));
         }
@@ -69,24 +91,25 @@ impl<T: Row> Iterator for Pages<T> {
     }
 }
 
-/// One page; `is_first` where no next link led to it.
+/// Reads one page; `is_first` where no next link led to it.
 pub(super) fn read_page<T: Row>(client: &Client, call: &Call, is_first: bool) -> Result<Page<T>> {
-    let mut lacked = 0;
-    let (body, weight, at) = client.get(call, |text| {
+    let read = |text: &str, token: &Secret| {
         let mut body: Body<T> = rows::read(text).map_err(|e| {
             // The error's own text may show a value.
             format!("200 response that is not a page of {}: line {}, column {}", T::ROWS, e.line(), e.column())
         })?;
-        if body.rows.is_none() {
-            if !judge::lack_means_none(&body.envelope, is_first, lacked) {
-                lacked += 1;
-                return Err(format!("200 response without \"{}\"", T::ROWS));
-            }
-            body.rows = Some(Vec::new());
+        if body.rows.is_none() && !judge::lack_means_none(&body.envelope, is_first) {
+            return Err(format!("200 response without \"{}\"", T::ROWS));
         }
+        body.oddities.show(|text| shown(text, token));
         Ok(body)
-    })?;
-    let Body { rows, envelope, oddities } = body;
+    };
+    let mut received = client.get(call, read)?;
+    if received.body.rows.is_none() {
+        log::debug!("{}: 200 response without \"{}\"; asking once more", call.endpoint, T::ROWS);
+        received = client.get(call, read)?;
+    }
+    let Received { body: Body { rows, envelope, oddities }, size: weight, at } = received;
     let rows = rows.unwrap_or_default();
     if let Some(why) = oddities.why_left_out.as_ref().filter(|_| rows.is_empty()) {
         return Err(Error::Failed(format!(

@@ -1,8 +1,8 @@
-//! One body of a listing to typed rows: parsed once, in the worker that fetched it.
+//! The body of a listing's page, parsed into typed rows.
 //!
-//! A page whose rows are all as their type expects takes one pass. Where one is not, the page is parsed again as plain
-//! JSON, and each row is mended by the schema of its type: a value that its field cannot hold becomes null, and a row
-//! without a usable key is left out. Both are noted, never dropped without a word.
+//! Usually every row fits its type, and one pass is enough. If one does not, the page is parsed again as plain JSON, and
+//! each row is repaired by the schema of its type: a value that its field cannot hold becomes null, and a row without a
+//! usable key is left out. Both are noted for a warning.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,13 +19,13 @@ use crate::schema;
 
 /// A row of a listing.
 pub(crate) trait Row: DeserializeOwned + JsonSchema + Send + 'static {
-    /// The member of a body that holds the rows.
+    /// The member of the body that holds the rows.
     const ROWS: &'static str;
-    /// Whether the type names every field that the service is known to send, so that others are worth a warning.
+    /// Whether the type has every field that the service is known to send, so that others are worth a warning.
     const IS_WHOLE: bool;
 }
 
-/// What one body says.
+/// A parsed body.
 #[derive(Debug)]
 pub(super) struct Body<T> {
     /// `None` where the body lacks the member, or it is null.
@@ -37,11 +37,11 @@ pub(super) struct Body<T> {
 /// What stands beside the rows.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Envelope {
-    /// How many rows the whole listing has, by the service's own count.
+    /// How many rows the whole listing has, by the service's own count. The largest of several.
     pub(super) count: Option<u64>,
     /// The contact that a report is about.
     pub(super) contact_id: Option<Box<str>>,
-    /// Where the next page is.
+    /// The link to the next page.
     pub(super) next: Option<String>,
     /// Whether there is a member that no listing is known to have.
     pub(super) has_others: bool,
@@ -50,31 +50,40 @@ pub(super) struct Envelope {
 /// What was odd about the rows of a page.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Oddities {
-    /// Fields that the type does not know, such as `email_address.foo`.
+    /// Fields that the type does not have, such as `email_address.foo`; at most 1,000 of a page.
     pub(crate) unknown: BTreeSet<String>,
     /// Fields with a value that they cannot hold, each with the first record that had one.
     pub(crate) unreadable: BTreeMap<String, String>,
-    /// How many rows were left out for want of a usable key.
+    /// How many rows were left out because they lack a usable key.
     pub(crate) left_out: u64,
-    /// Why the first of those was, and what its other keys are.
+    /// The first of those by its other keys, and what it lacks.
     pub(crate) why_left_out: Option<String>,
 }
 
-/// More distinct unknown fields than this on one page are not told apart.
+impl Oddities {
+    /// Replaces everything that came from the service by what may be shown of it.
+    pub(super) fn show(&mut self, shown: impl Fn(&str) -> String) {
+        self.unknown = self.unknown.iter().map(|name| shown(name)).collect();
+        self.unreadable.values_mut().for_each(|record| *record = shown(record));
+        self.why_left_out = self.why_left_out.as_deref().map(shown);
+    }
+}
+
+/// How many unknown fields of a page are noted; a hostile page could have millions.
 const MOST_UNKNOWN: usize = 1000;
 
-/// Reads a body; an error means that it is no listing, or cut short.
+/// Parses a body. An error means that it is not a listing, or that it is cut short.
 pub(super) fn read<T: Row>(text: &str) -> serde_json::Result<Body<T>> {
     let mut unknown = BTreeSet::new();
     match body(T::ROWS, text, TypedRow { unknown: &mut unknown, row: PhantomData }) {
         Ok((envelope, rows)) => Ok(Body { rows, envelope, oddities: Oddities { unknown, ..Oddities::default() } }),
-        Err(e) if e.is_data() => mended(text),
+        Err(e) if e.is_data() => repaired(text),
         Err(e) => Err(e),
     }
 }
 
-/// The same for a body with a row that does not parse.
-fn mended<T: Row>(text: &str) -> serde_json::Result<Body<T>> {
+/// Parses a body with rows that do not fit their type.
+fn repaired<T: Row>(text: &str) -> serde_json::Result<Body<T>> {
     let (envelope, plain) = body(T::ROWS, text, PlainRow)?;
     let mut oddities = Oddities::default();
     let Some(plain) = plain else { return Ok(Body { rows: None, envelope, oddities }) };
@@ -82,7 +91,7 @@ fn mended<T: Row>(text: &str) -> serde_json::Result<Body<T>> {
     let mut rows = Vec::with_capacity(plain.len());
     for row in plain {
         let mut unknown = BTreeSet::new();
-        match mended_row(row, &schema, &mut oddities, &mut unknown) {
+        match repaired_row(row, &schema, &mut oddities, &mut unknown) {
             Ok(row) => {
                 rows.push(row);
                 if T::IS_WHOLE && oddities.unknown.len() < MOST_UNKNOWN {
@@ -98,8 +107,8 @@ fn mended<T: Row>(text: &str) -> serde_json::Result<Body<T>> {
     Ok(Body { rows: Some(rows), envelope, oddities })
 }
 
-/// A row whose values that no field can hold are null; the error names the row and the keys that it lacks.
-fn mended_row<T: DeserializeOwned>(
+/// A row in which the values that no field can hold are null. The error names the row and the keys that it lacks.
+fn repaired_row<T: DeserializeOwned>(
     mut row: Value,
     schema: &Value,
     oddities: &mut Oddities,
@@ -108,7 +117,7 @@ fn mended_row<T: DeserializeOwned>(
     let name = name_of(&row, schema);
     let why = unusable_keys(&row, schema);
     let mut nulled = BTreeSet::new();
-    mend(&mut row, schema, "", &mut nulled);
+    repair(&mut row, schema, "", &mut nulled);
     let row = serde_ignored::deserialize::<_, _, Object<T>>(row, |path| note(unknown, &path));
     let Object(row) = row.map_err(|_| format!("{name}: {why}"))?;
     for field in nulled {
@@ -117,13 +126,13 @@ fn mended_row<T: DeserializeOwned>(
     Ok(row)
 }
 
-/// Reads a body that is one object, with the leniency of a row; fields that the type does not name are left alone.
+/// Parses a body that is one object, as leniently as a row. Fields that the type does not have are not noted.
 pub(super) fn read_one<T: DeserializeOwned + JsonSchema>(text: &str) -> Result<(T, Oddities), String> {
     let mut oddities = Oddities::default();
     let row = match serde_json::from_str::<Object<T>>(text) {
         Err(e) if e.is_data() => {
             let row = serde_json::from_str(text).map_err(|e| unreadable(&e))?;
-            mended_row(row, &schema::of::<T>(), &mut oddities, &mut BTreeSet::new())
+            repaired_row(row, &schema::of::<T>(), &mut oddities, &mut BTreeSet::new())
                 .map_err(|why| format!("200 response of an unexpected form ({why})"))?
         }
         row => row.map_err(|e| unreadable(&e))?.0,
@@ -131,8 +140,8 @@ pub(super) fn read_one<T: DeserializeOwned + JsonSchema>(text: &str) -> Result<(
     Ok((row, oddities))
 }
 
-/// The error's own text may show a value.
-fn unreadable(e: &serde_json::Error) -> String {
+/// Says where a body cannot be parsed. The error's own text may show a value.
+pub(super) fn unreadable(e: &serde_json::Error) -> String {
     format!("200 response of an unexpected form: line {}, column {}", e.line(), e.column())
 }
 
@@ -147,7 +156,7 @@ fn body<'de, R: ReadRow<'de>>(
     Ok(body)
 }
 
-/// A row by those of its key fields that it has, such as `contact_id=71600990-…`.
+/// Names a row by the key fields that it has, such as `contact_id=71600990-…`.
 fn name_of(row: &Value, schema: &Value) -> String {
     let fields = schema["properties"].as_object().into_iter().flatten();
     let keys = fields.filter(|(_, schema)| is_key(schema)).filter_map(|(name, _)| match &row[name] {
@@ -159,7 +168,7 @@ fn name_of(row: &Value, schema: &Value) -> String {
     if name.is_empty() { "a row without keys".into() } else { name }
 }
 
-/// Which key fields a row lacks, or has with a value that cannot be a key.
+/// Says which key fields of a row are missing or cannot be a key.
 fn unusable_keys(row: &Value, schema: &Value) -> String {
     if !row.is_object() {
         return "not a JSON object".into();
@@ -182,20 +191,20 @@ fn is_key(schema: &Value) -> bool {
     schema["type"][0] != "null"
 }
 
-/// Sets every value to null that its field cannot hold; the paths of these fields go to `nulled`.
-fn mend(value: &mut Value, schema: &Value, path: &str, nulled: &mut BTreeSet<String>) {
+/// Sets every value to null that its field cannot hold, and adds the paths of these fields to `nulled`.
+fn repair(value: &mut Value, schema: &Value, path: &str, nulled: &mut BTreeSet<String>) {
     match (&mut *value, &schema["properties"], &schema["items"]) {
         (Value::Null, ..) => {}
         (Value::Object(map), Value::Object(properties), _) => {
             for (name, schema) in properties {
                 let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
                 if let Some(value) = map.get_mut(name).filter(|_| !is_key(schema)) {
-                    mend(value, schema, &path, nulled);
+                    repair(value, schema, &path, nulled);
                 }
             }
         }
         (Value::Array(items), _, Value::Object(_)) => {
-            items.iter_mut().for_each(|item| mend(item, &schema["items"], path, nulled));
+            items.iter_mut().for_each(|item| repair(item, &schema["items"], path, nulled));
         }
         (value, ..) if !fits(value, schema) => {
             *value = Value::Null;
@@ -219,7 +228,7 @@ fn fits(value: &Value, schema: &Value) -> bool {
     }
 }
 
-/// Notes a field without the positions in lists: `notes.3.foo` is `notes.foo`.
+/// Notes an unknown field, without positions in lists: `notes.3.foo` is `notes.foo`.
 fn note(unknown: &mut BTreeSet<String>, path: &serde_ignored::Path) {
     use serde_ignored::Path;
     if unknown.len() >= MOST_UNKNOWN {
@@ -244,13 +253,13 @@ fn note(unknown: &mut BTreeSet<String>, path: &serde_ignored::Path) {
     unknown.insert(names.join("."));
 }
 
-/// How the elements of the rows member are read.
+/// How to parse one row.
 trait ReadRow<'de> {
     type Row;
     fn row<D: Deserializer<'de>>(&mut self, d: D) -> Result<Self::Row, D::Error>;
 }
 
-/// Rows as their type, with the fields that it does not know.
+/// Parses rows as their type, and notes the fields that it does not have.
 struct TypedRow<'u, T> {
     unknown: &'u mut BTreeSet<String>,
     row: PhantomData<T>,
@@ -269,7 +278,7 @@ impl<'de, T: Row> ReadRow<'de> for TypedRow<'_, T> {
     }
 }
 
-/// Rows as plain JSON.
+/// Parses rows as plain JSON.
 struct PlainRow;
 
 impl<'de> ReadRow<'de> for PlainRow {
@@ -296,7 +305,7 @@ impl<'de, R: ReadRow<'de>> Visitor<'de> for BodyVisitor<R> {
         let (mut envelope, mut rows) = (Envelope::default(), None);
         while let Some(name) = map.next_key::<Cow<str>>()? {
             match &*name {
-                // A second one would take the place of the first and its rows.
+                // A second list of rows would replace the first.
                 name if name == self.rows && rows.is_some() => return Err(A::Error::duplicate_field(self.rows)),
                 name if name == self.rows => rows = map.next_value_seed(RowsSeed(&mut self.row))?,
                 // A last page has no `_links`, an empty or null one, or a null `href`.
@@ -306,7 +315,8 @@ impl<'de, R: ReadRow<'de>> Visitor<'de> for BodyVisitor<R> {
                     map.next_value::<IgnoredAny>()?;
                 }
                 name if name.ends_with("_count") => {
-                    envelope.count = map.next_value::<Integer>()?.0.and_then(|count| count.try_into().ok());
+                    let count = map.next_value::<Integer>()?.0.and_then(|count| count.try_into().ok());
+                    envelope.count = envelope.count.max(count);
                 }
                 _ => {
                     envelope.has_others = true;
@@ -441,6 +451,12 @@ mod tests {
     }
 
     #[test]
+    fn of_several_counts_the_largest_is_believed() {
+        assert_eq!(things(r#"{"things_count":7,"deleted_count":0}"#).envelope.count, Some(7));
+        assert_eq!(things(r#"{"things_count":-1,"deleted_count":null}"#).envelope.count, None);
+    }
+
+    #[test]
     fn what_is_no_listing_is_an_error() {
         for text in [
             "",
@@ -488,6 +504,26 @@ mod tests {
     fn unknown_fields_are_named_by_their_path() {
         let body = things(r#"{"things":[{"thing_id":"1","odd":{"a":1},"parts":[{"size":1},{"odder":2}]}]}"#);
         assert_eq!(body.oddities.unknown.into_iter().collect::<Vec<_>>(), ["odd", "parts.odder"]);
+    }
+
+    #[test]
+    fn a_page_notes_a_bounded_number_of_unknown_fields() {
+        let fields: Vec<String> = (0..3000).map(|n| format!(r#""odd_{n}":1"#)).collect();
+        for size in ["1", "[]"] {
+            // The second row does not fit its type.
+            let text =
+                format!(r#"{{"things":[{{"thing_id":"1",{}}},{{"thing_id":"2","size":{size}}}]}}"#, fields.join(","));
+            assert_eq!(things(&text).oddities.unknown.len(), MOST_UNKNOWN, "{size}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_of_oddities_has_passed_the_filter() {
+        let mut oddities = things(r#"{"things":[{"thing_id":"1","a":1,"size":[]},{"name":"b"}]}"#).oddities;
+        oddities.show(|text| format!("<{text}>"));
+        assert_eq!(oddities.unknown, BTreeSet::from(["<a>".to_owned()]));
+        assert_eq!(oddities.unreadable, BTreeMap::from([("size".to_owned(), "<thing_id=1>".to_owned())]));
+        assert!(oddities.why_left_out.is_some_and(|why| why.starts_with("<a row without keys") && why.ends_with('>')));
     }
 
     #[test]

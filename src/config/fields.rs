@@ -1,56 +1,18 @@
 //! Deserializes single settings. The errors say what is allowed; the caller adds the setting's name and value.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, Utc};
 use chrono_tz::Tz;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use url::{Host, Url};
 use uuid::Uuid;
 
 use super::words::{ContactStatus, Subresource, Word};
+use crate::secret::Secret;
 use crate::window::local;
-
-/// A string that no log, error or panic may show.
-#[derive(Clone, PartialEq, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct Secret(String);
-
-impl Secret {
-    pub(crate) fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for Secret {
-    fn from(text: String) -> Secret {
-        Secret(text)
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl JsonSchema for Secret {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Secret".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "secret": true, "writeOnly": true})
-    }
-}
 
 /// A time to wait, written as a number of seconds.
 pub(super) fn seconds<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
@@ -69,7 +31,7 @@ pub(super) fn key<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::
 }
 
 pub(super) fn access_token<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Secret>, D::Error> {
-    Ok(key(d)?.map(Secret))
+    Ok(key(d)?.map(Secret::from))
 }
 
 pub(super) fn user_agent<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {

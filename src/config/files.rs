@@ -118,7 +118,7 @@ pub(crate) fn command(configs: &[String], arguments: &str) -> String {
 }
 
 /// An argument that a shell takes as it is.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:@%,".contains(c);
     if text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
@@ -228,7 +228,7 @@ impl Kind {
             Some(Kind::Catalog)
         } else if first["bookmarks"].is_object() {
             Some(Kind::State)
-        } else if has("config_refresh_token") || (has("expires_at") && has("refresh_token")) {
+        } else if has("superseded") && has("refresh_token") {
             Some(Kind::Tokens)
         } else if ["client_id", "client_secret", "refresh_token", "access_token", "token_file"].into_iter().any(has) {
             Some(Kind::Config)
@@ -331,7 +331,7 @@ mod tests {
             (r#"{"type": "STATE", "value": {}}"#, Some(Kind::State)),
             ("{\"type\": \"STATE\", \"value\": {}}\n{\"type\": \"STATE\", \"value\": {}}", Some(Kind::Messages)),
             (r#"{"type": "SCHEMA", "stream": "a"}"#, Some(Kind::Messages)),
-            (r#"{"access_token": "a", "refresh_token": "b", "expires_at": null}"#, Some(Kind::Tokens)),
+            (r#"{"access_token": "a", "refresh_token": "b", "superseded": []}"#, Some(Kind::Tokens)),
             ("{}", None),
             ("[1]", None),
             ("{", None),

@@ -17,11 +17,12 @@ mod given;
 mod words;
 
 use crate::error::Result;
+use crate::secret::Secret;
 use crate::window::{Edge, ReportWindow};
 pub(crate) use coerce::{allowed, types};
 use fields::Start;
-pub(crate) use fields::{Secret, is_loopback};
-pub(crate) use files::{Kind, Source, command, json_error, read, read_as, sources, written_back};
+pub(crate) use fields::is_loopback;
+pub(crate) use files::{Kind, Source, command, json_error, quoted, read, read_as, sources, written_back};
 use given::Given;
 pub(crate) use words::{ActivityRoute, ActivityType, ContactStatus, OnQuota, Route, Subresource, Word, words};
 
@@ -152,9 +153,9 @@ pub(crate) struct Config {
     /// What each `--config` named: files, or `ENV`.
     #[serde(skip)]
     pub(crate) sources: Vec<String>,
-    /// The one of them that the refresh token came from.
+    /// The file that the refresh token came from, if it came from one.
     #[serde(skip)]
-    pub(crate) refresh_token_from: Option<String>,
+    pub(crate) refresh_token_file: Option<PathBuf>,
     /// Whether `activity_lookback_days` is the user's own: only then it narrows a report window.
     #[serde(skip)]
     pub(crate) is_lookback_set: bool,
@@ -197,7 +198,8 @@ impl Config {
         let mut config = given.deserialize()?;
         config.is_lookback_set = given.is_set("activity_lookback_days");
         config.sources = sources.iter().map(Source::argument).collect();
-        config.refresh_token_from = given.source_of("refresh_token").map(Source::argument);
+        config.refresh_token_file =
+            given.source_of("refresh_token").and_then(Source::file).map(|(path, _)| path.to_owned());
         config.start_date = config.start.map(|start| start.instant(config.timezone));
         if let Some(at) = config.start_date.filter(|at| *at > now) {
             given.refuse("start_date", format!("start_date is {at}, which is in the future"));
@@ -284,6 +286,11 @@ impl Config {
                 None
             }
         }
+    }
+
+    /// Whether no contact is left out for its status.
+    pub(crate) fn reads_all_contacts(&self) -> bool {
+        self.contact_status == [ContactStatus::All]
     }
 
     /// The command that logs in with these settings, to be pasted into a shell.

@@ -1,4 +1,4 @@
-//! `login`: a person's consent, in a browser here or on another device, turned into stored tokens.
+//! `login`: asks a person for consent, in a browser here or on another device, and stores the tokens that come of it.
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -16,20 +16,21 @@ use url::{Url, form_urlencoded};
 
 mod callback;
 
-use crate::auth::server::{self, Endpoint, OAuth, Refusal, Step};
-use crate::auth::store::{Store, Turn};
+use crate::auth::Lock;
+use crate::auth::server::{AuthServer, GrantType, ProtocolClient, Refusal};
+use crate::auth::store::{TokenStore, Tokens};
 use crate::cli::Login;
 use crate::client::Client;
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::logger::say;
 use crate::messages::Messages;
-use crate::signals::end_on_signals;
-use callback::{Answer, listen, read_pasted};
+use crate::signals::{Ending, end_on_signals};
+use callback::{Callback, listen, read_pasted};
 
 const SCOPES: [&str; 3] = ["contact_data", "campaign_data", "offline_access"];
 
-/// Gets a grant from a person and stores its tokens where a sync will find them.
+/// Gets consent from a person and stores the tokens where a sync will find them.
 ///
 /// # Errors
 /// `Credentials` when the consent or its code is refused, `Failed` when nobody answers.
@@ -39,71 +40,71 @@ pub(crate) fn login(
     options: &Login,
     messages: &Arc<Messages>,
 ) -> Result<()> {
-    let store = Store::new(config, config_file.clone());
-    let Some(place) = store.path().map(|path| path.display().to_string()) else {
+    let store = TokenStore::new(config, config_file.clone());
+    let Some(path) = store.path().map(|path| path.display().to_string()) else {
         return Err(Error::Usage("login needs --config FILE or the setting token_file, to store the tokens in".into()));
     };
     if options.device && config.client_secret.is_some() {
         return Err(Error::Usage(
-            "login --device is for applications of the device type, which have no client_secret: remove it from the \
-             config, or log in without --device"
+            "login --device is for applications of the device type, which have no client_secret: remove client_secret \
+             from the config, or log in without --device"
                 .into(),
         ));
     }
-    // Consent is not asked for before it is known that its fruit can be kept.
-    store.writable().map_err(|why| Error::Failed(format!("the tokens could not be stored: {why}")))?;
-    if !options.yes && still_works(config, config_file, messages)? && !may_replace(&place)? {
+    // Checked first, so that nobody gives consent for tokens that cannot be stored.
+    store.check_writable().map_err(|why| Error::Failed(format!("the tokens could not be stored: {why}")))?;
+    if !options.yes && still_works(config, config_file, messages)? && !may_replace(&path)? {
         say("The stored login was kept.");
         return Ok(());
     }
-    let login = Grant { endpoint: Endpoint::new(config), store, config, timeout: Duration::from_secs(options.timeout) };
-    let outcome = if options.device { login.on_a_device() } else { login.in_a_browser() };
-    outcome?;
-    say(&format!(
-        "Logged in; the tokens are in {place}. Next, see what this login may read:\n\n    \
-         tap-constant-contact --config FILE --test\n"
-    ));
+    let timeout = Duration::from_secs(options.timeout);
+    let flow = Flow { server: AuthServer::new(config)?, store, config, timeout };
+    if options.device { flow.on_a_device() } else { flow.in_a_browser() }?;
+    let test = config.login_command().replacen(" login", "", 1);
+    say(&format!("Logged in. The tokens are in {path}. Next, see what this login may read:\n\n    {test} --test\n"));
     Ok(())
 }
 
-/// Whether the tokens at hand open the API.
+/// Whether the API accepts the stored login.
 fn still_works(config: &Config, config_file: Option<PathBuf>, messages: &Arc<Messages>) -> Result<bool> {
-    // A login that is renewed to try it must not be lost to an impatient Ctrl-C.
+    // Trying it may renew it, and an impatient Ctrl-C must not lose the new tokens.
     let tried = Client::new(config, config_file).map(Arc::new).and_then(|client| {
-        end_on_signals(messages, &client, "")?;
+        let renewing = Arc::clone(&client);
+        end_on_signals(Ending::new(messages, move || renewing.is_renewing()))?;
         client.privileges()
     });
     match tried {
         Ok(_) | Err(Error::Forbidden(_) | Error::Quota(_)) => Ok(true),
-        // No tokens, a token file that cannot be read, or a grant that has ended: that is what a login is for.
+        // No tokens, a token file that cannot be read, or a login that has ended: a new login is the cure.
         Err(Error::Usage(_) | Error::Credentials(_)) => Ok(false),
         Err(e) => Err(e.context("the stored login could not be tried (--yes replaces it untried)")),
     }
 }
 
-fn may_replace(place: &str) -> Result<bool> {
+fn may_replace(path: &str) -> Result<bool> {
     if !io::stdin().is_terminal() {
-        return Err(Error::Usage(format!("the login stored in {place} still works: pass --yes to replace it")));
+        return Err(Error::Usage(format!("the login stored in {path} still works; pass --yes to replace it")));
     }
-    say(&format!("The login stored in {place} still works. Replace it? [y/N] "));
+    say(&format!("The login stored in {path} still works. Replace it? [y/N] "));
     let mut line = String::new();
     io::stdin().read_line(&mut line).map_err(|e| Error::Failed(format!("cannot read the answer: {e}")))?;
     Ok(["y", "yes"].contains(&line.trim().to_ascii_lowercase().as_str()))
 }
 
-struct Grant<'a> {
-    endpoint: Endpoint,
-    store: Store,
+/// One login, from the consent to the stored tokens.
+struct Flow<'a> {
+    server: AuthServer,
+    store: TokenStore,
     config: &'a Config,
     timeout: Duration,
 }
 
-impl Grant<'_> {
+impl Flow<'_> {
     fn in_a_browser(&self) -> Result<()> {
         let bad = |e| Error::Usage(format!("redirect_uri: {e}"));
         let redirect = Url::parse(&self.config.redirect_uri).map_err(bad)?;
         let client =
-            self.endpoint.oauth()?.set_redirect_uri(RedirectUrl::new(self.config.redirect_uri.clone()).map_err(bad)?);
+            self.server.protocol()?.set_redirect_uri(RedirectUrl::new(self.config.redirect_uri.clone()).map_err(bad)?);
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
         let (url, state) = client
             .authorize_url(CsrfToken::new_random)
@@ -113,12 +114,12 @@ impl Grant<'_> {
         let (to, answers) = mpsc::channel();
         match listen(&redirect, &to) {
             Ok(()) => say(&format!(
-                "Log in to Constant Contact and allow the access:\n\n    {url}\n\nIn a browser on another machine: paste \
-                 here the address that it ends on (it begins with {redirect}), and press Enter."
+                "Log in to Constant Contact and allow the access:\n\n    {url}\n\nIf your browser is on another machine, \
+                 paste the address that it ends on here (it begins with {redirect}), and press Enter."
             )),
             Err(why) => say(&format!(
-                "Log in to Constant Contact and allow the access:\n\n    {url}\n\nThen paste here the address that the \
-                 browser ends on (it begins with {redirect}), and press Enter; {why}."
+                "Log in to Constant Contact and allow the access:\n\n    {url}\n\nThen paste the address that the browser \
+                 ends on here (it begins with {redirect}), and press Enter. It cannot be received by itself: {why}."
             )),
         }
         open_browser(url.as_str());
@@ -130,8 +131,8 @@ impl Grant<'_> {
                 Err(RecvTimeoutError::Timeout) => return Err(Error::Failed(self.silence())),
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(Error::Failed(
-                        "stdin has ended, and the browser's answer cannot be listened for: run login where the address \
-                         can be pasted, or use a redirect_uri of this machine with a free port"
+                        "stdin has ended, and the browser's answer cannot be received by itself: run login where you can \
+                         paste the address, or use a redirect_uri of this machine with a free port"
                             .into(),
                     ));
                 }
@@ -140,11 +141,11 @@ impl Grant<'_> {
                 form_urlencoded::parse(answer.query.as_bytes()).find(|(k, _)| k == key).map(|(_, v)| v.into_owned())
             };
             if get("state").as_deref() != Some(state.secret()) {
-                log::warn!("an answer that is not this login's was ignored; still waiting");
+                log::warn!("ignored an answer that belongs to another login; still waiting");
                 show(
                     answer,
                     false,
-                    "This answer belongs to another login. Start over from the address that the tap shows.",
+                    "This answer belongs to another login. Start again from the address that the tap shows.",
                 );
                 continue;
             }
@@ -152,7 +153,7 @@ impl Grant<'_> {
                 (Some(code), None) => self.redeem(&client, code, verifier),
                 (_, error) => {
                     let (error, why) = (error.unwrap_or_default(), get("error_description").unwrap_or_default());
-                    Err(self.endpoint.refused(Step::Code, &Refusal::new(&error, &why, &[])))
+                    Err(self.server.refused(GrantType::AuthorizationCode, &Refusal::new(&error, &why, &[])))
                 }
             };
             match &outcome {
@@ -163,82 +164,84 @@ impl Grant<'_> {
         }
     }
 
-    /// The code for tokens. The turn is kept until they are stored.
-    fn redeem(&self, client: &OAuth, code: String, verifier: PkceCodeVerifier) -> Result<()> {
-        let turn = self.store.turn()?;
+    /// Exchanges the code for tokens, and stores them under the same lock.
+    fn redeem(&self, client: &ProtocolClient, code: String, verifier: PkceCodeVerifier) -> Result<()> {
+        let lock = self.store.lock()?;
         let code = client.exchange_code(AuthorizationCode::new(code)).set_pkce_verifier(verifier);
         let answer =
-            self.endpoint.ask::<_, BasicErrorResponse>(Step::Code, &|| Ok(turn.clone()), |http| code.request(&http))?;
-        self.keep(&turn, &answer)
+            self.server.ask::<_, BasicErrorResponse>(GrantType::AuthorizationCode, &|| Ok(lock.clone()), |http| {
+                code.request(&http)
+            })?;
+        self.save(lock.as_ref(), &answer)
     }
 
     fn on_a_device(&self) -> Result<()> {
-        let client = self.endpoint.oauth()?;
-        let turn = || self.store.turn();
+        let client = self.server.protocol()?;
+        let lock = || self.store.lock();
         let start = client
             .exchange_device_code()
             .add_scopes(SCOPES.map(|s| Scope::new(s.into())))
-            // The vendor's additions to the protocol.
+            // The vendor asks for these beyond the protocol.
             .add_extra_param("response_type", "code")
             .add_extra_param("state", CsrfToken::new_random().secret().to_owned());
         let device: StandardDeviceAuthorizationResponse =
-            self.endpoint.ask::<_, BasicErrorResponse>(Step::Device, &turn, |http| start.request(&http))?;
-        let whole = device.verification_uri_complete().map_or_else(String::new, |uri| {
-            format!("\nor open this, which brings the code along:\n\n    {}\n", uri.secret())
+            self.server.ask::<_, BasicErrorResponse>(GrantType::DeviceCode, &lock, |http| start.request(&http))?;
+        let with_code = device.verification_uri_complete().map_or_else(String::new, |uri| {
+            format!("\nor open this address, which includes the code:\n\n    {}\n", shown(uri.secret()))
         });
         say(&format!(
-            "On any device, open\n\n    {}\n\nand enter the code {}\n{whole}\nWaiting until it is confirmed.",
-            device.verification_uri().as_str(),
-            device.user_code().secret(),
+            "On any device, open\n\n    {}\n\nand enter the code {}\n{with_code}\nWaiting until it is confirmed.",
+            shown(device.verification_uri().as_str()),
+            shown(device.user_code().secret()),
         ));
         let time = device.expires_in().min(self.timeout);
-        // Between two calls the turn is free: a sync may run on the old login until the new one is there.
-        let answer = self.endpoint.ask::<_, DeviceCodeErrorResponse>(Step::Device, &turn, |http| {
+        // Each call takes the lock for itself, so that a sync can use the old login until the new one is stored.
+        let answer = self.server.ask::<_, DeviceCodeErrorResponse>(GrantType::DeviceCode, &lock, |http| {
             client.exchange_device_access_token(&device).request(&http, thread::sleep, Some(time))
         })?;
-        self.keep(&self.store.turn()?, &answer)
+        self.save(self.store.lock()?.as_ref(), &answer)
     }
 
-    /// Stores what the consent brought, and says what it lacks.
-    fn keep(&self, turn: &Turn, answer: &BasicTokenResponse) -> Result<()> {
+    /// Stores the tokens and warns of scopes that were not granted.
+    fn save(&self, lock: Option<&Lock>, answer: &BasicTokenResponse) -> Result<()> {
         if answer.refresh_token().is_none() {
             return Err(Error::Credentials(
-                "the grant came without a refresh token (scope offline_access), so it would end within a day; it was not \
+                "the server sent no refresh token (scope offline_access), so this login would end within a day; it was not \
                  stored. Allow offline_access in the application's settings, and log in again"
                     .into(),
             ));
         }
-        self.store.save(turn, &server::tokens(answer, None)).map_err(|why| {
-            Error::Failed(format!("the tokens could not be stored, and are lost: {why}; log in again"))
+        self.store.save(lock, &Tokens::from_answer(answer, None)).map_err(|why| {
+            Error::Failed(format!("the tokens could not be stored and are lost ({why}); log in again"))
         })?;
-        // Not told, they are the ones asked for.
+        // An answer without scopes means that all the requested ones were granted.
         if let Some(granted) = answer.scopes() {
             for scope in SCOPES.iter().filter(|scope| !granted.iter().any(|g| g.as_str() == **scope)) {
                 let lost = match *scope {
                     "contact_data" => "contact_lists, contacts and the contact reports",
                     "campaign_data" => "email_campaigns",
-                    _ => "a refresh token that lasts",
+                    _ => "anything once a day has passed",
                 };
-                log::warn!("the scope {scope} was not granted: this login may not read {lost}");
+                log::warn!("the scope {scope} was not granted, so this login may not read {lost}");
             }
         }
         Ok(())
     }
 
-    /// What may have happened when no answer came. The consent page shows such errors, and tells nobody else.
+    /// What may have gone wrong when no answer came. The consent page shows such errors to the browser only.
     fn silence(&self) -> String {
         format!(
-            "no answer came back within {} s (--timeout). If the browser shows an error: about the redirect URI, register \
-             {} for the application, letter by letter the same; about the client, check client_id; about the user or \
-             the access, the application may be private (since July 2026 new ones are), and only the user who created \
-             it can log in; about the grant or response type, the application is of the wrong type",
+            "no answer came within {} s (--timeout). If the browser shows an error about the redirect URI, register \
+             exactly {} for the application. If it is about the client, check client_id. If it is about the user or the \
+             access, the application may be private (since July 2026 new ones are), and only the user who created it can \
+             log in. If it is about the grant or response type, the application is of the wrong type",
             self.timeout.as_secs(),
             self.config.redirect_uri
         )
     }
 }
 
-fn show(answer: Answer, good: bool, text: &str) {
+fn show(answer: Callback, good: bool, text: &str) {
     if let Some(browser) = answer.browser {
         browser.show(good, text);
     }
@@ -249,8 +252,7 @@ fn sentence(text: &str) -> String {
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
-/// Opens the consent page where a browser has a screen to show it on; in a bare terminal it would be a text browser
-/// that takes the terminal over.
+/// Opens the consent page if there is a screen. Without one, a text browser would take over the terminal.
 fn open_browser(url: &str) {
     let screen =
         ["BROWSER", "DISPLAY", "WAYLAND_DISPLAY"].iter().any(|v| std::env::var_os(v).is_some_and(|v| !v.is_empty()));

@@ -1,7 +1,7 @@
 //! What the account has of campaigns: the listing, what the service counts for those sent, and details one by one.
 //! Each is fetched at most once a run, by whichever stream needs it first.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -14,17 +14,20 @@ use super::seen::{Seen, Sighting};
 use crate::client::{Client, Oddities, Row};
 use crate::config::Config;
 use crate::error::Result;
-use crate::fanout::Step;
+use crate::fanout::{self, Step};
 use crate::field::{Integer, Key, Text, Timestamp};
 use crate::id::Id;
 use crate::run::asked_from;
 
 /// What a run has learned of the account's campaigns.
 #[derive(Default)]
-pub(crate) struct Campaigns {
-    listing: Option<Arc<Listing>>,
+pub(crate) struct KnownCampaigns {
+    /// By the moment since which campaigns were updated; `None` lists all.
+    listings: HashMap<Option<DateTime<Utc>>, Arc<Listing>>,
     summaries: Option<Result<Arc<Summaries>>>,
     details: HashMap<Id, Result<Arc<EmailCampaign>>>,
+    /// The campaigns whose details the stream of campaigns will have asked for.
+    planned: HashSet<Id>,
 }
 
 /// The campaigns that `GET /emails` names.
@@ -87,14 +90,19 @@ impl Row for Summary {
     const IS_WHOLE: bool = true;
 }
 
-impl Campaigns {
-    /// All campaigns, the removed ones with them.
-    pub(super) fn listing(&mut self, client: &Arc<Client>, config: &Config) -> Result<Arc<Listing>> {
-        if let Some(known) = &self.listing {
+impl KnownCampaigns {
+    /// The campaigns updated since a moment, or all, the removed ones with them.
+    pub(super) fn listing(
+        &mut self,
+        client: &Arc<Client>,
+        config: &Config,
+        since: Option<DateTime<Utc>>,
+    ) -> Result<Arc<Listing>> {
+        if let Some(known) = self.listings.get(&since) {
             return Ok(Arc::clone(known));
         }
-        let listing = Arc::new(list(client, config, None)?);
-        self.listing = Some(Arc::clone(&listing));
+        let listing = Arc::new(list(client, config, since)?);
+        self.listings.insert(since, Arc::clone(&listing));
         Ok(listing)
     }
 
@@ -108,19 +116,64 @@ impl Campaigns {
         summaries
     }
 
-    /// The details of a campaign, or why the service refuses them, if they were asked for before.
-    pub(super) fn known_details(&self, id: &Id) -> Option<Result<Arc<EmailCampaign>>> {
-        self.details.get(id).cloned()
+    /// The details of a campaign, or why the service refuses them, if they were asked for.
+    pub(super) fn details_of(&self, id: &Id) -> Option<&Result<Arc<EmailCampaign>>> {
+        self.details.get(id)
+    }
+
+    /// Notes that the stream of campaigns will ask for the details of these, so that nobody else counts them.
+    pub(super) fn plan_details(&mut self, campaigns: impl Iterator<Item = Id>) {
+        self.planned.extend(campaigns);
+    }
+
+    /// Whether the details of a campaign cost the reports no call.
+    pub(super) fn has_or_plans_details(&self, id: &Id) -> bool {
+        self.details.contains_key(id) || self.planned.contains(id)
     }
 
     /// Remembers the details of a campaign, or that they are refused.
     pub(super) fn remember_details(&mut self, id: Id, details: Result<Arc<EmailCampaign>>) {
         self.details.insert(id, details);
     }
+
+    /// The campaigns whose details are known.
+    pub(super) fn detailed(&self) -> impl Iterator<Item = (&Id, &EmailCampaign)> {
+        self.details.iter().filter_map(|(id, details)| Some((id, &**details.as_ref().ok()?)))
+    }
+
+    /// Asks for the details of those campaigns that no one has asked about before.
+    ///
+    /// # Errors
+    /// What ends a run, or `Forbidden`. A campaign that the service does not know by its id is none.
+    pub(super) fn learn_details(&mut self, client: &Arc<Client>, campaigns: &[Id]) -> Result<()> {
+        let missing: Vec<Id> = campaigns.iter().filter(|id| !self.details.contains_key(id)).cloned().collect();
+        let (fetching, workers) = (Arc::clone(client), client.workers());
+        let fetch = move |priority: usize, id: &Id, push: &mut dyn FnMut(EmailCampaign) -> bool| {
+            push(details(&fetching, id, priority)?.0);
+            Ok(())
+        };
+        fanout::in_order(
+            missing,
+            workers,
+            |_| 1,
+            fetch,
+            |id, step| {
+                match step {
+                    Step::Item(details) => self.remember_details(id.clone(), Ok(Arc::new(details))),
+                    Step::End(Err(why)) if why.is_refusal() => self.remember_details(id.clone(), Err(why)),
+                    Step::End(outcome) => outcome?,
+                }
+                Ok(())
+            },
+        )?;
+        match campaigns.iter().find_map(|id| self.details.get(id)?.as_ref().err().filter(|why| why.is_forbidden())) {
+            Some(why) => Err(why.clone()),
+            None => Ok(()),
+        }
+    }
 }
 
-/// The campaigns updated since a moment, or all.
-pub(super) fn list(client: &Arc<Client>, config: &Config, since: Option<DateTime<Utc>>) -> Result<Listing> {
+fn list(client: &Arc<Client>, config: &Config, since: Option<DateTime<Utc>>) -> Result<Listing> {
     let (limit, after) = (config.page_size.to_string(), since.map(asked_from));
     let pages = move |client: &Arc<Client>, (): &(), priority| {
         let mut query = vec![("limit", limit.as_str())];
@@ -171,5 +224,5 @@ fn summaries(client: &Arc<Client>, config: &Config) -> Result<Summaries> {
 
 /// The details of one campaign: its row of the listing, with its activities. Unlike there, the status is in capitals.
 pub(super) fn details(client: &Client, id: &Id, priority: usize) -> Result<(EmailCampaign, Oddities)> {
-    client.one("email_campaign", &format!("/emails/{id}"), priority)
+    client.one("email_campaign", &format!("/emails/{}", id.in_path()), priority)
 }

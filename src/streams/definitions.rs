@@ -30,6 +30,14 @@ pub(super) struct Needed {
     pub(super) lists: bool,
 }
 
+impl Needed {
+    /// How many calls they take. `has_lists` where another stream reads the lists.
+    pub(super) fn calls(&self, has_lists: bool) -> u64 {
+        // Every run reads the listing of the e-mail lists; that of the SMS lists is one more.
+        u64::from(self.custom_fields) + u64::from(self.tags) + u64::from(self.lists && !has_lists)
+    }
+}
+
 /// The names of tags or lists by id.
 pub(crate) struct Names(HashMap<Box<str>, Text>);
 

@@ -15,24 +15,27 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::run::Run;
-use crate::stream::Stream;
+use crate::stream::{Needs, Stream};
 pub(crate) use contact_lists::Lists;
 pub(crate) use contacts::parse_and_write as parse_and_write_contacts;
 pub(crate) use definitions::Names;
-pub(crate) use reports::route::{Survey, full_read};
 
 /// A stream and how it is read.
 pub(crate) struct Source {
     pub(crate) stream: Stream,
     pub(crate) probe: Probe,
+    /// How many calls the read will make.
+    pub(crate) cost: fn(&mut Run, &mut Shared) -> Result<u64>,
     pub(crate) read: fn(&mut Run, &mut Shared) -> Result<()>,
 }
 
 /// What streams of one run learn from each other, so that nothing is asked for twice.
 #[derive(Default)]
 pub(crate) struct Shared {
-    pub(crate) survey: Survey,
+    pub(crate) reports: reports::Learnt,
     pub(crate) lists: Lists,
+    /// What the stream under way needs, where that is less than all that it may need.
+    pub(crate) needs: Option<&'static Needs>,
 }
 
 /// The cheap way to find out whether a stream may be read.
@@ -51,43 +54,49 @@ pub(crate) struct Found {
     pub(crate) campaigns: Option<u64>,
     /// The id of some contact.
     pub(crate) contact: Option<String>,
-    pub(crate) survey: Survey,
+    pub(crate) shared: Shared,
 }
 
 /// All streams in the order they are read.
 pub(crate) static ALL: [&Source; 5] =
     [&contact_lists::SOURCE, &contacts::SOURCE, &email_campaigns::SOURCE, &reports::SUMMARY, &reports::DETAILS];
 
-/// What a read of a stream from its start costs, in words; `None` where the service does not tell how much there is.
+/// What reading these streams will cost, in words. A stream that is refused costs nothing.
 ///
 /// # Errors
 /// What ends a run.
-pub(crate) fn cost_of_full_read(
-    client: &Arc<Client>,
-    config: &Config,
-    shared: &mut Shared,
-    stream: &str,
-) -> Result<Option<String>> {
-    let mut found = Found { survey: std::mem::take(&mut shared.survey), ..Found::default() };
-    let mut cost = || {
-        for source in ALL {
-            let is_asked_for = source.stream.name == stream;
-            match source.probe {
-                Probe::Listing(count) if is_asked_for => count(client, config, &mut found)?,
-                Probe::OfContact(_) if is_asked_for => {
-                    found.contacts = Some(contacts::count(client, config)?.0);
+pub(crate) fn plan(run: &mut Run, shared: &mut Shared, sources: &[&'static Source]) -> Result<String> {
+    // The first call of every run lists the account's lists.
+    let mut calls = 1;
+    let mut how_to_save = None;
+    for source in sources {
+        match (source.cost)(run, shared) {
+            Ok(cost) => {
+                calls += cost;
+                if source.stream.name == email_campaigns::SOURCE.stream.name {
+                    how_to_save = email_campaigns::how_to_save(run, cost);
                 }
-                _ => {}
             }
+            Err(Error::Forbidden(_)) => {}
+            Err(e) => return Err(e.context(source.stream.name)),
         }
-        full_read(client, config, &[stream], &mut found).map(Some)
-    };
-    let outcome = match cost() {
+    }
+    let cost = reports::cost(calls, run.config.requests_per_second);
+    let route = shared.reports.words().map(str::to_owned);
+    Ok([Some(cost), how_to_save, route].into_iter().flatten().collect::<Vec<_>>().join("; "))
+}
+
+/// What the read of a stream costs, in words; `None` where the service does not tell how much there is.
+///
+/// # Errors
+/// What ends a run.
+pub(crate) fn cost_of(run: &mut Run, shared: &mut Shared, source: &Source) -> Result<Option<String>> {
+    match (source.cost)(run, shared) {
+        Ok(0) => Ok(None),
+        Ok(calls) => Ok(Some(reports::cost(calls, run.config.requests_per_second))),
         Err(Error::Forbidden(_) | Error::Refused(_) | Error::NotFound(_)) => Ok(None),
-        outcome => outcome,
-    };
-    shared.survey = found.survey;
-    outcome
+        Err(e) => Err(e),
+    }
 }
 
 #[cfg(test)]
@@ -136,7 +145,9 @@ mod tests {
             serde_json::from_str(r#"{"campaign_activity_id":"a","em_opens":"2","start_on":"2026-01-02"}"#).unwrap();
         row.contact_id = Key::from("c");
         let out = serde_json::to_string(&row).unwrap();
-        assert!(out.starts_with(r#"{"contact_id":"c","campaign_activity_id":"a","start_on":"2026-01-02T00:00:00Z""#));
+        assert!(out.starts_with(
+            r#"{"contact_id":"c","campaign_activity_id":"a","campaign_id":null,"start_on":"2026-01-02T00:00:00Z""#
+        ));
         assert!(out.contains(r#""em_opens":2"#));
 
         let mut row: ActivityDetail = serde_json::from_str(

@@ -226,15 +226,6 @@ fn on_a_terminal(mut command: Command) -> String {
     String::from_utf8(shown).unwrap()
 }
 
-/// The same for a sync.
-#[cfg(unix)]
-fn sync_on_a_terminal(fake: &Fake, more: &Value, arguments: &[&str]) -> String {
-    let (config, more) = (tap::file(&fake.config()), tap::file(more));
-    let mut command = command();
-    command.arg("--config").arg(config.path()).arg("--config").arg(more.path()).args(arguments);
-    on_a_terminal(command)
-}
-
 #[cfg(unix)]
 #[test]
 fn discovery_on_a_terminal_says_how_to_choose() {
@@ -249,25 +240,4 @@ fn discovery_on_a_terminal_says_how_to_choose() {
         shown(&["--discover", "--config", "my config.json"]),
         format!("To read a part of this: tap-constant-contact {patterns} --config 'my config.json'")
     );
-}
-
-#[cfg(unix)]
-#[test]
-fn a_terminal_shows_progress_and_nothing_else_does() {
-    let progress = "contacts: 12 records, ";
-    let fake = fake();
-    // Slow enough for a read to be looked at.
-    let more = serde_json::json!({"activity_route": "contacts", "requests_per_second": 12});
-    let shown = sync_on_a_terminal(&fake, &more, &[]);
-    let line = &shown[shown.find(progress).expect(&shown)..];
-    assert!(line.lines().next().unwrap().contains("% of the quota"), "{line}");
-    // Every log line begins where the terminal has nothing else.
-    for (at, _) in shown.match_indices("INFO ") {
-        assert!(at == 0 || shown[..at].ends_with(['\n', 'K', 'A']), "{}", &shown[..at]);
-    }
-    assert!(shown.contains(" second left") || shown.contains(" seconds left"), "{shown}");
-    let shown = sync_on_a_terminal(&fake, &serde_json::json!({}), &["--log-format", "json"]);
-    assert!(shown.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{shown}");
-    let piped = tap::tap(&fake, &serde_json::json!({}), None).stderr;
-    assert!(!piped.contains(progress) && !piped.contains('\u{1b}'), "{piped}");
 }

@@ -394,3 +394,23 @@ fn a_read_that_was_cut_off_goes_on_after_the_last_campaign_written() {
 fn state_of(fake: &Fake, state: &Value) -> Value {
     tap_with(fake, &json!({}), Some(state), Some(&only(&[STREAM]))).last_state()
 }
+
+#[test]
+fn the_plan_counts_the_details_and_says_what_saves_them() {
+    let account = Account::generate(13, Size { contacts: 5, lists: 3, campaigns: 150 });
+    let fake = Fake::start_with(account, Switches { rotating: false, per_day: 100_000, ..Switches::default() });
+    let ran = read(&fake, None);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let planned = |ran: &Ran| -> usize {
+        let line = ran.stderr.lines().find(|line| line.contains("plan")).unwrap_or_else(|| panic!("{}", ran.stderr));
+        let calls = line.split("about ").nth(1).unwrap().split(' ').next().unwrap();
+        calls.replace(',', "").parse().unwrap()
+    };
+    let made = fake.api_calls().len();
+    // A campaign that turns out not to be known by its id costs one call less.
+    assert!(planned(&ran).abs_diff(made) <= made / 10, "{} for {made}", planned(&ran));
+    assert!(ran.stderr.contains("deselecting its fields campaign_activities, subject"), "{}", ran.stderr);
+    fake.forget_calls();
+    let fewer = tap_with(&fake, &json!({}), None, Some(&without(&[&["campaign_activities"], &EMAIL])));
+    assert!(planned(&fewer).abs_diff(fake.api_calls().len()) <= 1 && !fewer.stderr.contains("deselecting"));
+}

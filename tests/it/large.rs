@@ -20,6 +20,18 @@ fn peak(pid: u32) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// Watches a process until it ends, and returns its peak in KiB.
+pub fn watch_peak(pid: u32) -> thread::JoinHandle<u64> {
+    thread::spawn(move || {
+        let mut most = 0;
+        while let Some(now) = peak(pid) {
+            most = most.max(now);
+            thread::sleep(Duration::from_millis(5));
+        }
+        most
+    })
+}
+
 /// A tap that reads the contacts while the test looks at it, with the files that it needs meanwhile.
 fn reads_contacts(fake: &Fake) -> (Child, [NamedTempFile; 2]) {
     let files = [file(&fake.config()), file(&only(&["contacts"]))];

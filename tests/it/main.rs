@@ -5,6 +5,7 @@ mod round;
 mod tap;
 
 mod about;
+mod activity;
 mod bad_input;
 mod bookmarks;
 mod campaigns;
@@ -26,9 +27,13 @@ mod merging;
 mod mistakes;
 mod moving;
 mod odd;
+mod odd_answers;
 mod options;
+mod plan;
 mod prefix;
 mod preflight;
+#[cfg(unix)]
+mod renewals;
 #[cfg(unix)]
 mod rotation;
 mod routes;
@@ -36,6 +41,9 @@ mod secrets;
 mod selection;
 mod snapshots;
 mod sync;
+mod tables;
+#[cfg(unix)]
+mod terminal;
 mod tls;
 #[cfg(unix)]
 mod tokens;

@@ -210,7 +210,7 @@ fn what_is_wrong_is_told_with_its_cure() {
         ),
         Mistake {
             arguments: "--config tokens.json",
-            files: &[("tokens.json", r#"{"access_token": "a", "refresh_token": "r", "expires_at": null}"#)],
+            files: &[("tokens.json", r#"{"access_token": "a", "refresh_token": "r", "superseded": []}"#)],
             told: r#"CRITICAL tokens.json holds the tokens that login stored, not a config: name it in the config, with "token_file": "tokens.json""#,
         },
         Mistake {

@@ -205,7 +205,7 @@ fn an_access_token_alone_is_told_to_end() {
 fn what_is_no_question_of_rights_has_its_own_exit_code() {
     let fault = |path: &str, what| Some(Fault { path: path.into(), skip: 0, times: usize::MAX, what });
     for (more, fault, code, words) in [
-        (json!({"refresh_token": "used-before"}), None, 3, "log in again"),
+        (json!({"refresh_token": "used-before"}), None, 3, "Log in again"),
         (json!({"client_secret": "another"}), None, 3, "invalid_client"),
         (json!({}), fault("/v3/", What::Unauthorized), 3, "refused as well"),
         (json!({"api_url": "http://127.0.0.1:1/v3", "max_retries": 0}), None, 1, "http://127.0.0.1:1"),

@@ -108,6 +108,7 @@ impl Place {
         let secrets = self.secrets();
         assert!(secrets.len() >= 2, "{secrets:?}");
         for (place, text) in &shown {
+            let text = text.replace(r"\\", r"\");
             for secret in &secrets {
                 assert!(!text.contains(secret.as_str()), "{what}: {secret} is in {place}: {text}");
             }
@@ -115,12 +116,19 @@ impl Place {
         output.status.code()
     }
 
-    /// What must not be seen, also as the header that carries it.
+    /// What must not be seen, also as the header that carries it, and with the escapes of JSON and of addresses.
     fn secrets(&self) -> BTreeSet<String> {
         let mut secrets = self.fake.tokens().secrets();
         secrets.insert(STANDARD.encode("client-0:secret-0"));
         // Half of a secret is one too.
-        secrets.iter().map(|secret| secret.chars().take(12).collect()).collect()
+        let halves = secrets.iter().map(|secret| secret.chars().take(12).collect::<String>());
+        halves
+            .flat_map(|half| {
+                let escaped = half.bytes().map(|b| format!("\\u{b:04x}")).collect();
+                let percent = half.bytes().map(|b| format!("%{b:02X}")).collect();
+                [half, escaped, percent]
+            })
+            .collect()
     }
 }
 
@@ -177,6 +185,78 @@ fn no_sync_shows_a_secret() {
             let child = place.tap(format, &[]).spawn().unwrap();
             assert_eq!(place.check(what, child), Some(0), "{what}");
         }
+    });
+}
+
+#[test]
+fn no_form_of_a_refresh_token_is_shown() {
+    const TOKEN: &str = "Zx/9+Yw=\"Qé.k3";
+    let percent = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let json_text = |text: &str| json!(text).to_string().trim_matches('"').to_owned();
+    let escaped = |text: &str| text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect::<Vec<_>>().concat();
+    let forms = [
+        TOKEN.to_owned(),
+        percent(TOKEN),
+        percent(&percent(TOKEN)),
+        TOKEN.bytes().map(|byte| format!("%{byte:02x}")).collect::<Vec<_>>().concat(),
+        json_text(TOKEN),
+        json_text(&json_text(TOKEN)),
+        TOKEN.replace('/', "\\/"),
+        escaped(TOKEN),
+        percent(&escaped(TOKEN)),
+    ];
+    each(&[400, 503], |status, format| {
+        for form in &forms {
+            let mut place = Place::new();
+            place.fake.tokens().refresh_token = TOKEN.into();
+            place.config["refresh_token"] = json!(TOKEN);
+            place.config["max_retries"] = json!(0);
+            let body =
+                json!({"error": format!("odd {form}"), "error_description": format!("{form}{form}")}).to_string();
+            place.fake.fault(Fault::once("/token", What::Status(*status, body, "application/json")));
+            let output = place.tap(format, &[]).output().unwrap();
+            let shown = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_ne!(output.status.code(), Some(0), "{shown}");
+            assert!(shown.contains("odd ***"), "{form}: {shown}");
+            // In JSON lines, every backslash is doubled once more.
+            for hidden in forms.iter().map(|form| form.chars().take(6).collect::<String>()) {
+                assert!(!shown.contains(&hidden) && !shown.contains(&json_text(&hidden)), "{form}: {shown}");
+            }
+        }
+    });
+}
+
+#[test]
+fn no_echo_of_the_access_token_is_shown() {
+    let error = r#"{"error_key":"k","error_message":"m"}"#;
+    let cases = [
+        ("a request id", 400, error, 1),
+        ("a request id of a service in trouble", 503, error, 1),
+        ("a message with escapes", 400, r#"{"error_key":"$ESCAPED","error_message":"$TOKEN %24 $PERCENT"}"#, 1),
+        ("a message of the gateway", 403, r#"{"message":"$PERCENT"}"#, 3),
+        ("a field's name", 200, r#"{"contacts":[{"contact_id":"a","$TOKEN":1,"$ESCAPED x":1,"$PERCENT":1}]}"#, 0),
+        ("a field's name in an object", 200, r#"{"contacts":[{"contact_id":"a","email_address":{"$PERCENT":1}}]}"#, 0),
+        ("a value", 200, r#"{"contacts":[{"contact_id":"$TOKEN","first_name":"$ESCAPED","job_title":["$TOKEN"]}]}"#, 0),
+        (
+            "a value of the wrong kind",
+            200,
+            r#"{"contacts":[{"contact_id":"$TOKEN","created_at":{"a":"$ESCAPED"}}]}"#,
+            0,
+        ),
+        ("a record's key", 200, r#"{"contacts":[{"contact_id":"$PERCENT","created_at":"no"}]}"#, 0),
+        ("a key of the wrong kind", 200, r#"{"contacts":[{"contact_id":["$TOKEN"],"$PERCENT":1}]}"#, 1),
+        ("a member of the page", 200, r#"{"$TOKEN":["$ESCAPED"]}"#, 1),
+        ("a link elsewhere", 200, r#"{"contacts":[],"_links":{"next":{"href":"https://$TOKEN/"}}}"#, 1),
+        ("no JSON", 200, "{$TOKEN", 1),
+    ];
+    each(&cases, |(what, status, body, code), format| {
+        let mut place = Place::new();
+        let headers =
+            vec![("x-amzn-requestid", "id-$TOKEN-$PERCENT".to_owned()), ("x-amzn-errortype", "$TOKEN".into())];
+        let what_comes = What::Answer(*status, headers, (*body).to_owned());
+        place.fake.fault(Fault { path: "/contacts?".into(), skip: 0, times: usize::MAX, what: what_comes });
+        let child = place.tap(format, &[]).spawn().unwrap();
+        assert_eq!(place.check(what, child), Some(*code), "{what}");
     });
 }
 

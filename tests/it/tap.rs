@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 use tempfile::NamedTempFile;
 
@@ -45,7 +46,7 @@ impl Ran {
         Ran {
             code: output.status.code(),
             messages: stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            stderr: without_times(&String::from_utf8_lossy(&output.stderr)),
         }
     }
 
@@ -65,6 +66,15 @@ impl Ran {
         assert_eq!(last["type"], "STATE", "{}", self.stderr);
         last["value"].clone()
     }
+}
+
+/// A log without the time that stands behind each level.
+pub fn without_times(log: &str) -> String {
+    let line = |line: &str| match line.splitn(3, ' ').collect::<Vec<_>>()[..] {
+        [level, time, text] if time.parse::<DateTime<Utc>>().is_ok() => format!("{level} {text}"),
+        _ => line.to_owned(),
+    };
+    log.split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// A catalog that selects these streams whole.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::definitions::{Definitions, Needed};
 use super::page::{Coverage, every_row, object, rows};
 use super::seen::{Seen, Sighting};
-use super::{Probe, Shared, Source};
+use super::{Probe, Shared, Source, contact_lists};
 use crate::client::{Client, Page, Pages, Row};
 use crate::config::{Config, ContactStatus, Subresource, Word, words};
 use crate::error::Result;
@@ -49,8 +49,22 @@ pub(super) static SOURCE: Source = Source {
         found.contact = found.contact.take().or(some);
         Ok(())
     }),
+    cost,
     read,
 };
+
+/// The pages of all contacts, or one for each pass over what has changed, and the definitions of their fields.
+fn cost(run: &mut Run, _: &mut Shared) -> Result<u64> {
+    let stream = &SOURCE.stream;
+    let start = run.client.run_start()?;
+    let definitions = needed_definitions(run, &include(run)).calls(run.selects(&contact_lists::SOURCE.stream));
+    if !run.contacts_are_due(stream, start) || run.beginning(stream, start).is_some() {
+        return Ok(definitions + 2);
+    }
+    let (contacts, _) = count(run.client, run.config)?;
+    // The count is a call as well.
+    Ok(definitions + 1 + contacts.div_ceil(u64::from(run.config.page_size)).max(1))
+}
 
 fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     let stream = &SOURCE.stream;
@@ -225,6 +239,9 @@ fn write(
     seen: &mut Seen,
 ) -> Result<()> {
     let stream = &SOURCE.stream;
+    if let (None, Some(count)) = (filter, page.count) {
+        run.set_total(stream, count);
+    }
     for mut contact in rows(run, stream, &mut page) {
         if seen.insert(sighting(&contact, filter)) {
             contact.complete(definitions);
@@ -277,8 +294,15 @@ impl Row for ContactId {
     const IS_WHOLE: bool = false;
 }
 
-/// The ids of the contacts that the reports are read for, in order, and whether they are all.
-pub(super) fn ids(run: &Run) -> Result<(Vec<Id>, bool)> {
+/// A contact that the reports are read for.
+pub(super) struct ListedContact {
+    pub(super) id: Id,
+    pub(super) created_at: Option<DateTime<Utc>>,
+}
+
+/// The contacts that the reports are read for, in the order of their ids, and whether they are all.
+pub(super) fn listed(run: &Run) -> Result<(Vec<ListedContact>, bool)> {
+    let mut list = Vec::new();
     let mut seen = Seen::default();
     let pages = pages::<ContactId>(run.config, &[]);
     let coverage = every_row(run.client, SOURCE.stream.name, vec![None], pages, &mut seen, |_, step, seen| {
@@ -289,21 +313,20 @@ pub(super) fn ids(run: &Run) -> Result<(Vec<Id>, bool)> {
         for row in page.rows {
             let email = row.email_address.unwrap_or_default();
             let dates = [&row.created_at, &row.updated_at, &email.updated_at, &email.opt_out_date];
-            seen.insert(Sighting {
-                id: Id::from(row.id.as_str()),
-                entered_at: row.created_at.instant(),
-                changed_at: dates.into_iter().filter_map(Timestamp::instant).max(),
-                is_wanted: true,
-            });
+            let (id, created_at) = (Id::from(row.id.as_str()), row.created_at.instant());
+            let changed_at = dates.into_iter().filter_map(Timestamp::instant).max();
+            let sighting = Sighting { id: id.clone(), entered_at: created_at, changed_at, is_wanted: true };
+            if seen.insert(sighting) {
+                list.push(ListedContact { id, created_at });
+            }
         }
         Ok(())
     })?;
-    let mut ids: Vec<Id> = seen.into_ids().collect();
-    ids.sort_unstable();
+    list.sort_unstable_by(|a, b| a.id.cmp(&b.id));
     if let Coverage::MayLackRows(why) = &coverage {
         log::warn!("contacts: {why}. Activity of some contacts may be missing; the next run reads the same again");
     }
-    Ok((ids, coverage == Coverage::Whole))
+    Ok((list, coverage == Coverage::Whole))
 }
 
 /// How many contacts there are, and the id of one.

@@ -10,13 +10,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::campaigns::{self, Campaigns, PageOddities, Summaries, Summary};
+use super::campaigns::{self, KnownCampaigns, Listing, PageOddities, Summaries, Summary};
 use super::page::list;
 use super::reports;
 use super::{Found, Probe, Shared, Source};
 use crate::client::{Client, Oddities};
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::extent::Filter;
 use crate::fanout::{self, Step};
 use crate::field::{Integer, Key, Text};
@@ -26,7 +26,7 @@ use crate::schema;
 use crate::state::{Resume, Start};
 use crate::stream::{Needs, Stream};
 use crate::timestamp::stamp;
-pub(super) use record::EmailCampaign;
+pub(super) use record::{CampaignActivity, EmailCampaign};
 
 /// Changes can become visible up to this long after their `updated_at`.
 const OVERLAP: TimeDelta = TimeDelta::minutes(5);
@@ -43,12 +43,14 @@ pub(super) static SOURCE: Source = Source {
         only_by_campaign: &[],
     },
     probe: Probe::Listing(count),
+    cost,
     read,
 };
 
 /// The service counts no campaigns: they are listed, 500 a call.
 fn count(client: &Arc<Client>, config: &Config, found: &mut Found) -> Result<()> {
-    found.campaigns = Some(found.survey.campaigns.listing(client, config)?.campaigns.len() as u64);
+    let known = &mut found.shared.reports.campaigns.known;
+    found.campaigns = Some(known.listing(client, config, None)?.campaigns.len() as u64);
     Ok(())
 }
 
@@ -98,6 +100,18 @@ struct Chosen {
     details: Option<Result<Arc<EmailCampaign>>>,
 }
 
+impl Chosen {
+    /// Whether its details are to be asked for: also where nothing else tells what it is.
+    fn needs_details(&self) -> bool {
+        self.wanted.details || self.listed.is_none()
+    }
+
+    /// The calls that it takes.
+    fn calls(&self) -> u64 {
+        u64::from(self.needs_details() && self.details.is_none()) + u64::from(self.wanted.email)
+    }
+}
+
 /// What was asked about one campaign.
 struct Answers {
     /// Its details, or why they are refused; `None` where they were not needed.
@@ -130,48 +144,83 @@ struct Email {
     segment_ids: Option<Vec<Integer>>,
 }
 
+/// The pages of the listing and of the counts, and what the selected fields take for each campaign to write.
+fn cost(run: &mut Run, shared: &mut Shared) -> Result<u64> {
+    let place = begin(run)?;
+    let choice = choose(run, &mut shared.reports.campaigns.known, &place)?;
+    let pages = choice.listing.oddities.len() + choice.summaries.as_ref().map_or(0, |sent| sent.oddities.len());
+    let calls = pages as u64 + choice.chosen.values().map(Chosen::calls).sum::<u64>();
+    let detailed = choice.chosen.into_iter().filter(|(_, chosen)| chosen.needs_details()).map(|(id, _)| id);
+    shared.reports.campaigns.known.plan_details(detailed);
+    Ok(calls)
+}
+
+/// More calls than this for details are worth a word in the plan.
+const MANY_CALLS: u64 = 200;
+
+/// What to deselect to save most of these calls of the stream, if they are many.
+pub(super) fn how_to_save(run: &Run, calls: u64) -> Option<String> {
+    let wanted = Wanted::by(run);
+    let fields = match (wanted.email, wanted.details) {
+        _ if calls < MANY_CALLS => return None,
+        (true, _) => format!("campaign_activities, {}", EMAIL.join(", ")),
+        (false, true) => "campaign_activities".to_owned(),
+        (false, false) => return None,
+    };
+    Some(format!("{calls} of them for email_campaigns, which deselecting its fields {fields} would save"))
+}
+
 fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     let stream = &SOURCE.stream;
-    let start = run.client.run_start()?;
-    // An interrupted read goes on as it began: what happened since then comes with the next run.
-    let mut place = run.resume(stream).unwrap_or_else(|| Resume {
-        since: Start(run.since(stream, start)),
-        until: start,
-        ..Resume::default()
-    });
-    let wanted = Wanted::by(run);
-    let account = &mut shared.survey.campaigns;
-    let mut chosen = choose(run, account, wanted, place.since.0)?;
+    let mut place = begin(run)?;
+    let known = &mut shared.reports.campaigns.known;
+    let Choice { listing, summaries, refused, chosen } = choose(run, known, &place)?;
+    note(run, &listing.oddities);
+    if let Some(why) = &listing.may_lack {
+        log::warn!("email_campaigns: {why}. Campaigns may be missing; run once with --full-table email_campaigns");
+    }
+    if let Some(summaries) = &summaries {
+        note(run, &summaries.oddities);
+    }
+    if let Some(why) = refused.filter(|_| Wanted::by(run).counts) {
+        log::warn!(
+            "email_campaigns: the service refuses the counts of campaigns ({why}), so last_sent_date and the unique_ \
+             fields are null"
+        );
+    }
     if let Some(after) = &place.after {
-        chosen = chosen.split_off(&Id::from(after.as_str()));
-        chosen.remove(&Id::from(after.as_str()));
         log::info!("{}: going on after campaign {after}; {} are left", stream.name, chosen.len());
     }
-    write(run, account, &mut place, chosen)?;
+    write(run, known, &mut place, chosen)?;
     run.check_oddities(stream)?;
     run.advance_bookmark(stream, place.until, OVERLAP);
     Ok(())
 }
 
-/// The campaigns to write, in the order of their ids.
-fn choose(
-    run: &mut Run,
-    account: &mut Campaigns,
-    wanted: Wanted,
-    since: Option<DateTime<Utc>>,
-) -> Result<BTreeMap<Id, Chosen>> {
+/// Where the read begins. One that was interrupted goes on as it began: what happened since then comes with the next run.
+fn begin(run: &Run) -> Result<Resume> {
+    let stream = &SOURCE.stream;
+    let start = run.client.run_start()?;
+    let since = || Start(run.since(stream, start));
+    Ok(run.resume(stream).unwrap_or_else(|| Resume { since: since(), until: start, ..Resume::default() }))
+}
+
+/// What a read has to write, and what was asked to know it.
+struct Choice {
+    listing: Arc<Listing>,
+    summaries: Option<Arc<Summaries>>,
+    /// Why the service refuses the summaries.
+    refused: Option<Error>,
+    /// The campaigns to write, in the order of their ids.
+    chosen: BTreeMap<Id, Chosen>,
+}
+
+fn choose(run: &Run, known: &mut KnownCampaigns, place: &Resume) -> Result<Choice> {
+    let (wanted, since) = (Wanted::by(run), place.since.0);
     let reports = [&reports::SUMMARY.stream, &reports::DETAILS.stream];
     // Counts grow while `updated_at` stands, and the reports look at every campaign that was sent.
     let is_whole = since.is_none() || wanted.counts || reports.iter().any(|report| run.selects(report));
-    let listing = if is_whole {
-        account.listing(run.client, run.config)?
-    } else {
-        Arc::new(campaigns::list(run.client, run.config, since)?)
-    };
-    note(run, &listing.oddities);
-    if let Some(why) = &listing.may_lack {
-        log::warn!("email_campaigns: {why}. Campaigns may be missing; run once with --full-table email_campaigns");
-    }
+    let listing = known.listing(run.client, run.config, since.filter(|_| !is_whole))?;
     let lookback = TimeDelta::days(i64::from(run.config.activity_lookback_days));
     let due = |updated_at: Option<DateTime<Utc>>, summary: Option<&Summary>| {
         let sent = summary.filter(|_| wanted.counts).and_then(|summary| summary.last_sent_date.instant());
@@ -181,7 +230,12 @@ fn choose(
     let mut rows = listing.campaigns.values();
     let removed =
         wanted.details && rows.any(|row| row.campaign.is_removed() && due(row.campaign.updated_at.instant(), None));
-    let summaries = if wanted.counts || removed { summaries(run, account, wanted)? } else { None };
+    let (summaries, refused) = match (wanted.counts || removed).then(|| known.summaries(run.client, run.config)) {
+        None => (None, None),
+        Some(Ok(summaries)) => (Some(summaries), None),
+        Some(Err(why)) if why.is_refusal() => (None, Some(why)),
+        Some(Err(why)) => return Err(why),
+    };
     let sent = summaries.as_ref().map(|summaries| &summaries.sent);
     let mut chosen = BTreeMap::new();
     for (id, listed) in &listing.campaigns {
@@ -191,18 +245,22 @@ fn choose(
         }
         let is_never_sent = sent.is_some() && summary.is_none();
         let wanted = if listed.campaign.is_removed() && is_never_sent { Wanted::NOTHING } else { wanted };
-        let details = account.known_details(id);
-        let chosen_one = Chosen { listed: Some(listed.clone()), summary: summary.cloned(), wanted, details };
-        chosen.insert(id.clone(), chosen_one);
+        let details = known.details_of(id).cloned();
+        let campaign = Chosen { listed: Some(listed.clone()), summary: summary.cloned(), wanted, details };
+        chosen.insert(id.clone(), campaign);
     }
     for (id, summary) in sent.into_iter().flatten().filter(|_| is_whole) {
         let sent_at = summary.last_sent_date.instant();
         if !listing.campaigns.contains_key(id) && is_due(sent_at, sent_at, since, lookback) {
-            let details = account.known_details(id);
+            let details = known.details_of(id).cloned();
             chosen.insert(id.clone(), Chosen { listed: None, summary: Some(summary.clone()), wanted, details });
         }
     }
-    Ok(chosen)
+    if let Some(after) = place.after.as_deref().map(Id::from) {
+        chosen = chosen.split_off(&after);
+        chosen.remove(&after);
+    }
+    Ok(Choice { listing, summaries, refused, chosen })
 }
 
 /// Whether a campaign is to be written: it was updated since the bound, or sent so lately that its counts still grow.
@@ -217,26 +275,6 @@ fn is_due(
     updated_at.is_none_or(|at| at >= since) || sent_at.is_some_and(|at| at >= watched)
 }
 
-/// What the service counts, or nothing where it refuses to tell.
-fn summaries(run: &mut Run, account: &mut Campaigns, wanted: Wanted) -> Result<Option<Arc<Summaries>>> {
-    match account.summaries(run.client, run.config) {
-        Ok(summaries) => {
-            note(run, &summaries.oddities);
-            Ok(Some(summaries))
-        }
-        Err(why) if why.is_refusal() => {
-            if wanted.counts {
-                log::warn!(
-                    "email_campaigns: the service refuses the counts of campaigns ({why}), so last_sent_date and the \
-                     unique_ fields are null"
-                );
-            }
-            Ok(None)
-        }
-        Err(why) => Err(why),
-    }
-}
-
 fn note(run: &mut Run, pages: &PageOddities) {
     for (rows, oddities) in pages {
         run.note_oddities(&SOURCE.stream, *rows, oddities);
@@ -244,7 +282,7 @@ fn note(run: &mut Run, pages: &PageOddities) {
 }
 
 /// Writes the campaigns one by one; what is to be asked about the next ones is under way meanwhile.
-fn write(run: &mut Run, account: &mut Campaigns, place: &mut Resume, chosen: BTreeMap<Id, Chosen>) -> Result<()> {
+fn write(run: &mut Run, known: &mut KnownCampaigns, place: &mut Resume, chosen: BTreeMap<Id, Chosen>) -> Result<()> {
     let stream = &SOURCE.stream;
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
     let fetch = move |priority: usize, (id, chosen): &(Id, Chosen), push: &mut dyn FnMut(Answers) -> bool| {
@@ -267,7 +305,7 @@ fn write(run: &mut Run, account: &mut Campaigns, place: &mut Resume, chosen: BTr
                 run.note_oddities(stream, 0, oddities);
             }
             if let Some(details) = &answers.details {
-                account.remember_details(id.clone(), details.clone());
+                known.remember_details(id.clone(), details.clone());
             }
             refused.note(id, chosen, &answers);
             if let Some(campaign) = record(chosen, &answers) {
@@ -288,7 +326,7 @@ fn write(run: &mut Run, account: &mut Campaigns, place: &mut Resume, chosen: BTr
 /// What may be answered otherwise another time: nulls in its place would clear what the target holds.
 fn ask(client: &Client, id: &Id, chosen: &Chosen, priority: usize) -> Result<Answers> {
     let mut answers = Answers { details: chosen.details.clone(), email: None, extracted: None, oddities: Vec::new() };
-    if !(chosen.wanted.details || chosen.listed.is_none()) {
+    if !chosen.needs_details() {
         answers.details = None;
     } else if answers.details.is_none() {
         let details = unless_it_passes(campaigns::details(client, id, priority))?;
@@ -300,7 +338,7 @@ fn ask(client: &Client, id: &Id, chosen: &Chosen, priority: usize) -> Result<Ans
     }
     let primary = answers.details.as_ref().and_then(|details| details.as_ref().ok()?.primary_email());
     if let Some(activity) = primary.filter(|_| chosen.wanted.email) {
-        let path = format!("/emails/activities/{activity}");
+        let path = format!("/emails/activities/{}", Id::from(activity).in_path());
         let email = unless_it_passes(client.one::<Email>("email_campaign_activity", &path, priority))?;
         answers.email = Some(email.map(|(email, oddities)| {
             answers.oddities.push(oddities);

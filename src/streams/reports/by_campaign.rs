@@ -4,65 +4,29 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::by_contact::named;
+use super::campaigns::CampaignToRead;
+use super::kind::{KINDS, Kind};
 use super::newest_first::{self, Part, newest_first};
+use super::reading::Reading;
 use super::records::{ActionSummary, ActivityDetail};
-use super::route::{self, Candidate, Scope};
-use super::{DETAILS, Reading, SUMMARY};
+use super::{DETAILS, SUMMARY, plan};
 use crate::client::Row;
-use crate::config::{ContactStatus, Route, Word};
+use crate::config::Route;
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::field::{Integer, Key, KeyInteger, KeyTimestamp, Text, Timestamp};
 use crate::id::Id;
 use crate::run::Run;
 use crate::streams::Shared;
-use crate::streams::campaigns;
-use crate::streams::contacts::ids;
-use crate::streams::email_campaigns::EmailCampaign;
 use crate::streams::page::rows;
 
 const TRACKING: &str = "email_reports";
-
-/// A tracking report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Sends,
-    Opens,
-    Clicks,
-    Bounces,
-    Optouts,
-    Forwards,
-}
-
-/// All kinds, in the order in which the counts of a summary stand here.
-pub(super) fn kinds() -> impl Iterator<Item = Kind> {
-    [Kind::Sends, Kind::Opens, Kind::Clicks, Kind::Bounces, Kind::Optouts, Kind::Forwards].into_iter()
-}
-
-impl Kind {
-    /// As `tracking_activity_type` spells it.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Kind::Sends => "em_sends",
-            Kind::Opens => "em_opens",
-            Kind::Clicks => "em_clicks",
-            Kind::Bounces => "em_bounces",
-            Kind::Optouts => "em_optouts",
-            Kind::Forwards => "em_forwards",
-        }
-    }
-
-    /// The last part of the report's path. `opens` and not `unique_opens`, which keeps one a contact.
-    fn path(self) -> &'static str {
-        &self.name()[3..]
-    }
-}
 
 /// A row of any of the six reports.
 #[derive(Deserialize, JsonSchema)]
@@ -114,61 +78,44 @@ impl newest_first::Activity for Tracked {
     }
 }
 
-/// One sending of a campaign, and who wants its rows.
+/// One activity of a campaign, and which reports want its rows.
 struct Activity {
     id: Id,
-    candidate: Arc<Candidate>,
+    campaign: Arc<CampaignToRead>,
     summary: bool,
     details: bool,
+    /// The service has refused one of its reports: the others are not asked for.
+    is_refused: AtomicBool,
 }
 
-/// One report of one activity.
+/// One tracking report of one activity.
 struct Listing {
     activity: Arc<Activity>,
     kind: Kind,
-    /// Rows older than this interest nobody.
+    /// Rows older than this are not wanted.
     until: Option<DateTime<Utc>>,
-    last_of_activity: bool,
+    is_last_of_activity: bool,
 }
 
 /// Reads the reports of all activities in the order of their ids, with a resume point after each.
 pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading]) -> Result<()> {
-    let contacts = match named(run) {
-        Some(ids) => Some(ids.into_iter().collect::<HashSet<_>>()),
-        None if run.config.contact_status == [ContactStatus::All] => None,
-        None => {
-            let (ids, all) = ids(run)?;
-            for reading in readings.iter_mut() {
-                reading.every_contact(all);
-            }
-            Some(ids.into_iter().collect())
-        }
-    };
+    let contacts = chosen_contacts(run, shared, readings)?;
     let activities = activities(run, shared, readings)?;
     let limit = run.config.page_size.to_string();
-    let listings: Vec<Listing> = activities
-        .iter()
-        .flat_map(|activity| {
-            let kinds = &activity.candidate.kinds;
-            // The summary counts every row, the details stop at the lower bound.
-            let details = readings.iter().find(|reading| reading.stream.name == DETAILS.stream.name);
-            let until = details.filter(|_| !activity.summary).and_then(|reading| reading.since);
-            kinds.iter().enumerate().map(move |(i, kind)| Listing {
-                activity: Arc::clone(activity),
-                kind: *kind,
-                until,
-                last_of_activity: i + 1 == kinds.len(),
-            })
-        })
-        .collect();
+    let listings = listings(&activities, readings);
+    let types = Kind::chosen(&run.config.tracking_activity_types);
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
     let fetch = move |priority: usize, listing: &Listing, push: &mut dyn FnMut(Part<Tracked>) -> bool| {
-        let path = format!("/reports/email_reports/{}/tracking/{}", listing.activity.id, listing.kind.path());
+        if listing.activity.is_refused.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let path = format!("/reports/email_reports/{}/tracking/{}", listing.activity.id.in_path(), listing.kind.path());
         let query = [("limit", limit.as_str())];
         let pages = newest_first::Listing { endpoint: TRACKING, path: &path, query: &query, priority };
         newest_first(&client, &pages, listing.until, push)
     };
-    let (mut gone, mut has_begun) = (0, false);
+    let mut refusals = Refusals::new(&activities);
+    let (mut has_begun, mut is_skipped) = (false, false);
     let mut counted = Counted::default();
     // Contact and moment of each row, as their hash: a report may have a row for every contact of the account.
     let (mut occurrences, hasher) = (HashMap::<u64, u32>::new(), RandomState::new());
@@ -179,10 +126,12 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
         fetch,
         |listing, step| {
             match step {
+                // What workers happened to fetch of it before it was refused must not depend on chance.
+                Step::Item(_) if is_skipped => {}
                 Step::Item(mut part) => {
                     has_begun = true;
-                    let details = readings.iter().find(|reading| reading.stream.name == DETAILS.stream.name);
-                    let details = details.filter(|_| listing.activity.details);
+                    let details = readings.iter().find(|reading| !reading.is_summary());
+                    let details = details.filter(|_| listing.activity.details && types.contains(&listing.kind));
                     let tracked = rows(run, &DETAILS.stream, &mut part.page);
                     for row in part.fresh(tracked) {
                         let id = Id::from(row.contact_id.as_str());
@@ -192,15 +141,9 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
                         if listing.activity.summary {
                             counted.row(&id, listing.kind, &row);
                         }
-                        if details.is_some_and(|reading| row.created_time.instant().is_some_and(|at| reading.holds(at)))
-                            && run
-                                .config
-                                .tracking_activity_types
-                                .iter()
-                                .any(|kind| kind.as_str() == listing.kind.name())
-                        {
-                            let key = hasher.hash_one((&id, row.created_time.instant()));
-                            let occurrence = occurrences.entry(key).or_insert(0);
+                        let at = row.created_time.instant();
+                        if details.zip(at).is_some_and(|(reading, at)| reading.holds(at)) {
+                            let occurrence = occurrences.entry(hasher.hash_one((&id, at))).or_insert(0);
                             emit(run, listing, row, u64::from(*occurrence), &part.page.extracted)?;
                             *occurrence += 1;
                         }
@@ -209,17 +152,28 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
                 }
                 Step::End(outcome) => {
                     match outcome {
-                        Err(Error::NotFound(why)) if !has_begun => {
-                            counted.unknown += 1;
-                            log::debug!("no {} of activity {}: {why}", listing.kind.path(), listing.activity.id);
-                            gone += 1;
+                        _ if is_skipped => {}
+                        Err(e) if !has_begun => {
+                            refusals.note(listing, e)?;
+                            listing.activity.is_refused.store(true, Ordering::Relaxed);
+                            is_skipped = true;
                         }
-                        other => other?,
+                        outcome => {
+                            outcome?;
+                            refusals.has_answered = true;
+                        }
                     }
                     has_begun = false;
                     occurrences.clear();
-                    if listing.last_of_activity {
-                        std::mem::take(&mut counted).end(run, readings, &listing.activity.id)?;
+                    if listing.is_last_of_activity {
+                        let counted = std::mem::take(&mut counted);
+                        // Counts of some of the reports would be taken for those of all.
+                        if !std::mem::take(&mut is_skipped) {
+                            counted.emit(run, readings, &listing.activity)?;
+                        }
+                        for reading in readings.iter_mut() {
+                            reading.note_progress(run, Route::Campaigns, &listing.activity.id);
+                        }
                         run.checkpoint()?;
                     }
                 }
@@ -227,70 +181,69 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
             Ok(())
         },
     )?;
-    if gone > 0 {
-        log::info!("the service does not know {gone} reports of its campaign activities");
-    }
+    refusals.log(readings);
     Ok(())
+}
+
+/// The contacts whose rows count, where not those of all do.
+fn chosen_contacts(run: &mut Run, shared: &mut Shared, readings: &mut [Reading]) -> Result<Option<HashSet<Id>>> {
+    if run.config.contact_ids.is_empty() && run.config.reads_all_contacts() {
+        return Ok(None);
+    }
+    let contacts = shared.reports.contacts(run)?;
+    for reading in readings.iter_mut() {
+        reading.every_contact(contacts.are_all);
+    }
+    Ok(Some(contacts.list.iter().map(|contact| contact.id.clone()).collect()))
+}
+
+/// The tracking reports of the activities, in the order in which they are written.
+fn listings(activities: &[Arc<Activity>], readings: &[Reading]) -> Vec<Listing> {
+    let details = readings.iter().find(|reading| !reading.is_summary());
+    let of = |activity: &Arc<Activity>| {
+        let activity = Arc::clone(activity);
+        // The summary counts every row, the details stop at their lower bound.
+        let until = details.filter(|_| !activity.summary).and_then(|reading| reading.since);
+        let kinds: Vec<Kind> = activity.campaign.kinds.iter().map(|to_read| to_read.kind).collect();
+        let last = kinds.len().saturating_sub(1);
+        kinds.into_iter().enumerate().map(move |(at, kind)| Listing {
+            activity: Arc::clone(&activity),
+            kind,
+            until,
+            is_last_of_activity: at == last,
+        })
+    };
+    activities.iter().flat_map(of).collect()
 }
 
 /// The activities to read, in the order of their ids.
 fn activities(run: &mut Run, shared: &mut Shared, readings: &[Reading]) -> Result<Vec<Arc<Activity>>> {
-    let now = run.client.run_start()?;
-    let scopes: Vec<Scope> = readings.iter().map(|reading| reading.scope(run.config)).collect();
-    let candidates = shared.survey.candidates(run.client, run.config, now, &scopes)?;
-    let what = format!("the contact reports of {} campaigns", candidates.len());
-    route::tell(run, shared, &what, Route::Campaigns, candidates.iter().map(|candidate| candidate.calls).sum());
-    let candidates: Vec<Arc<Candidate>> = candidates.into_iter().map(Arc::new).collect();
-    let mut found = BTreeMap::new();
-    let mut gone = 0;
-    let (client, workers) = (Arc::clone(run.client), run.client.workers());
-    let account = &mut shared.survey.campaigns;
-    let asked = candidates.into_iter().map(|candidate| (account.known_details(&candidate.id), candidate)).collect();
-    type Asked = (Option<Result<Arc<EmailCampaign>>>, Arc<Candidate>);
-    let fetch = move |priority: usize, (known, candidate): &Asked, push: &mut dyn FnMut(Arc<EmailCampaign>) -> bool| {
-        let details = match known {
-            Some(known) => known.clone()?,
-            None => Arc::new(campaigns::details(&client, &candidate.id, priority)?.0),
+    let learnt = &mut shared.reports;
+    let mut campaigns = plan::campaigns_to_read(run, learnt, readings)?;
+    let ids: Vec<Id> = campaigns.iter().map(|campaign| campaign.id.clone()).collect();
+    learnt.campaigns.activities(run.client, &ids)?;
+    learnt.campaigns.note_activities(&mut campaigns);
+    plan::correct(run, learnt, &campaigns);
+    let (mut found, mut gone) = (BTreeMap::new(), 0);
+    for campaign in campaigns {
+        let Some(activities) = learnt.campaigns.activities_of(&campaign.id) else {
+            gone += u64::from(campaign.is_sent);
+            continue;
         };
-        push(details);
-        Ok(())
-    };
-    fanout::in_order(
-        asked,
-        workers,
-        |_| 1,
-        fetch,
-        |(_, candidate), step| {
-            match step {
-                Step::Item(details) => {
-                    for part in details.activities() {
-                        // The web version of a campaign has no tracking.
-                        if part.role.as_str().is_some_and(|role| role.eq_ignore_ascii_case("permalink")) {
-                            continue;
-                        }
-                        let id = Id::from(part.campaign_activity_id.as_str().unwrap_or_default());
-                        let wants = |stream: &str| {
-                            let wanted = readings.iter().zip(&candidate.wanted);
-                            wanted.into_iter().any(|(r, wanted)| *wanted && r.stream.name == stream && r.wants(&id))
-                        };
-                        let (summary, details) = (wants(SUMMARY.stream.name), wants(DETAILS.stream.name));
-                        if summary || details {
-                            let candidate = Arc::clone(candidate);
-                            found.insert(id.clone(), Arc::new(Activity { id, candidate, summary, details }));
-                        }
-                    }
-                    account.remember_details(candidate.id.clone(), Ok(details));
-                }
-                // The listing names campaigns that the service does not know one by one.
-                Step::End(Err(Error::NotFound(why))) => {
-                    log::debug!("campaign {}: {why}", candidate.id);
-                    gone += u64::from(candidate.sent);
-                }
-                Step::End(outcome) => outcome?,
+        let campaign = Arc::new(campaign);
+        for activity in activities.iter().filter(|activity| activity.is_tracked()) {
+            let is_wanted_by = |is_summary: bool| {
+                let mut readings = readings.iter().zip(&campaign.is_wanted_by);
+                readings.any(|(r, wanted)| *wanted && r.is_summary() == is_summary && r.wants(&activity.id))
+            };
+            let (summary, details) = (is_wanted_by(true), is_wanted_by(false));
+            if summary || details {
+                let (id, campaign) = (activity.id.clone(), Arc::clone(&campaign));
+                let is_refused = AtomicBool::new(false);
+                found.insert(id.clone(), Arc::new(Activity { id, campaign, summary, details, is_refused }));
             }
-            Ok(())
-        },
-    )?;
+        }
+    }
     if gone > 0 {
         log::warn!(
             "{gone} sent campaigns are listed but unknown one by one: their reports can only be read with \
@@ -300,14 +253,87 @@ fn activities(run: &mut Run, shared: &mut Shared, readings: &[Reading]) -> Resul
     Ok(found.into_values().collect())
 }
 
+/// So many campaigns must refuse their first report before the refusal is that of the stream.
+const REFUSING_CAMPAIGNS: usize = 3;
+/// So many refused activities are named.
+const NAMED_ACTIVITIES: usize = 3;
+
+/// The activities whose reports the service refuses.
+struct Refusals {
+    by_status: BTreeMap<u16, u64>,
+    named: Vec<String>,
+    /// The campaigns that answered 403.
+    forbidden: HashSet<Id>,
+    has_answered: bool,
+    campaigns: usize,
+}
+
+impl Refusals {
+    fn new(activities: &[Arc<Activity>]) -> Refusals {
+        let campaigns: HashSet<&Id> = activities.iter().map(|activity| &activity.campaign.id).collect();
+        Refusals {
+            by_status: BTreeMap::new(),
+            named: Vec::new(),
+            forbidden: HashSet::new(),
+            has_answered: false,
+            campaigns: campaigns.len(),
+        }
+    }
+
+    /// Takes note of an error on the first page of a report.
+    ///
+    /// # Errors
+    /// What is no refusal of this one activity: any other failure, and a 403 to all that were asked first.
+    fn note(&mut self, listing: &Listing, error: Error) -> Result<()> {
+        let activity = &listing.activity;
+        let (status, why) = match error {
+            Error::Refused(why) => (400, why),
+            Error::Forbidden(why) => (403, why),
+            Error::NotFound(why) => (404, why),
+            other => return Err(other),
+        };
+        log::debug!("no {} of campaign activity {}: {why}", listing.kind.path(), activity.id);
+        if status == 403 {
+            self.forbidden.insert(activity.campaign.id.clone());
+            if !self.has_answered && self.forbidden.len() >= REFUSING_CAMPAIGNS.min(self.campaigns) {
+                return Err(Error::Forbidden(why));
+            }
+        } else {
+            self.has_answered = true;
+        }
+        *self.by_status.entry(status).or_default() += 1;
+        if self.named.len() < NAMED_ACTIVITIES {
+            self.named.push(activity.id.to_string());
+        }
+        Ok(())
+    }
+
+    fn log(&self, readings: &[Reading]) {
+        if self.by_status.is_empty() {
+            return;
+        }
+        let streams: Vec<&str> = readings.iter().map(|reading| reading.stream.name).collect();
+        let counts: Vec<String> =
+            self.by_status.iter().map(|(status, count)| format!("{count} with {status}")).collect();
+        log::warn!(
+            "{}: the service refuses the reports of some campaign activities ({}), so these rows are missing: {}. With \
+             activity_route set to contacts they are read by contact",
+            streams.join(" and "),
+            counts.join(", "),
+            self.named.join(", ")
+        );
+    }
+}
+
 fn emit(run: &mut Run, listing: &Listing, row: Tracked, occurrence: u64, extracted: &str) -> Result<()> {
-    let activity = listing.activity.id.to_string();
+    let (activity, campaign) = (listing.activity.id.to_string(), &listing.activity.campaign);
     let detail = ActivityDetail {
         contact_id: row.contact_id,
         campaign_activity_id: Key::from(activity.as_str()),
+        campaign_id: Text::from(campaign.id.to_string().as_str()),
         created_time: row.created_time,
         tracking_activity_type: Key::from(listing.kind.name()),
-        campaign_activity_name: Text(listing.activity.candidate.name.clone()),
+        campaign_activity_name: Text(campaign.name.clone()),
         occurrence: KeyInteger(occurrence),
         email_address: row.email_address,
         device_type: row.device_type,
@@ -325,15 +351,13 @@ struct Counted {
     contacts: BTreeMap<Id, Counts>,
     /// When its last page was read; empty before the first.
     extracted: String,
-    /// How many of its reports the service does not know.
-    unknown: usize,
 }
 
 #[derive(Default)]
 struct Counts {
     /// The last send to the contact, or the first of anything where no send is reported.
     start_on: Option<DateTime<Utc>>,
-    rows: [u32; 6],
+    rows: [u32; KINDS.len()],
 }
 
 impl Counted {
@@ -350,29 +374,11 @@ impl Counted {
         counts.rows[kind as usize] += 1;
     }
 
-    /// All reports of the activity have come, or are unknown.
-    fn end(self, run: &mut Run, readings: &mut [Reading], activity: &Id) -> Result<()> {
-        let summary = readings.iter().find(|reading| reading.stream.name == SUMMARY.stream.name);
-        if self.unknown > 0 {
-            // Counts of some of the reports would be taken for those of all.
-            if !self.extracted.is_empty() {
-                log::warn!(
-                    "the service knows campaign activity {activity}, but not all of its reports: its rows may be \
-                     incomplete, and no summary is written for it"
-                );
-            }
-        } else if let Some(reading) = summary {
-            self.emit(run, reading, activity)?;
-        }
-        for reading in readings {
-            reading.note_progress(run, Route::Campaigns, activity);
-        }
-        Ok(())
-    }
-
-    /// Writes the rows whose last send lies in the window.
-    fn emit(self, run: &mut Run, reading: &Reading, activity: &Id) -> Result<()> {
-        let activity = activity.to_string();
+    /// Writes the rows whose last send lies in the window, once all reports of the activity have come.
+    fn emit(self, run: &mut Run, readings: &[Reading], activity: &Activity) -> Result<()> {
+        let Some(reading) = readings.iter().find(|reading| reading.is_summary()) else { return Ok(()) };
+        let campaign_id = Text::from(activity.campaign.id.to_string().as_str());
+        let activity = activity.id.to_string();
         for (contact, counts) in self.contacts {
             let Some(start_on) = counts.start_on.filter(|at| reading.holds(*at)) else { continue };
             let contact = contact.to_string();
@@ -381,6 +387,7 @@ impl Counted {
             let summary = ActionSummary {
                 contact_id: Key::from(contact.as_str()),
                 campaign_activity_id: Key::from(activity.as_str()),
+                campaign_id: campaign_id.clone(),
                 start_on: Timestamp::from(start_on),
                 em_bounces: bounces,
                 em_clicks: clicks,

@@ -1,27 +1,46 @@
-//! The two contact reports, which two routes lead to.
+//! The two contact reports. Two routes lead to the same rows: the reports of each contact, or those of each campaign.
+//!
+//! [`plan`] asks for what the choice of a route depends on, [`route`] chooses and counts the calls, [`by_contact`] and
+//! [`by_campaign`] read. [`campaigns`] knows what the account has of campaigns, [`reading`] how far a report got.
 
 mod by_campaign;
 mod by_contact;
+mod campaign_ids;
+mod campaigns;
+mod kind;
 mod newest_first;
+mod plan;
 mod reading;
 mod records;
-pub(super) mod route;
+mod route;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use by_contact::{ContactFetch, Contacts};
+use campaign_ids::CampaignIds;
+use campaigns::Campaigns;
 use chrono::{TimeDelta, Utc};
+use plan::{CountedRows, Plan, Sampled};
 use reading::Reading;
 pub(super) use records::{ActionSummary, ActivityDetail};
+pub(super) use route::cost;
 
 use super::{Probe, Shared, Source};
 use crate::config::{Config, Route, words};
 use crate::error::Result;
 use crate::extent::{Filter, short_hash};
+use crate::id::Id;
 use crate::run::Run;
 use crate::schema;
 use crate::stream::{Needs, Stream};
 use crate::timestamp::stamp;
 
+/// Before the route is known.
 const NEEDS: Needs =
     Needs { scopes: &["contact_data", "campaign_data"], privileges: &["ui:campaign:metrics", "contacts:read"] };
+const BY_CONTACT: Needs = Needs { scopes: &["contact_data"], privileges: &["ui:campaign:metrics", "contacts:read"] };
+const BY_CAMPAIGN: Needs = Needs { scopes: &["campaign_data"], privileges: &["ui:campaign:metrics", "campaign:read"] };
 
 const BOOKMARK_KEYS: &[&str] = &[
     "filter",
@@ -54,9 +73,10 @@ pub(super) static SUMMARY: Source = Source {
     },
     probe: Probe::OfContact(|client, _, id| {
         let (day, now) = (stamp(Utc::now() - TimeDelta::days(1)), stamp(Utc::now()));
-        let path = format!("/reports/contact_reports/{id}/activity_summary");
+        let path = format!("/reports/contact_reports/{}/activity_summary", Id::from(id).in_path());
         client.first::<ActionSummary>(ACTIVITY_SUMMARY, &path, &[("start", &day), ("end", &now)], 0).map(|_| ())
     }),
+    cost: |run, shared| Ok(plan::of(run, shared)?.calls),
     read: |run, shared| read(run, shared, &SUMMARY.stream),
 };
 
@@ -73,10 +93,12 @@ pub(super) static DETAILS: Source = Source {
     },
     probe: Probe::OfContact(|client, config, id| {
         let types = words(&config.tracking_activity_types);
-        let path = format!("/reports/contact_reports/{id}/activity_details");
+        let path = format!("/reports/contact_reports/{}/activity_details", Id::from(id).in_path());
         let query = [("tracking_activities_list", types.as_str()), ("limit", "1")];
         client.first::<ActivityDetail>(ACTIVITY_DETAILS, &path, &query, 0).map(|_| ())
     }),
+    // Both reports have one plan.
+    cost: |run, shared| if run.selects(&SUMMARY.stream) { Ok(0) } else { Ok(plan::of(run, shared)?.calls) },
     read: |run, shared| read(run, shared, &DETAILS.stream),
 };
 
@@ -100,43 +122,93 @@ fn is_complete_in_round(run: &Run, stream: &Stream) -> bool {
     })
 }
 
-fn read(run: &mut Run, shared: &mut Shared, stream: &'static Stream) -> Result<()> {
-    let mut readings = Vec::new();
-    for report in [&SUMMARY.stream, &DETAILS.stream] {
-        if !run.selects(report) || run.is_finished(report) {
-            continue;
+const REPORTS: [&Stream; 2] = [&SUMMARY.stream, &DETAILS.stream];
+
+/// What one run has learnt for the contact reports; nothing is asked for twice.
+#[derive(Default)]
+pub(crate) struct Learnt {
+    pub(in crate::streams) campaigns: Campaigns,
+    plan: Option<Plan>,
+    contacts: Option<Arc<Contacts>>,
+    summaries: Option<Arc<ContactFetch<ActionSummary>>>,
+    details: Option<Arc<ContactFetch<ActivityDetail>>>,
+    /// Set once the service has refused a summary of over five years.
+    must_split: Arc<AtomicBool>,
+    campaign_ids: CampaignIds,
+    sampled: Sampled,
+    counted: Option<CountedRows>,
+}
+
+impl Learnt {
+    /// The route and why, once the reports are planned.
+    pub(super) fn words(&self) -> Option<&str> {
+        self.plan.as_ref().map(|plan| plan.words.as_str())
+    }
+
+    /// The contacts that the reports are read for.
+    fn contacts(&mut self, run: &Run) -> Result<Arc<Contacts>> {
+        if self.contacts.is_none() {
+            self.contacts = Some(Arc::new(Contacts::fetch(run)?));
         }
-        if is_complete_in_round(run, report) {
-            log::info!("{}: complete in this round; read again in the next", report.name);
-            run.finish(report);
-        } else {
+        Ok(Arc::clone(self.contacts.as_ref().expect("they were just fetched")))
+    }
+
+    /// The summary of any contact, with what the plan has kept.
+    fn summaries(&mut self, run: &Run, reading: &Reading) -> Result<Arc<ContactFetch<ActionSummary>>> {
+        let contacts = self.contacts(run)?;
+        let known = self.summaries.take().filter(|fetch| fetch.is_for(reading));
+        let fetch = known.unwrap_or_else(|| by_contact::summary(reading, contacts, self.must_split.clone()));
+        Ok(Arc::clone(self.summaries.insert(fetch)))
+    }
+
+    /// The details of any contact, with what the plan has kept.
+    fn details(&mut self, run: &Run, reading: &Reading) -> Arc<ContactFetch<ActivityDetail>> {
+        let known = self.details.take().filter(|fetch| fetch.is_for(reading));
+        Arc::clone(self.details.insert(known.unwrap_or_else(|| by_contact::details(run, reading))))
+    }
+}
+
+/// The readings of the selected reports that this run still has to read.
+fn readings(run: &mut Run) -> Result<Vec<Reading>> {
+    let mut readings = Vec::new();
+    for report in REPORTS {
+        if run.selects(report) && !run.is_finished(report) && !is_complete_in_round(run, report) {
             readings.push(Reading::begin(run, report)?);
         }
     }
-    if run.is_finished(stream) {
+    Ok(readings)
+}
+
+/// Both reports are read together on the campaign route, whose pages hold the rows of both, and one after the other on
+/// the contact route.
+fn read(run: &mut Run, shared: &mut Shared, stream: &'static Stream) -> Result<()> {
+    if is_complete_in_round(run, stream) {
+        log::info!("{}: complete in this round; read again in the next", stream.name);
+        run.finish(stream);
         return Ok(());
     }
-    let route = route::route(run, shared, stream, &readings)?;
+    shared.needs = match run.config.activity_route.fixed() {
+        Some(Route::Contacts) => Some(&BY_CONTACT),
+        Some(Route::Campaigns) => Some(&BY_CAMPAIGN),
+        None => None,
+    };
+    let route = plan::of(run, shared)?.route;
     match route {
         Route::Contacts => {
-            for reading in readings.into_iter().filter(|reading| reading.stream.name == stream.name) {
-                let mut reading = reading.on(run, route)?;
-                by_contact::read(run, shared, &mut reading)?;
-                reading.finish(run, route)?;
-            }
+            shared.needs = Some(&BY_CONTACT);
+            let mut reading = Reading::begin(run, stream)?.on(run, route)?;
+            by_contact::read(run, shared, &mut reading)?;
+            reading.finish(run, route)
         }
-        // The same pages hold the rows of both reports.
         Route::Campaigns => {
-            let mut readings =
-                readings.into_iter().map(|reading| reading.on(run, route)).collect::<Result<Vec<_>>>()?;
+            shared.needs = Some(&BY_CAMPAIGN);
+            let readings = readings(run)?.into_iter().map(|reading| reading.on(run, route));
+            let mut readings = readings.collect::<Result<Vec<_>>>()?;
             for reading in &readings {
                 run.begin(reading.stream)?;
             }
             by_campaign::read(run, shared, &mut readings)?;
-            for reading in readings {
-                reading.finish(run, route)?;
-            }
+            readings.into_iter().try_for_each(|reading| reading.finish(run, route))
         }
     }
-    Ok(())
 }

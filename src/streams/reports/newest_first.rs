@@ -1,21 +1,23 @@
-//! Listings that are sorted newest first and grow at their top while they are read.
+//! Listings that are sorted newest first and grow while they are read.
 //!
-//! Their cursor is a page number, so that each new row moves one row that was read already onto the next page. Rows
-//! that are equal in all that the service sends may be two activities of the same second or one that came twice; how
-//! far the first page has moved tells which.
+//! Their cursor is a page number. A new row moves the last row of each page below it onto the next page, where it comes
+//! again; late rows land anywhere in the listing, not only at its top. Rows that are equal in all that the service sends
+//! may also be two activities of the same second. What the page before looks like now tells which it is: a row that it
+//! has lost is the one that moved on.
 
-use std::collections::HashSet;
-use std::hash::{BuildHasher, RandomState};
-use std::ops::Range;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
 use crate::client::{Client, Page, Row};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
-/// How often a page is read at most, while the listing does not hold still around it.
+/// How often a page is read at most while the listing changes around it.
 const TRIES: u32 = 5;
+/// So many repeated pages in a row, and at least as many as there were others, are a listing without an end.
+const REPEATED_PAGES: usize = 10;
 
 /// A row of a listing that is sorted newest first.
 pub(super) trait Activity: Row {
@@ -32,14 +34,14 @@ pub(super) trait Activity: Row {
 /// A page of tracked activities, some of which may have come on an earlier page.
 pub(super) struct Part<T> {
     pub(super) page: Page<T>,
-    /// The rows that came before.
-    repeated: Range<usize>,
+    /// The positions of rows that came before.
+    repeated: Vec<usize>,
 }
 
 impl<T> Part<T> {
     /// A page of a listing that does not grow.
     pub(super) fn whole(page: Page<T>) -> Part<T> {
-        Part { page, repeated: 0..0 }
+        Part { page, repeated: Vec::new() }
     }
 
     /// Those of the page's rows that did not come before.
@@ -58,34 +60,39 @@ pub(super) struct Listing<'a> {
 }
 
 /// Passes the pages of a listing on until one reaches back before `until`, or `push` answers false.
+///
+/// # Errors
+/// What ends a run; `Failed` for a listing that repeats its pages without an end.
 pub(super) fn newest_first<T: Activity>(
     client: &Arc<Client>,
     listing: &Listing,
     until: Option<DateTime<Utc>>,
     push: &mut dyn FnMut(Part<T>) -> bool,
 ) -> Result<()> {
-    let (mut seen, hasher) = (Seen::new(), RandomState::new());
+    let (mut seen, hasher) = (Seen::default(), RandomState::new());
     let hashes = |page: &Page<T>| page.rows.iter().map(|row| hasher.hash_one(row.identity())).collect::<Vec<u64>>();
     let Listing { endpoint, path, query, priority } = *listing;
     let mut pages = client.pages::<T>(endpoint, path, query, priority);
     while let Some(page) = pages.next() {
         let mut page = page?;
         let last = page.is_last();
-        let mut repeated = 0..0;
+        let mut repeated = Vec::new();
         // Most listings are one page.
         if !last || seen.is_begun() {
-            for tries in 1.. {
-                let rows = hashes(&page);
-                let alike = seen.alike(&rows);
-                // A page that has moved has rows that are known.
-                let settled =
-                    alike.is_empty() || seen.holds_still(hashes(&client.first(endpoint, path, query, priority)?));
-                if settled || tries == TRIES {
-                    repeated = seen.take(&rows, alike);
+            let mut rows = hashes(&page);
+            for _ in 0..TRIES {
+                if !seen.has_any(&rows) {
                     break;
                 }
+                let Some(previous) = pages.previous() else { break };
+                if seen.has_rested(hashes(&previous?)) {
+                    break;
+                }
+                // More rows came in between, so this page may have moved as well.
                 page = pages.again()?;
+                rows = hashes(&page);
             }
+            repeated = seen.insert(&rows)?;
         }
         // There is no date filter, but the newest come first.
         let reaches_back = |until| page.rows.iter().any(|row| row.at().is_some_and(|at| at < until));
@@ -98,45 +105,79 @@ pub(super) fn newest_first<T: Activity>(
 }
 
 /// What has been read of a listing.
+#[derive(Default)]
 struct Seen {
     rows: HashSet<u64>,
-    /// The first page, as it was when it was read last.
-    first: Vec<u64>,
-    /// How many rows have come on top since the last page; `None` for more than a page of them.
-    owed: Option<usize>,
+    /// The page before, as it was when its rows were taken.
+    before: Vec<u64>,
+    /// The same page as it was when it was read last.
+    now: Vec<u64>,
+    /// Rows that have left their page for a later one, and did not come again yet.
+    moved_on: HashMap<u64, usize>,
+    /// More rows than a page has have moved on.
+    is_lost: bool,
+    /// Each page as the hash of its rows in their order.
+    pages: HashSet<u64>,
+    /// How many pages in a row came before as they are.
+    repeated_pages: usize,
 }
 
 impl Seen {
-    fn new() -> Seen {
-        Seen { rows: HashSet::new(), first: Vec::new(), owed: Some(0) }
-    }
-
     fn is_begun(&self) -> bool {
-        !self.first.is_empty()
+        !self.pages.is_empty()
     }
 
-    /// The first rows of a page that are like ones that came before.
-    fn alike(&self, rows: &[u64]) -> Range<usize> {
-        let start = rows.iter().take_while(|row| !self.rows.contains(row)).count();
-        start..start + rows[start..].iter().take_while(|row| self.rows.contains(row)).count()
+    /// Whether a page has a row like one that came before.
+    fn has_any(&self, rows: &[u64]) -> bool {
+        rows.iter().any(|row| self.rows.contains(row))
     }
 
-    /// Whether the listing has not grown since its first page was read last; this is how it is now.
-    fn holds_still(&mut self, first: Vec<u64>) -> bool {
-        let grown = (0..first.len()).find(|new| self.first.starts_with(&first[*new..]));
-        self.owed = self.owed.zip(grown).map(|(owed, grown)| owed + grown);
-        self.first = first;
-        grown == Some(0)
+    /// Takes note of how the page before is now, and says whether it is as when it was read last.
+    fn has_rested(&mut self, now: Vec<u64>) -> bool {
+        let rested = self.now == now;
+        self.now = now;
+        rested
     }
 
-    /// Takes a page in, and says which of its rows are not only like earlier ones, but the same.
-    fn take(&mut self, rows: &[u64], alike: Range<usize>) -> Range<usize> {
-        if !self.is_begun() {
-            self.first = rows.to_vec();
+    /// Takes a page in, and gives the positions of those of its rows that are not only like earlier ones, but the same.
+    fn insert(&mut self, rows: &[u64]) -> Result<Vec<usize>> {
+        // Rows are only added, so those that are left of the page before stand on it in their old order.
+        let mut now = self.now.iter();
+        let left = self.before.iter().take_while(|row| now.any(|other| other == *row)).count();
+        for row in &self.before[left..] {
+            *self.moved_on.entry(*row).or_default() += 1;
         }
+        // With none of them left, nobody knows how many rows of earlier pages have moved on too.
+        self.is_lost |= left == 0 && !self.before.is_empty();
+        let mut repeated = Vec::new();
+        for (at, row) in rows.iter().enumerate() {
+            match self.moved_on.get_mut(row) {
+                Some(count) if *count > 0 => {
+                    *count -= 1;
+                    repeated.push(at);
+                }
+                _ if self.is_lost && self.rows.contains(row) => repeated.push(at),
+                _ => {}
+            }
+        }
+        self.is_lost &= !repeated.is_empty();
         self.rows.extend(rows);
-        let owed = self.owed.replace(0).unwrap_or(usize::MAX);
-        alike.start..alike.end.min(alike.start.saturating_add(owed))
+        (self.before, self.now) = (rows.to_vec(), rows.to_vec());
+        let mut page = DefaultHasher::new();
+        rows.hash(&mut page);
+        if self.pages.insert(page.finish()) {
+            self.repeated_pages = 0;
+            return Ok(repeated);
+        }
+        self.repeated_pages += 1;
+        if self.repeated_pages < self.pages.len().max(REPEATED_PAGES) {
+            return Ok(repeated);
+        }
+        Err(Error::Failed(format!(
+            "the listing does not end: its last {} pages are the same as earlier ones. Run again later, with the last \
+             STATE if there is one",
+            self.repeated_pages
+        )))
     }
 }
 
@@ -145,31 +186,88 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Reads a listing page by page; `grow` changes it before each look at it.
+    fn read(listing: &mut Vec<u64>, size: usize, mut grow: impl FnMut(&mut Vec<u64>, usize)) -> Vec<u64> {
+        let (mut seen, mut found) = (Seen::default(), Vec::new());
+        let page = |listing: &Vec<u64>, number: usize| listing.chunks(size).nth(number).map(<[u64]>::to_vec);
+        for number in 0.. {
+            grow(listing, number);
+            let Some(mut rows) = page(listing, number) else { break };
+            while number > 0 && seen.has_any(&rows) {
+                if seen.has_rested(page(listing, number - 1).unwrap()) {
+                    break;
+                }
+                rows = page(listing, number).unwrap();
+            }
+            let repeated = seen.insert(&rows).unwrap();
+            found.extend(rows.into_iter().enumerate().filter(|(at, _)| !repeated.contains(at)).map(|(_, row)| row));
+        }
+        found
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-        /// A listing of rows that are often equal, read while it grows: what is left is the listing as it was.
+        /// A listing with many equal rows that gets rows anywhere while it is read: what came is the listing as it was.
         #[test]
-        fn what_is_not_repeated_is_the_listing(
-            old in prop::collection::vec(0u64..4, 1..40),
-            grows in prop::collection::vec(0usize..4, 100),
+        fn rows_that_were_there_come_once(
+            seconds in prop::collection::vec(1usize..4, 1..40),
+            grows in prop::collection::vec((0usize..3, 0usize..1000), 100),
             size in 4usize..9,
         ) {
-            let mut now = old.clone();
-            let (mut seen, mut read) = (Seen::new(), Vec::new());
-            for (number, grow) in grows.iter().enumerate() {
-                let Some(page) = now.chunks(size).nth(number).map(<[u64]>::to_vec) else { break };
-                let alike = seen.alike(&page);
-                if !alike.is_empty() {
-                    seen.holds_still(now.chunks(size).next().unwrap_or_default().to_vec());
+            // Equal rows are of one second, so they stand together.
+            let old: Vec<u64> = seconds.iter().enumerate().flat_map(|(second, count)| vec![second as u64; *count]).collect();
+            let mut new = 1000;
+            let mut listing = old.clone();
+            let found = read(&mut listing, size, |listing, number| {
+                let (count, at) = grows[number % grows.len()];
+                for n in 0..count {
+                    new += 1;
+                    listing.insert((at + 7 * n) % (listing.len() + 1), new);
                 }
-                let repeated = seen.take(&page, alike);
-                read.extend(page.into_iter().enumerate().filter(|(at, _)| !repeated.contains(at)).map(|(_, row)| row));
-                for _ in 0..*grow {
-                    now.insert(0, 10 + now.len() as u64);
-                }
-            }
-            read.retain(|row| *row < 10);
-            prop_assert_eq!(read, old);
+            });
+            let found: Vec<u64> = found.into_iter().filter(|row| *row < 1000).collect();
+            prop_assert_eq!(found, old);
         }
+    }
+
+    #[test]
+    fn a_row_that_lands_in_the_middle_makes_no_second_activity() {
+        let mut listing: Vec<u64> = (0..30).collect();
+        let found = read(&mut listing, 10, |listing, number| {
+            if number == 2 {
+                // On the second page, while the first stays as it is.
+                listing.insert(15, 99);
+            }
+        });
+        assert_eq!(found, (0..30).collect::<Vec<u64>>());
+    }
+
+    #[test]
+    fn more_than_a_page_of_new_rows_on_top_repeats_nothing() {
+        let mut listing: Vec<u64> = (0..12).collect();
+        let found = read(&mut listing, 4, |listing, number| {
+            if number == 2 {
+                listing.splice(0..0, 100..105);
+            }
+        });
+        assert_eq!(found, (0..12).collect::<Vec<u64>>());
+    }
+
+    #[test]
+    fn equal_rows_over_two_pages_are_two_activities() {
+        let rows = [1, 2, 3, 4, 4, 4, 5, 5];
+        assert_eq!(read(&mut rows.to_vec(), 4, |_, _| {}), rows);
+    }
+
+    #[test]
+    fn a_listing_that_repeats_its_pages_ends_with_an_error() {
+        let pages_until_error = |distinct: u64| {
+            let mut seen = Seen::default();
+            (0..).find(|page| seen.insert(&[page % distinct, 100 + page % distinct]).is_err()).unwrap() + 1 - distinct
+        };
+        assert_eq!((pages_until_error(1), pages_until_error(3), pages_until_error(20)), (10, 10, 20));
+        // Rows that came before in another order are no repeated page.
+        let mut seen = Seen::default();
+        assert!((0..30).all(|page| seen.insert(&[page % 3, page % 5, page % 7]).is_ok()));
     }
 }

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::route::Scope;
+use super::campaigns::Demand;
 use super::{DETAILS, SUMMARY};
 use crate::config::{Config, Route};
 use crate::error::Result;
@@ -52,19 +52,22 @@ impl Reading {
         Ok(Reading { stream, since, until, is_bounded, incremental, resume, after, lacks_contacts: false })
     }
 
+    pub(super) fn is_summary(&self) -> bool {
+        self.stream.name == SUMMARY.stream.name
+    }
+
     /// What it needs of the campaigns.
-    pub(super) fn scope(&self, config: &Config) -> Scope {
-        let counts = self.stream.name == SUMMARY.stream.name;
+    pub(super) fn demand(&self, config: &Config) -> Demand {
         let lookback = TimeDelta::days(i64::from(config.activity_lookback_days));
-        let narrowed = self.incremental || (self.is_bounded && config.is_lookback_set);
-        let floor = match (counts, narrowed) {
-            (true, _) => self.since,
-            (false, true) => self.since.and_then(|since| since.checked_sub_signed(lookback)),
-            (false, false) => None,
-        };
-        let before = self.is_bounded.then_some(self.until);
-        let stops = if counts { None } else { self.since };
-        Scope { counts, floor, before, stops }
+        // A window of the settings wants all its rows, unless the user says how late they may be.
+        let lookback = (!self.is_bounded || config.is_lookback_set).then_some(lookback);
+        Demand::new(self.is_summary(), self.since, self.is_bounded.then_some(self.until), lookback)
+    }
+
+    /// The route that the bookmark was made on.
+    pub(super) fn previous_route(&self, run: &Run) -> Option<Route> {
+        run.bookmark(self.stream)?;
+        run.state.bookmark(self.stream).route()
     }
 
     /// The same report on a route, about to be read: how far another route got says nothing there.

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::newest_first::Activity;
 use crate::client::Row;
@@ -17,6 +17,9 @@ pub(crate) struct ActionSummary {
     pub(crate) contact_id: Key,
     /// Id of the campaign activity (one sending of a campaign).
     pub(crate) campaign_activity_id: Key,
+    /// Id of the campaign, as in `email_campaigns`.
+    #[serde(default)]
+    pub(crate) campaign_id: Text,
     /// When the e-mail was last sent to this contact.
     #[serde(default)]
     pub(crate) start_on: Timestamp,
@@ -47,10 +50,14 @@ pub(crate) struct ActivityDetail {
     pub(crate) contact_id: Key,
     /// Id of the campaign activity (one sending of a campaign).
     pub(crate) campaign_activity_id: Key,
+    /// Id of the campaign, as in `email_campaigns`. Null for landing pages.
+    #[serde(default)]
+    pub(crate) campaign_id: Text,
     /// When it happened.
     pub(crate) created_time: KeyTimestamp,
     /// What happened: `em_sends`, `em_opens`, `em_clicks`, `em_bounces`, `em_optouts`, `em_forwards`, or for landing
     /// pages `p_contact_open`, `p_contact_click`, `p_contact_add`, `p_contact_update`.
+    #[serde(default, deserialize_with = "key_or_none")]
     pub(crate) tracking_activity_type: Key,
     /// Name of the campaign activity.
     #[serde(default)]
@@ -78,6 +85,38 @@ pub(crate) struct ActivityDetail {
     /// Why the contact unsubscribed, if a reason was given. Only from the campaign reports.
     #[serde(default)]
     pub(crate) opt_out_reason: Text,
+}
+
+/// A key that may be missing, since the request can tell it: then it is empty.
+fn key_or_none<'de, D: Deserializer<'de>>(d: D) -> Result<Key, D::Error> {
+    let text = Text::deserialize(d)?;
+    Ok(text.as_str().map(Key::from).unwrap_or_default())
+}
+
+/// A row of an activity.
+pub(super) trait OfActivity: Row {
+    fn activity(&self) -> &str;
+    fn is_of_landing_page(&self) -> bool;
+}
+
+impl OfActivity for ActionSummary {
+    fn activity(&self) -> &str {
+        self.campaign_activity_id.as_str()
+    }
+
+    fn is_of_landing_page(&self) -> bool {
+        false
+    }
+}
+
+impl OfActivity for ActivityDetail {
+    fn activity(&self) -> &str {
+        self.campaign_activity_id.as_str()
+    }
+
+    fn is_of_landing_page(&self) -> bool {
+        self.tracking_activity_type.as_str().starts_with("p_")
+    }
 }
 
 impl Row for ActionSummary {

@@ -1,254 +1,321 @@
-//! Which route a report of the whole account takes, and what it will cost: decided and told before it begins.
+//! Which route the contact reports take, and what it costs. Pure: nothing here calls the service.
+//!
+//! By contact, a report costs the pages that the rows of each contact fill, at least one; by campaign, it costs one call
+//! for the campaign and the pages of each of its reports, at least one. Few campaigns with many rows are cheap by
+//! campaign, few contacts by contact.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use indicatif::HumanDuration;
+use super::campaigns::CampaignToRead;
+use super::kind::KINDS;
+use crate::config::Route;
+use crate::quota::{DAILY_QUOTA, in_words, share_of_quota};
 
-use super::by_campaign::{Kind, kinds};
-use super::{DETAILS, Reading, SUMMARY};
-use crate::client::Client;
-use crate::config::{Config, Route, Word};
-use crate::error::{Error, Result};
-use crate::id::Id;
-use crate::quota::{DAILY_QUOTA, share_of_quota};
-use crate::run::Run;
-use crate::stream::Stream;
-use crate::streams::campaigns::{Campaigns, Summary};
-use crate::streams::{Found, Shared, contacts};
+/// A switch away from the bookmark's route must save this many calls, and half of all.
+const WORTH_A_SWITCH: u64 = 1000;
 
-/// What a run has learnt of the account's campaigns.
-#[derive(Default)]
-pub(crate) struct Survey {
-    pub(in crate::streams) campaigns: Campaigns,
-    route: Option<Route>,
+/// One report on the contact route, as far as it is known before it is read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ContactReport {
+    /// How many contacts are still to be read.
+    pub(super) contacts: u64,
+    /// Rows a page.
+    pub(super) page: u64,
+    /// The calls of contacts without a row: one each, or one for each part of a window that is split.
+    pub(super) least: u64,
+    /// How many rows all these contacts have together, where the campaigns' counts tell it.
+    pub(super) rows: Option<u64>,
+    /// The rows of each contact that was read for a sample.
+    pub(super) sample: Vec<u64>,
 }
 
-/// How many contacts have a row of a kind. A count that is not sent says nothing: it must not be taken for "none".
-fn unique(summary: &Summary, kind: Kind) -> u64 {
-    let count = summary.unique_counts.as_ref().and_then(|counts| {
-        let count = match kind {
-            Kind::Sends => counts.sends,
-            Kind::Opens => counts.opens,
-            Kind::Clicks => counts.clicks,
-            Kind::Bounces => counts.bounces,
-            Kind::Optouts => counts.optouts,
-            Kind::Forwards => counts.forwards,
+impl ContactReport {
+    /// Fewer calls than this it cannot take.
+    pub(super) fn at_least(&self) -> u64 {
+        self.least.max(self.rows.unwrap_or(0) / self.page.max(1))
+    }
+
+    /// How many calls it takes, those of the sample included.
+    pub(super) fn calls(&self) -> u64 {
+        let sampled = self.sample.len() as u64;
+        let met: u64 = self.sample.iter().sum();
+        let pages = |rows: f64| (rows / as_f64(self.page)).ceil().max(1.0);
+        if sampled == 0 || (met == 0 && self.rows.is_some()) {
+            // Nobody with rows was met: the contacts that have them are few, and fill whole pages.
+            return self.least + self.rows.unwrap_or(0) / self.page.max(1);
+        }
+        // The counts tell how many rows there are, the sample only how they spread. A sample that has far more rows,
+        // and not by the chance of a few contacts, shows that the counts lack some: those of automations.
+        let counted = self.rows.map(|rows| as_f64(rows) / as_f64(self.contacts.max(1)));
+        let with_rows = self.sample.iter().filter(|rows| **rows > 0).count();
+        let least = if 2 * with_rows >= self.sample.len() { 0.5 } else { 0.0 };
+        let scale = match counted {
+            Some(counted) if sampled < self.contacts => (counted * as_f64(sampled) / as_f64(met)).max(least),
+            _ => 1.0,
         };
-        count.0
-    });
-    count.map_or(1, i64::unsigned_abs)
+        let sampled_pages: f64 = self.sample.iter().map(|rows| pages(as_f64(*rows) * scale)).sum();
+        let more = (sampled_pages / as_f64(sampled) - 1.0) * as_f64(self.contacts);
+        self.least + as_u64(more)
+    }
 }
 
-/// A campaign whose reports are to be looked at, with the kinds of them.
-pub(super) struct Candidate {
-    pub(super) id: Id,
-    pub(super) name: Option<Box<str>>,
-    /// Whether each reading, in their order, is to look at it.
-    pub(super) wanted: Vec<bool>,
-    pub(super) kinds: Vec<Kind>,
-    pub(super) calls: u64,
-    /// Whether it is known to have been sent; one that was removed may have been a draft.
-    pub(super) sent: bool,
-}
-
-/// What a report needs of the campaigns.
-pub(super) struct Scope {
-    /// Counts every row of a campaign activity, and does not stop at a lower bound.
-    pub(super) counts: bool,
-    /// A campaign that was last sent before this has nothing for it.
-    pub(super) floor: Option<DateTime<Utc>>,
-    /// A campaign made after this has nothing for it.
-    pub(super) before: Option<DateTime<Utc>>,
-    /// Takes but the rows of each report from here on: of a campaign last sent before, what came late.
-    pub(super) stops: Option<DateTime<Utc>>,
-}
-
-/// The route of a report: as set, as begun, or the cheaper one.
-pub(super) fn route(run: &mut Run, shared: &mut Shared, stream: &Stream, readings: &[Reading]) -> Result<Route> {
-    if let Some(route) = run.config.activity_route.fixed() {
-        return Ok(route);
-    }
-    // What was begun goes on by its route, and the other report with it.
-    let own_first = readings.iter().filter(|reading| reading.stream.name == stream.name).chain(readings);
-    if let Some(route) = own_first.into_iter().find_map(|reading| reading.resume.as_ref()?.route) {
-        return Ok(route);
-    }
-    if let Some(route) = shared.survey.route {
-        return Ok(route);
-    }
-    let route = if only_by_contact(run.config, run.selects(&DETAILS.stream)) {
-        Route::Contacts
-    } else {
-        let (contacts, _) = contacts::count(run.client, run.config)?;
-        let now = run.client.run_start()?;
-        let scopes: Vec<Scope> = readings.iter().map(|reading| reading.scope(run.config)).collect();
-        let (route, calls) = shared.survey.cheaper(run.client, run.config, now, contacts, &scopes)?;
-        log::info!(
-            "plan: the contact reports of {contacts} contacts by the {} route, {}",
-            name(route),
-            cost(run.config, calls)
-        );
-        route
+/// How many calls the campaign route takes: one for each campaign, and the pages of its reports.
+pub(super) fn campaign_calls(campaigns: &[CampaignToRead], page_size: u64) -> u64 {
+    let known: Vec<u64> = campaigns.iter().filter_map(|campaign| campaign.tracked).collect();
+    // Campaigns whose activities were not looked at are like the others on average.
+    let average = if known.is_empty() { 1.0 } else { as_f64(known.iter().sum()) / as_f64(known.len() as u64) };
+    let of_reports = |campaign: &CampaignToRead, activities: u64| -> f64 {
+        // The rows of a campaign are shared out among its activities.
+        let pages = |rows: u64| rows.div_ceil(activities.max(1)).div_ceil(page_size.max(1)).max(1) * activities;
+        as_f64(campaign.kinds.iter().map(|kind| pages(kind.rows)).sum())
     };
-    shared.survey.route = Some(route);
-    Ok(route)
+    let calls = |campaign: &CampaignToRead| match campaign.tracked {
+        Some(activities) => of_reports(campaign, activities),
+        None => {
+            let (fewer, share) = (as_u64(average.floor()), average.fract());
+            of_reports(campaign, fewer) * (1.0 - share) + of_reports(campaign, fewer + 1) * share
+        }
+    };
+    let details = campaigns.iter().filter(|campaign| !campaign.has_detail).count() as u64;
+    details + as_u64(campaigns.iter().map(calls).sum())
 }
 
-/// Says how many calls a read is going to make, unless the choice of its route has told that.
-pub(super) fn tell(run: &Run, shared: &Shared, what: &str, route: Route, calls: u64) {
-    run.progress.planned(calls);
-    if shared.survey.route.is_none() {
-        log::info!("plan: {what} by the {} route, {}", name(route), cost(run.config, calls));
-    }
+/// The same where no more is known than the number of campaigns and that of their rows.
+pub(super) fn campaign_calls_of(campaigns: u64, rows: u64, page_size: u64) -> u64 {
+    campaigns * (1 + KINDS.len() as u64) + rows / page_size.max(1)
 }
 
-/// Whether there is but the contact route: for contacts that are named, and for landing pages.
-fn only_by_contact(config: &Config, details: bool) -> bool {
-    let landing_pages = config.tracking_activity_types.iter().any(|kind| kind.is_of_landing_pages());
-    !config.contact_ids.is_empty() || (landing_pages && details)
+/// How many calls it takes to look up the campaigns of activities: ten a call of those that the sample has met, fewer of
+/// the others, which come up one after the other.
+pub(super) fn lookups(met: u64, others: u64) -> u64 {
+    met.div_ceil(10) + others.div_ceil(5)
 }
 
-fn name(route: Route) -> &'static str {
-    match route {
-        Route::Contacts => "contact",
-        Route::Campaigns => "campaign",
-    }
-}
-
-/// A number of calls in words that say what they mean.
-fn cost(config: &Config, calls: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    let seconds = Duration::from_secs_f64((calls as f64 / config.requests_per_second).ceil());
-    let share = share_of_quota(calls);
+/// A number of calls in words: time at the pace, and share of a day's quota.
+pub(crate) fn cost(calls: u64, per_second: f64) -> String {
+    let time = in_words(Duration::from_secs_f64((as_f64(calls) / per_second).ceil()));
     let days = match calls.div_ceil(DAILY_QUOTA) {
         0 | 1 => String::new(),
         days => format!(", {days} days"),
     };
-    format!("about {calls} calls: {} at the pace, {share} % of the daily quota{days}", HumanDuration(seconds))
+    format!("about {calls} calls: {time} at the pace, {} % of the daily quota{days}", share_of_quota(calls))
 }
 
-/// What a full read of these streams would cost, in words; some of them may not be countable.
+/// A number that is so much of a part, for the whole.
+pub(super) fn scaled(number: u64, whole: u64, part: u64) -> u64 {
+    as_u64(as_f64(number) * as_f64(whole) / as_f64(part.max(1)))
+}
+
+/// Why a route is taken.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Reason {
+    /// `activity_route` says so.
+    Setting,
+    /// An interrupted read goes on.
+    Interrupted,
+    /// `contact_ids` names the contacts.
+    NamedContacts,
+    /// Landing pages have reports by contact only.
+    LandingPages,
+    /// It is the cheaper one, or nearly so and fills more columns.
+    Cost,
+    /// The bookmark was made on it.
+    Bookmark,
+    /// It saves so much that leaving the bookmark's route is worth it.
+    Savings,
+    /// The service refuses the other one.
+    Refused(String),
+}
+
+/// The route of a read whose costs are known, after a bookmark that was made on `previous`.
 ///
-/// # Errors
-/// What ends a run.
-pub(crate) fn full_read(client: &Arc<Client>, config: &Config, streams: &[&str], found: &mut Found) -> Result<String> {
-    let pages = |rows: Option<u64>| rows.unwrap_or(0).div_ceil(u64::from(config.page_size)).max(1);
-    let mut calls = 0;
-    let mut scopes = Vec::new();
-    for stream in streams {
-        match *stream {
-            // The SMS lists are a listing of their own.
-            "contact_lists" => calls += pages(found.lists) + 1,
-            "email_campaigns" => calls += pages(found.campaigns),
-            "contacts" => calls += pages(found.contacts),
-            report => {
-                let counts = report == SUMMARY.stream.name;
-                scopes.push(Scope { counts, floor: None, before: None, stops: None });
-            }
-        }
+/// The campaign route fills more columns, so it is taken where both cost about the same, and it is left only for a large
+/// saving. The contact route is not left at all, since it also has the rows of automations, which the listing of
+/// campaigns does not name.
+pub(super) fn choose(by_contact: u64, by_campaign: u64, previous: Option<Route>) -> (Route, Reason) {
+    match previous {
+        Some(Route::Contacts) => (Route::Contacts, Reason::Bookmark),
+        Some(Route::Campaigns) if is_worth_a_switch(by_contact, by_campaign) => (Route::Contacts, Reason::Savings),
+        Some(Route::Campaigns) => (Route::Campaigns, Reason::Bookmark),
+        None if by_campaign <= by_contact + by_contact / 10 => (Route::Campaigns, Reason::Cost),
+        None => (Route::Contacts, Reason::Cost),
     }
-    if scopes.is_empty() {
-        return Ok(cost(config, calls));
-    }
-    let contacts = found.contacts.unwrap_or(0);
-    let reports = scopes.len() as u64;
-    let forced = config.activity_route.fixed() == Some(Route::Contacts)
-        || only_by_contact(config, streams.contains(&DETAILS.stream.name));
-    let (route, more) = if forced {
-        let given = config.contact_ids.len() as u64;
-        (Route::Contacts, reports * if given > 0 { given } else { contacts + pages(found.contacts) })
-    } else {
-        found.survey.cheaper(client, config, client.run_start()?, contacts, &scopes)?
-    };
-    Ok(format!("{}, the contact reports by the {} route", cost(config, calls + more), name(route)))
 }
 
-impl Survey {
-    /// The cheaper route for these reports of the whole account, and its calls.
-    fn cheaper(
-        &mut self,
-        client: &Arc<Client>,
-        config: &Config,
-        now: DateTime<Utc>,
-        contacts: u64,
-        scopes: &[Scope],
-    ) -> Result<(Route, u64)> {
-        let listing = contacts.div_ceil(u64::from(config.page_size));
-        let by_contacts = (contacts + listing) * scopes.len() as u64;
-        let by_campaigns = match self.candidates(client, config, now, scopes) {
-            Ok(candidates) => candidates.iter().map(|candidate| candidate.calls).sum(),
-            Err(Error::Forbidden(why)) if config.activity_route.fixed().is_none() => {
-                log::info!("the campaigns' reports may not be read ({why}): the contact route is left");
-                u64::MAX
-            }
-            Err(e) => return Err(e),
-        };
-        let by_contact = config.activity_route.fixed() != Some(Route::Campaigns) && by_contacts <= by_campaigns;
-        Ok(if by_contact { (Route::Contacts, by_contacts) } else { (Route::Campaigns, by_campaigns) })
+/// Whether knowing the cost by contact more exactly could change the choice, when it is `least` at the least.
+pub(super) fn is_open(least: u64, by_campaign: u64, previous: Option<Route>) -> bool {
+    choose(least, by_campaign, previous).0 == Route::Contacts && previous != Some(Route::Contacts)
+}
+
+fn is_worth_a_switch(by_contact: u64, by_campaign: u64) -> bool {
+    by_contact <= by_campaign / 2 && by_contact + WORTH_A_SWITCH <= by_campaign
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+pub(super) fn as_f64(n: u64) -> f64 {
+    n as f64
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate, never negative")]
+pub(super) fn as_u64(n: f64) -> u64 {
+    n.round().max(0.0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::campaigns::KindToRead;
+    use super::*;
+    use crate::id::Id;
+
+    #[test]
+    fn the_campaign_route_is_taken_where_both_cost_about_the_same() {
+        assert_eq!(choose(100, 110, None), (Route::Campaigns, Reason::Cost));
+        assert_eq!(choose(100, 111, None), (Route::Contacts, Reason::Cost));
+        assert_eq!(choose(4, 4, None), (Route::Campaigns, Reason::Cost));
     }
 
-    /// The campaigns that the reports have to look at.
-    pub(super) fn candidates(
-        &mut self,
-        client: &Arc<Client>,
-        config: &Config,
-        now: DateTime<Utc>,
-        scopes: &[Scope],
-    ) -> Result<Vec<Candidate>> {
-        let (listing, summaries) = (self.campaigns.listing(client, config)?, self.campaigns.summaries(client, config)?);
-        let lookback = TimeDelta::days(i64::from(config.activity_lookback_days));
-        let mut found = Vec::new();
-        for (id, listed) in &listing.campaigns {
-            let campaign = &listed.campaign;
-            let counted = summaries.sent.get(id);
-            // A campaign that was sent and is not counted yet has an unknown date; it is looked at.
-            if counted.is_none() && campaign.is_unsent() {
-                continue;
-            }
-            let last = counted.and_then(|sent| sent.last_sent_date.instant());
-            let created_at = campaign.created_at.instant();
-            let removed = campaign.updated_at.instant().filter(|_| campaign.is_removed());
-            // After it was removed, nothing was sent.
-            let last_possible = last.or(removed.filter(|_| counted.is_none()));
-            let wanted: Vec<bool> = scopes
-                .iter()
-                .map(|scope| {
-                    let too_new = scope.before.zip(created_at).is_some_and(|(before, at)| at >= before);
-                    let too_old = last_possible.zip(scope.floor).is_some_and(|(last, floor)| last < floor);
-                    !too_new && !too_old
-                })
-                .collect();
-            if !wanted.contains(&true) {
-                continue;
-            }
-            let counts_all = scopes.iter().zip(&wanted).any(|(scope, wanted)| *wanted && scope.counts);
-            // The counts may lag behind the rows: only those of a campaign that rests are believed.
-            let rests = last.is_some_and(|last| now - last > lookback.max(TimeDelta::days(1)));
-            let kinds: Vec<Kind> = kinds()
-                .filter(|kind| counts_all || config.tracking_activity_types.iter().any(|t| t.as_str() == kind.name()))
-                .filter(|kind| !(rests && counted.is_some_and(|sent| unique(sent, *kind) == 0)))
-                .collect();
-            // Nothing is asked about a campaign of which there is nothing to read.
-            if kinds.is_empty() {
-                continue;
-            }
-            let came_late = |scope: &Scope| scope.stops.zip(last).is_some_and(|(from, last)| last < from);
-            let stops = !counts_all && scopes.iter().all(came_late);
-            let pages = |kind: &Kind| {
-                let rows = counted.map_or(0, |sent| unique(sent, *kind));
-                if stops { 1 } else { rows.div_ceil(u64::from(config.page_size)).max(1) }
-            };
-            found.push(Candidate {
-                id: id.clone(),
-                name: campaign.name.0.clone(),
-                wanted,
-                sent: counted.is_some() || removed.is_none(),
-                calls: 1 + kinds.iter().map(pages).sum::<u64>(),
-                kinds,
-            });
+    #[test]
+    fn later_runs_keep_their_route_unless_much_is_saved() {
+        let campaigns = Some(Route::Campaigns);
+        assert_eq!(choose(1001, 2000, campaigns), (Route::Campaigns, Reason::Bookmark));
+        assert_eq!(choose(1000, 2000, campaigns), (Route::Contacts, Reason::Savings));
+        assert_eq!(choose(10, 900, campaigns), (Route::Campaigns, Reason::Bookmark));
+        assert_eq!(choose(1600, 3000, campaigns), (Route::Campaigns, Reason::Bookmark));
+        assert_eq!(choose(9000, 10, Some(Route::Contacts)), (Route::Contacts, Reason::Bookmark));
+    }
+
+    #[test]
+    fn a_contact_costs_the_pages_that_its_rows_fill() {
+        let report = |rows, sample: &[u64]| ContactReport {
+            contacts: 1000,
+            page: 100,
+            least: 1000,
+            rows,
+            sample: sample.into(),
+        };
+        assert_eq!(report(None, &[]).calls(), 1000);
+        assert_eq!(report(Some(800_000), &[]).at_least(), 8000);
+        assert_eq!(report(None, &[0, 100, 101, 250]).calls(), 1000 * (1 + 1 + 2 + 3) / 4);
+        // The sample met fewer rows a contact than there are.
+        assert_eq!(report(Some(800_000), &[400, 400]).calls(), 8000);
+        // Those with rows are few, and none was met.
+        assert_eq!(report(Some(50_000), &[0; 20]).calls(), 1500);
+        // Windows of five years are more calls, also without a row.
+        assert_eq!(ContactReport { least: 3000, ..report(None, &[0, 300]) }.calls(), 4000);
+    }
+
+    fn campaign(rows: [u64; 6], tracked: Option<u64>) -> CampaignToRead {
+        let kinds = KINDS.into_iter().zip(rows).map(|(kind, rows)| KindToRead { kind, rows }).collect();
+        CampaignToRead {
+            id: Id::from("c"),
+            name: None,
+            is_wanted_by: vec![true],
+            kinds,
+            is_sent: true,
+            tracked,
+            has_detail: false,
         }
-        Ok(found)
+    }
+
+    #[test]
+    fn a_campaign_costs_its_detail_and_a_page_of_each_report_at_least() {
+        assert_eq!(campaign_calls(&[campaign([0; 6], Some(1))], 500), 7);
+        assert_eq!(campaign_calls(&[campaign([1200, 501, 500, 1, 0, 0], Some(1))], 500), 1 + 3 + 2 + 4);
+        // Two activities share the rows.
+        assert_eq!(campaign_calls(&[campaign([1200, 0, 0, 0, 0, 0], Some(2))], 500), 1 + 4 + 10);
+        assert_eq!(campaign_calls(&[campaign([0; 6], Some(0))], 500), 1);
+        // Every other campaign has a second activity.
+        let some = [Some(1), Some(2), None, None].map(|tracked| campaign([0; 6], tracked));
+        assert_eq!(campaign_calls(&some, 500), 4 + 4 * 9);
+    }
+
+    /// An account whose every call can be counted.
+    struct Account {
+        /// The number of campaigns that each contact was sent.
+        sent: Vec<u64>,
+        campaigns: u64,
+    }
+
+    /// Opens, clicks, bounces and so on, for each hundred sends.
+    const OF_HUNDRED: [u64; 6] = [100, 90, 15, 3, 1, 1];
+
+    impl Account {
+        /// `heavy` of a hundred contacts get the campaigns, and each of these the given share of them.
+        fn new(contacts: u64, campaigns: u64, heavy: u64, share: u64) -> Account {
+            let mut random = fastrand::Rng::with_seed(contacts * 31 + campaigns * 7 + heavy + share);
+            let mut of = |_| {
+                let mean = campaigns * share / 100;
+                if random.u64(0..100) < heavy { random.u64(mean / 2..=mean + mean / 2).min(campaigns) } else { 0 }
+            };
+            Account { sent: (0..contacts).map(&mut of).collect(), campaigns }
+        }
+
+        fn sends(&self) -> u64 {
+            self.sent.iter().sum()
+        }
+
+        fn details(sent: u64) -> u64 {
+            sent * OF_HUNDRED.iter().sum::<u64>() / 100
+        }
+
+        fn by_contact(&self) -> u64 {
+            let pages = |rows: u64, page: u64| rows.div_ceil(page).max(1);
+            self.sent.iter().map(|sent| pages(*sent, 200) + pages(Account::details(*sent), 100)).sum()
+        }
+
+        fn by_campaign(&self) -> u64 {
+            campaign_calls(&self.to_read(), 500)
+        }
+
+        fn to_read(&self) -> Vec<CampaignToRead> {
+            let sends = self.sends();
+            let of = |n: u64| OF_HUNDRED.map(|k| (sends * k / 100 + n) / self.campaigns);
+            (0..self.campaigns).map(|n| campaign(of(n), Some(1))).collect()
+        }
+
+        /// The two reports as a sample shows them.
+        fn reports(&self, sample: usize) -> [ContactReport; 2] {
+            let contacts = self.sent.len() as u64;
+            let some: Vec<u64> =
+                super::super::plan::spread_over(self.sent.len(), sample).map(|at| self.sent[at]).collect();
+            let report =
+                |page, rows, sample| ContactReport { contacts, page, least: contacts, rows: Some(rows), sample };
+            [
+                report(200, self.sends(), some.clone()),
+                report(100, Account::details(self.sends()), some.into_iter().map(Account::details).collect()),
+            ]
+        }
+    }
+
+    #[test]
+    fn over_a_grid_of_accounts_the_plan_is_true_and_the_route_never_much_dearer() {
+        for contacts in [4, 40, 350, 1200, 5000, 26_000] {
+            for campaigns in [1, 12, 22, 120, 400, 420, 1500, 5000] {
+                for heavy in [3, 10, 50, 100] {
+                    for share in [2, 30, 100] {
+                        let account = Account::new(contacts, campaigns, heavy, share);
+                        let case = format!("{contacts} contacts, {campaigns} campaigns, {heavy} % get {share} %");
+                        let real = (account.by_contact(), account.by_campaign());
+                        let planned: u64 = account.reports(20).iter().map(ContactReport::calls).sum();
+                        let least: u64 = account.reports(0).iter().map(ContactReport::at_least).sum();
+                        assert!(
+                            planned * 4 >= real.0 * 3 && planned * 4 <= real.0 * 5,
+                            "{case}: {planned} for {real:?}"
+                        );
+                        assert!(least <= real.0, "{case}: at least {least} for {real:?}");
+                        let route = if is_open(least, real.1, None) {
+                            choose(planned, real.1, None).0
+                        } else {
+                            Route::Campaigns
+                        };
+                        let (taken, other) = match route {
+                            Route::Contacts => (real.0, real.1),
+                            Route::Campaigns => (real.1, real.0),
+                        };
+                        assert!(taken * 4 <= other * 5, "{case}: {route:?} costs {taken}, the other {other}");
+                    }
+                }
+            }
+        }
     }
 }

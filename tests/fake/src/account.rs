@@ -966,6 +966,7 @@ impl Account {
             }
             "email_campaigns" => self.campaign_truth(),
             "contact_action_summary" => {
+                let campaigns = self.campaign_ids();
                 let mut by_contact: HashMap<&str, Vec<&Row>> = HashMap::new();
                 for row in &self.activities {
                     by_contact.entry(&row.contact_id).or_default().push(row);
@@ -973,9 +974,13 @@ impl Account {
                 by_contact
                     .into_iter()
                     .flat_map(|(contact, rows)| {
+                        let campaigns = &campaigns;
                         summarise(&rows).into_iter().map(move |s| {
                             let mut out = Map::new();
                             out.insert("contact_id".into(), contact.into());
+                            if let Some(campaign) = campaigns.get(&*s.activity_id) {
+                                out.insert("campaign_id".into(), (*campaign).into());
+                            }
                             if let Value::Object(rest) = s.json(true) {
                                 out.extend(rest);
                             }
@@ -985,6 +990,7 @@ impl Account {
                     .collect()
             }
             "contact_activity_details" => {
+                let campaigns = self.campaign_ids();
                 let mut names: HashMap<&str, &str> = HashMap::new();
                 for campaign in &self.campaigns {
                     for activity in &campaign.activities {
@@ -999,6 +1005,9 @@ impl Account {
                         let name = names.get(&*row.activity_id).copied();
                         let mut v = detail_json(row, name, true);
                         v["occurrence"] = json!(*times);
+                        if let Some(campaign) = campaigns.get(&*row.activity_id) {
+                            v["campaign_id"] = json!(campaign);
+                        }
                         *times += 1;
                         v
                     })
@@ -1006,6 +1015,11 @@ impl Account {
             }
             other => panic!("the fake knows no stream {other}"),
         }
+    }
+
+    /// The campaign of each activity.
+    fn campaign_ids(&self) -> HashMap<&str, &str> {
+        self.campaigns.iter().flat_map(|c| c.activities.iter().map(|activity| (&*activity.id, &*c.id))).collect()
     }
 
     /// A contact with all that its ids mean.
@@ -1058,6 +1072,21 @@ impl Account {
         }
         record["custom_field_values"] = values.into();
         record
+    }
+
+    /// The bounces with their codes, which only the campaigns' reports tell.
+    pub fn bounces(&self) -> Vec<Value> {
+        let addresses: HashMap<&Id, Option<&str>> =
+            self.contacts.iter().map(|c| (&c.id, c.email.as_ref().map(|e| e.address.as_str()))).collect();
+        let bounces = self.activities.iter().filter(|row| row.kind == Kind::Bounces);
+        let bounce = |row: &Row| {
+            json!({
+                "email_address": addresses.get(&row.contact_id),
+                "bounce_code": super::api::bounce_code(row),
+                "created_time": canonical(row.at),
+            })
+        };
+        bounces.map(bounce).collect()
     }
 
     /// Ids of the deleted contacts.

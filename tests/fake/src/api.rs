@@ -12,7 +12,7 @@ use super::account::{
     Account, Contact, Index, Kind, Obj, Row, contact_json, detail_json, field_json, hash, list_json, summarise,
     tag_json,
 };
-use super::http::{Request, Response, decode_query, encode};
+use super::http::{Request, Response, decode_query, decode_segment, encode};
 use super::{Order, Switches};
 
 /// What an endpoint works with.
@@ -156,7 +156,8 @@ impl Context<'_> {
     pub fn serve(&mut self, req: &Request) -> Answer {
         let params = decode_query(&req.query);
         let path = req.path.strip_prefix("/v3").unwrap_or(&req.path);
-        let parts: Vec<&str> = path.split('/').skip(1).collect();
+        let parts: Vec<String> = path.split('/').skip(1).map(decode_segment).collect();
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let follows = params.iter().any(|(k, _)| k == "cursor" || k == "next");
         if follows && !self.issued.contains(&req.target()) {
             self.violation(format!("a next link the service never gave: {}", req.target()));
@@ -225,6 +226,11 @@ impl Context<'_> {
                 self.allow("campaign_data", "ui:campaign:metrics")?;
                 self.known(&params, &[]);
                 self.campaign_stats(ids)
+            }
+            ["reports", "stats", "email_campaign_activities", ids] => {
+                self.allow("campaign_data", "ui:campaign:metrics")?;
+                self.known(&params, &[]);
+                self.activity_stats(ids)
             }
             ["account", "user", "privileges"] => {
                 self.known(&params, &[]);
@@ -712,7 +718,7 @@ fn url_of(row: &Row) -> (String, String) {
     (format!("110040720417{n}"), format!("https://www.example.com/page/{n}?a=1&b=%20"))
 }
 
-fn bounce_code(row: &Row) -> &'static str {
+pub(super) fn bounce_code(row: &Row) -> &'static str {
     let codes = ["B", "D", "F", "S", "V", "X", "Z"];
     codes[usize::try_from(hash(&row.contact_id) % 7).expect("small")]
 }

@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 
 use super::account::{Account, Id, Kind, Obj, Row, hash, pick, uuid};
 use super::api::{
-    Answer, Context, Params, array_error, behind_offset, get, invalid, limit, not_found, object_error, paged, single,
-    slice, stars, time, words,
+    Answer, Context, Params, array_error, behind_offset, get, invalid, limit, not_found, paged, single, slice, stars,
+    time, words,
 };
 
 /// One activity of a campaign.
@@ -406,49 +406,5 @@ impl Context<'_> {
             json!({"click": 0, "open": 0, "did_not_open": 0, "bounce": 0, "unsubscribe": 0}),
         );
         Ok(paged(body, next))
-    }
-
-    /// All that is counted for up to 150 campaigns; one id that is none makes it 404 for all.
-    pub(super) fn campaign_stats(&mut self, ids: &str) -> Answer {
-        let ids: Vec<&str> = ids.split(',').collect();
-        if ids.len() > 150 {
-            return Err(invalid("campaign_ids"));
-        }
-        let account = &*self.account;
-        let known: HashMap<&str, &Campaign> = account.campaigns.iter().map(|c| (&*c.id, c)).collect();
-        let missing =
-            |message: &str| object_error(404, "reportingsvc.not_found.invalid_path_param.campaign_ids", message);
-        if ids.iter().any(|id| !known.contains_key(id)) {
-            return Err(missing("Could not find any campaign stats for all requested campaigns."));
-        }
-        let unique = account.unique();
-        let mut all: HashMap<(&str, Kind), u64> = HashMap::new();
-        for row in &account.activities {
-            *all.entry((&row.activity_id, row.kind)).or_default() += 1;
-        }
-        let now = account.now();
-        let (mut results, mut errors) = (Vec::new(), Vec::new());
-        for campaign in ids.iter().map(|id| known[id]) {
-            if campaign.last_sent().is_none() {
-                errors.push(json!({
-                    "error_key": "reportingsvc.not_found.invalid_path_param.campaign_ids",
-                    "error_message": format!("Could not find campaign stats for {}.", campaign.id),
-                }));
-                continue;
-            }
-            let rows = |kind: Kind| -> u64 {
-                campaign.activities.iter().filter_map(|activity| all.get(&(&*activity.id, kind))).sum()
-            };
-            let mut stats = Map::new();
-            for (kind, count) in counts(unique.get(&campaign.id)).into_iter().filter(|(kind, _)| *kind != "abuse") {
-                stats.insert(format!("em_{kind}"), count.into());
-            }
-            stats.insert("em_opens_all".into(), rows(Kind::Opens).into());
-            stats.insert("em_clicks_all".into(), rows(Kind::Clicks).into());
-            let mut o = Obj::new(&campaign.id, false, true);
-            o.put("campaign_id", &*campaign.id).put("stats", stats).time("last_refresh_time", Some(now));
-            results.push(o.done());
-        }
-        Ok(single(json!({"results": results, "errors": errors})))
     }
 }

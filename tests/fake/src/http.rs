@@ -79,12 +79,15 @@ pub(super) struct Response {
     pub status: u16,
     pub content_type: &'static str,
     pub location: Option<String>,
+    pub retry_after: Option<String>,
+    /// Any other headers.
+    pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
 impl Response {
     pub fn new(status: u16, content_type: &'static str, body: impl Into<Vec<u8>>) -> Response {
-        Response { status, content_type, location: None, body: body.into() }
+        Response { status, content_type, location: None, retry_after: None, headers: Vec::new(), body: body.into() }
     }
 
     pub fn json(status: u16, body: &Value) -> Response {
@@ -102,17 +105,25 @@ impl Response {
     /// The head for a body of this length.
     pub fn head(&self, date: &str, length: usize, gzip: bool, number: u64) -> String {
         let mut head = format!(
-            "HTTP/1.1 {} {}\r\nDate: {date}\r\nContent-Type: {}\r\nContent-Length: {length}\r\n\
-             x-amzn-requestid: 00000000-0000-4000-8000-{number:012}\r\n",
+            "HTTP/1.1 {} {}\r\nDate: {date}\r\nContent-Type: {}\r\nContent-Length: {length}\r\n",
             self.status,
             reason(self.status),
             self.content_type,
         );
+        for (name, value) in &self.headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        if !self.headers.iter().any(|(name, _)| name == "x-amzn-requestid") {
+            head += &format!("x-amzn-requestid: 00000000-0000-4000-8000-{number:012}\r\n");
+        }
         if gzip {
             head += "Content-Encoding: gzip\r\n";
         }
         if let Some(location) = &self.location {
             head += &format!("Location: {location}\r\n");
+        }
+        if let Some(wait) = &self.retry_after {
+            head += &format!("Retry-After: {wait}\r\n");
         }
         head + "\r\n"
     }
@@ -177,6 +188,11 @@ pub(super) fn decode(text: &str) -> String {
         i += 1;
     }
     String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Percent-decodes one segment of a path, in which `+` is itself.
+pub(super) fn decode_segment(text: &str) -> String {
+    decode(&text.replace('+', "%2B"))
 }
 
 /// The pairs of a query or form.

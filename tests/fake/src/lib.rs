@@ -12,6 +12,7 @@ mod api;
 pub mod auth;
 mod campaigns;
 mod http;
+mod stats;
 
 use std::collections::{HashSet, VecDeque};
 use std::io::Write as _;
@@ -149,8 +150,15 @@ pub struct Call {
 pub enum What {
     /// This status, body and content type, without serving the request.
     Status(u16, String, &'static str),
+    /// An error of this status with this `Retry-After`, without serving the request.
+    RetryAfter(u16, String),
+    /// Serve the request, then change its answer: from the body to status, content type and body.
+    Change(fn(&Value) -> (u16, &'static str, String)),
     /// An error of this status that shows all that the request brought.
     Echo(u16),
+    /// This status with these headers and this JSON, without serving the request. In both, `$TOKEN` stands for the
+    /// access token that the request brought, `$ESCAPED` and `$PERCENT` for the same with JSON and percent escapes.
+    Answer(u16, Vec<(&'static str, String)>, String),
     Throttled,
     QuotaExceeded,
     Unauthorized,
@@ -162,6 +170,8 @@ pub enum What {
     LostAnswer,
     /// Serve the request, send half of the body and close.
     CutBody,
+    /// Serve the request, send all of the body but its last byte and close.
+    CutLastByte,
     /// Serve the request and answer half of the JSON, well framed.
     TruncatedJson,
     /// Serve the request and answer 200 with nothing.
@@ -413,6 +423,15 @@ fn echo(req: &Request, status: u16, is_auth: bool) -> Response {
     Response::json(status, &json!({key: text, message: text}))
 }
 
+fn answer(req: &Request, status: u16, headers: &[(&'static str, String)], body: &str) -> Response {
+    let token = req.header("authorization").and_then(|h| h.strip_prefix("Bearer ")).unwrap_or_default();
+    let escape = |form: fn(u8) -> String| -> String { token.bytes().map(form).collect() };
+    let (escaped, percent) = (escape(|b| format!("\\u{b:04x}")), escape(|b| format!("%{b:02X}")));
+    let filled = |text: &str| text.replace("$TOKEN", token).replace("$ESCAPED", &escaped).replace("$PERCENT", &percent);
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), filled(value))).collect();
+    Response { headers, ..Response::new(status, "application/json", filled(body)) }
+}
+
 fn throttled() -> Response {
     api::object_error(429, "throttled", "Too Many Requests")
 }
@@ -531,7 +550,11 @@ impl Inner {
         let fault = self.fault_for(&target);
         let mut response = match &fault {
             Some(What::Status(status, body, content_type)) => Response::new(*status, content_type, body.clone()),
+            Some(What::RetryAfter(status, wait)) => {
+                Response { retry_after: Some(wait.clone()), ..Response::html(*status, "<html>Later</html>") }
+            }
             Some(What::Echo(status)) => echo(req, *status, is_auth),
+            Some(What::Answer(status, headers, body)) => answer(req, *status, headers, body),
             Some(What::Throttled) => throttled(),
             Some(What::QuotaExceeded) => quota_exceeded(),
             Some(What::Unauthorized) => unauthorized(),
@@ -546,6 +569,11 @@ impl Inner {
         match &fault {
             Some(What::LostAnswer) => return false,
             Some(What::TruncatedJson) => response.body.truncate(response.body.len() / 2),
+            Some(What::Change(change)) => {
+                let body = serde_json::from_slice(&response.body).unwrap_or_default();
+                let (status, content_type, body) = change(&body);
+                response = Response::new(status, content_type, body);
+            }
             Some(What::Empty200) => response = Response::new(200, "application/json", ""),
             Some(What::Html200) => {
                 response = Response::html(200, "<!DOCTYPE html><html><body>One moment</body></html>");
@@ -572,9 +600,9 @@ impl Inner {
         let body = std::mem::take(&mut response.body);
         let head = response.head(&date, body.len(), zipped, number);
         match fault {
-            Some(What::CutBody) => {
-                let half = &body[..body.len() / 2];
-                let _ = stream.write_all(&[head.as_bytes(), half].concat());
+            Some(What::CutBody | What::CutLastByte) => {
+                let length = if matches!(fault, Some(What::CutBody)) { body.len() / 2 } else { body.len() - 1 };
+                let _ = stream.write_all(&[head.as_bytes(), &body[..length]].concat());
                 false
             }
             Some(What::SlowDrip(pause)) => {

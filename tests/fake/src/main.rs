@@ -68,7 +68,7 @@ fn main() -> ExitCode {
 fn tap(arguments: &[String]) -> ExitCode {
     let name = "tap-constant-contact".to_owned();
     let args = tap_constant_contact::Args::parse_from([&name].into_iter().chain(arguments));
-    match tap_constant_contact::run(&args, Box::new(io::stdout())) {
+    match tap_constant_contact::run(&args, tap_constant_contact::Output::Stdout) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => ExitCode::from(e.exit_code()),
     }
@@ -274,7 +274,8 @@ fn write_truth(fake: &Fake, folder: &Path) -> io::Result<()> {
         let rows = Value::from(fake.account().truth(stream));
         fs::write(folder.join("truth").join(format!("{stream}.json")), rows.to_string())?;
     }
-    Ok(())
+    let bounces = Value::from(fake.account().bounces());
+    fs::write(folder.join("truth").join("bounces.json"), bounces.to_string())
 }
 
 /// What may happen to an account in a day.

@@ -1,0 +1,250 @@
+#!/usr/bin/env python3
+"""Loads the fake account into Postgres and DuckDB, runs every query of docs/queries.md there, and compares the answers
+with what the account holds.
+
+Needs cargo and Python; installs the targets and PostgreSQL as targets.py does.
+"""
+
+import collections
+import datetime
+import decimal
+import json
+import pathlib
+import re
+import shutil
+import sys
+import tempfile
+
+sys.dont_write_bytecode = True
+from account import ROOT, Account, build
+from postgres import Postgres, run
+from targets import DuckDb, MeltanoPostgres, sync
+
+LONGEST = 15
+
+
+def queries():
+    """The queries of the page: question, names of the databases, and SQL."""
+    page = (ROOT / "docs/queries.md").read_text(encoding="utf-8")
+    for section in re.split(r"^## ", page, flags=re.M)[1:]:
+        question = section.split("\n", 1)[0]
+        for block in re.findall(r"^```sql\n(.*?)^```$", section, flags=re.M | re.S):
+            databases, sql = block.split("\n", 1)
+            if sql.count("\n") > LONGEST:
+                raise SystemExit(f"{question}: more than {LONGEST} lines")
+            yield question, databases.removeprefix("-- ").split(" and "), sql
+
+
+def moment(text):
+    return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).replace(tzinfo=None)
+
+
+class Truth:
+    """What the account holds, and what it says to each question."""
+
+    def __init__(self, account):
+        self.contacts = account.truth("contacts")
+        self.lists = account.truth("contact_lists")
+        self.campaigns = account.truth("email_campaigns")
+        self.summary = account.truth("contact_action_summary")
+        self.details = account.truth("contact_activity_details")
+        self.bounces = account.truth("bounces")
+        self.by_id = {contact["contact_id"]: contact for contact in self.contacts}
+
+    def active(self):
+        return {contact["contact_id"] for contact in self.contacts if contact["status"] == "active"}
+
+    def present(self):
+        return [contact for contact in self.contacts if contact["status"] != "deleted"]
+
+    def answer(self, question):
+        return {
+            "Active contacts per list": self.active_per_list,
+            "Open, click and bounce rate per campaign": self.rates,
+            "Unsubscribes per week, and why": self.unsubscribes,
+            "Contacts by a custom field": self.by_field,
+            "Contacts by tag": self.by_tag,
+            "Most engaged contacts": self.most_engaged,
+            "Bounced addresses": self.bounced,
+            "Growth per month": self.growth,
+            "Contacts who never opened": self.never_opened,
+            "Campaigns by list sent to": self.by_list,
+        }[question]()
+
+    def active_per_list(self):
+        active = [contact for contact in self.contacts if contact["status"] == "active"]
+        return collections.Counter(name for contact in active for name in contact["list_names"]).items()
+
+    def rates(self):
+        for campaign in self.campaigns:
+            if "last_sent_date" not in campaign:
+                continue
+            sends, bounces = campaign["unique_sends"], campaign["unique_bounces"]
+
+            def percent(part, whole):
+                exact = decimal.Decimal(100 * part) / whole if whole else None
+                return exact and exact.quantize(decimal.Decimal("0.1"), decimal.ROUND_HALF_UP)
+
+            yield (
+                campaign["name"], campaign.get("subject"), moment(campaign["last_sent_date"]),
+                percent(campaign["unique_opens"], sends - bounces),
+                percent(campaign["unique_clicks"], sends - bounces),
+                percent(bounces, sends),
+            )
+
+    @staticmethod
+    def opt_out(contact):
+        text = (contact.get("email_address") or {}).get("opt_out_date")
+        return text and moment(text)
+
+    def unsubscribes(self):
+        counts = collections.Counter()
+        for contact in self.contacts:
+            if at := self.opt_out(contact):
+                monday = at.date() - datetime.timedelta(days=at.weekday())
+                counts[monday, contact["email_address"].get("opt_out_reason") or "not given"] += 1
+        return [(week, reason, count) for (week, reason), count in counts.items()]
+
+    def by_field(self):
+        values = [contact["custom_field_values"].get("What_they_like") for contact in self.present()]
+        return collections.Counter(value for value in values if value is not None).items()
+
+    def by_tag(self):
+        return collections.Counter(name for contact in self.present() for name in contact["tag_names"]).items()
+
+    def most_engaged(self):
+        since = datetime.datetime.combine(datetime.date.today() - datetime.timedelta(days=90), datetime.time())
+        counts = collections.defaultdict(collections.Counter)
+        for row in self.details:
+            if moment(row["created_time"]) >= since and row["tracking_activity_type"] in ("em_clicks", "em_opens"):
+                counts[row["contact_id"]][row["tracking_activity_type"]] += 1
+        rows = []
+        for contact_id in self.active() & counts.keys():
+            contact, counted = self.by_id[contact_id], counts[contact_id]
+            names = [contact.get(name) for name in ("email", "first_name", "last_name")]
+            rows.append((*names, counted["em_clicks"], counted["em_opens"]))
+        return sorted(rows, key=lambda row: (-row[3], -row[4], row[0]))[:20]
+
+    def bounced(self):
+        found = collections.defaultdict(list)
+        for row in self.bounces:
+            if row["bounce_code"] != "V":
+                found[row["email_address"], row["bounce_code"]].append(moment(row["created_time"]))
+        return [(address, code, len(times), max(times)) for (address, code), times in found.items()]
+
+    def growth(self):
+        counts = collections.defaultdict(collections.Counter)
+        for contact in self.contacts:
+            changes = {
+                "joined": moment(contact["created_at"]),
+                "unsubscribed": self.opt_out(contact),
+                "deleted": contact.get("deleted_at") and moment(contact["deleted_at"]),
+            }
+            for change, at in changes.items():
+                if at:
+                    counts[at.date().replace(day=1)][change] += 1
+        return [(month, c["joined"], c["unsubscribed"], c["deleted"]) for month, c in counts.items()]
+
+    def never_opened(self):
+        rows = collections.defaultdict(list)
+        for row in self.summary:
+            rows[row["contact_id"]].append(row)
+        for contact_id in self.active() & rows.keys():
+            sends = sum(row["em_sends"] for row in rows[contact_id])
+            if sends and not any(row["em_opens"] for row in rows[contact_id]):
+                yield self.by_id[contact_id]["email"], sends, max(moment(row["start_on"]) for row in rows[contact_id])
+
+    def by_list(self):
+        names = {row["list_id"]: row["name"] for row in self.lists}
+        sent = collections.defaultdict(list)
+        for campaign in self.campaigns:
+            for list_id in campaign.get("contact_list_ids", []) if "last_sent_date" in campaign else []:
+                sent[list_id].append(moment(campaign["last_sent_date"]))
+        return [(names[list_id], len(times), max(times)) for list_id, times in sent.items()]
+
+
+def plain(value):
+    """A value as both databases and the truth can be compared: moments in one form, numbers as numbers."""
+    if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?", value):
+        value = moment(value.replace(" ", "T"))
+    if isinstance(value, datetime.datetime):
+        return value.isoformat()
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    if isinstance(value, (int, float, decimal.Decimal)):
+        return float(value)
+    return value
+
+
+def sorted_rows(rows):
+    return sorted(([plain(value) for value in row] for row in rows), key=repr)
+
+
+def ask_postgres(postgres, sql):
+    query = sql.rstrip().rstrip(";")
+    wrapped = f"SET search_path TO meltano; SELECT (SELECT json_agg(value) FROM json_each(row_to_json(answer))) FROM ({query}) AS answer"
+    out = run(
+        postgres.bin / "psql", "-h", "127.0.0.1", "-p", postgres.port, "-U", "tap", "-d", postgres.database, "-qAt",
+        "-c", wrapped, capture_output=True, text=True,
+    ).stdout
+    return [json.loads(line) for line in out.split("\n") if line]
+
+
+def ask_duckdb(target, sql):
+    script = (
+        "import duckdb, json, sys\n"
+        "connection = duckdb.connect(sys.argv[1], read_only=True)\n"
+        "connection.execute('USE tap')\n"
+        "plain = lambda value: float(value) if type(value).__name__ == 'Decimal' else str(value)\n"
+        "for row in connection.execute(sys.argv[2]).fetchall(): print(json.dumps(row, default=plain))\n"
+    )
+    out = run(
+        target.folder / "venv/bin/python", "-c", script, target.out / "db.duckdb", sql, capture_output=True, text=True
+    ).stdout
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def main():
+    programs = build(release=False)
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="queries-"))
+    folder.chmod(0o755)
+    postgres = account = None
+    try:
+        postgres = Postgres(folder)
+        targets = {"Postgres": MeltanoPostgres(folder / "postgres-target", postgres), "DuckDB": DuckDb(folder / "duckdb", postgres)}
+        for target in targets.values():
+            target.install()
+        account = Account(programs, folder / "account")
+        sync(programs, account, None, folder / "messages.jsonl")
+        for target in targets.values():
+            target.load(folder / "messages.jsonl")
+        truth = Truth(account)
+        asked, wrong = collections.Counter(), 0
+        for question, databases, sql in queries():
+            expected = sorted_rows(truth.answer(question))
+            if not expected:
+                raise SystemExit(f"{question}: the account has no answer, so that nothing is checked")
+            for database in databases:
+                ask = (lambda: ask_postgres(postgres, sql)) if database == "Postgres" else (lambda: ask_duckdb(targets["DuckDB"], sql))
+                found = sorted_rows(ask())
+                asked[question] += 1
+                same = found == expected
+                wrong += not same
+                print(f"{question:<45}{database:<10}{len(found):>5} rows  {'ok' if same else 'WRONG'}")
+                if not same:
+                    print("  not in the account:", [row for row in found if row not in expected][:3])
+                    print("  not in the answer: ", [row for row in expected if row not in found][:3])
+        if set(asked.values()) != {len(targets)} or len(asked) != 10:
+            raise SystemExit(f"not ten questions to {len(targets)} databases: {dict(asked)}")
+        if wrong:
+            raise SystemExit("a query does not say what the account holds")
+    finally:
+        if account:
+            account.stop()
+        if postgres:
+            postgres.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

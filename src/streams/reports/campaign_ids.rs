@@ -1,0 +1,121 @@
+//! The campaign of each activity, for the contact route, whose rows name the activity alone.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::campaigns::Campaigns;
+use crate::client::Client;
+use crate::error::{Error, Result};
+use crate::field::Text;
+use crate::id::Id;
+use crate::run::Run;
+use crate::stream::Stream;
+
+const STATS: &str = "email_activity_stats";
+/// How many activities one call may name.
+const IDS: usize = 10;
+
+/// What is known of activities so far: each is looked up once a run, ten a call.
+#[derive(Default)]
+pub(super) struct CampaignIds {
+    known: HashMap<Id, Text>,
+    /// Activities that will come, looked up together with the first that does.
+    expected: BTreeSet<Id>,
+    /// The service refuses to tell, which costs the field and not the rows.
+    is_refused: bool,
+}
+
+impl CampaignIds {
+    /// The campaign of an activity; null where the service knows none, as for landing pages.
+    pub(super) fn of(&self, activity: &Id) -> Text {
+        self.known.get(activity).cloned().unwrap_or_default()
+    }
+
+    /// Takes note of activities that will come.
+    pub(super) fn expect(&mut self, activities: impl Iterator<Item = Id>) {
+        self.expected.extend(activities);
+    }
+
+    /// Looks up those of the activities that are not known yet, where the stream selects the field.
+    ///
+    /// # Errors
+    /// What ends a run. A refusal does not.
+    pub(super) fn learn<'a>(
+        &mut self,
+        run: &Run,
+        stream: &Stream,
+        campaigns: &Campaigns,
+        activities: impl Iterator<Item = &'a str>,
+    ) -> Result<()> {
+        if self.is_refused || !run.wants(stream, &["campaign_id"]) {
+            return Ok(());
+        }
+        let mut missing: BTreeSet<Id> = activities.map(Id::from).filter(|id| !self.known.contains_key(id)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        missing.append(&mut self.expected);
+        missing.retain(|id| !self.known.contains_key(id));
+        // Where the details of campaigns were read, they tell it for nothing.
+        for (campaign, activity) in campaigns.known_activities() {
+            if missing.remove(&activity.id) {
+                self.known.insert(activity.id.clone(), Text::from(campaign.to_string().as_str()));
+            }
+        }
+        let missing: Vec<Id> = missing.into_iter().collect();
+        for ids in missing.chunks(IDS) {
+            match self.ask(run.client, ids) {
+                Err(Error::Forbidden(why)) => {
+                    self.is_refused = true;
+                    log::warn!(
+                        "the campaigns of activities are refused ({why}): campaign_id is null in the contact reports. To \
+                         fill it, log in again and allow the scope campaign_data"
+                    );
+                    return Ok(());
+                }
+                outcome => outcome?,
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, client: &Arc<Client>, ids: &[Id]) -> Result<()> {
+        #[derive(Deserialize)]
+        struct Answer {
+            #[serde(default)]
+            results: Option<Vec<Found>>,
+        }
+        #[derive(Deserialize)]
+        struct Found {
+            #[serde(default)]
+            campaign_activity_id: Text,
+            #[serde(default)]
+            campaign_id: Text,
+        }
+        let joined: Vec<String> = ids.iter().map(Id::in_path).collect();
+        let path = format!("/reports/stats/email_campaign_activities/{}", joined.join(","));
+        match client.object::<Answer>(STATS, &path, &[], 0) {
+            Ok(answer) => {
+                for found in answer.results.unwrap_or_default() {
+                    if let Some(id) = found.campaign_activity_id.as_str() {
+                        self.known.insert(Id::from(id), found.campaign_id);
+                    }
+                }
+            }
+            // One id that the service does not accept fails the call for all.
+            Err(Error::NotFound(_) | Error::Refused(_)) if ids.len() > 1 => {
+                let (some, others) = ids.split_at(ids.len() / 2);
+                self.ask(client, some)?;
+                self.ask(client, others)?;
+            }
+            Err(Error::NotFound(why) | Error::Refused(why)) => log::debug!("no campaign of activity {}: {why}", ids[0]),
+            Err(e) => return Err(e),
+        }
+        for id in ids {
+            self.known.entry(id.clone()).or_default();
+        }
+        Ok(())
+    }
+}

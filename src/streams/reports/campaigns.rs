@@ -1,0 +1,461 @@
+//! What the account has of campaigns, and which of them the reports must look at.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Deserialize;
+
+use super::kind::{KINDS, Kind};
+use crate::client::Client;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::fanout::{self, Step};
+use crate::field::{Integer, Text};
+use crate::id::Id;
+use crate::streams::campaigns::KnownCampaigns;
+use crate::streams::email_campaigns::{CampaignActivity, EmailCampaign};
+
+const STATS: &str = "email_campaign_stats";
+
+/// How many campaigns one call for their stats may name.
+const STATS_IDS: usize = 150;
+/// While the counts of a campaign are younger than this, rows may exist that they do not include.
+const COUNTS_LAG: TimeDelta = TimeDelta::days(1);
+/// A sending may take hours, and its date is known to the service later than its first rows.
+const SENDING_TAKES: TimeDelta = TimeDelta::days(2);
+
+/// What one run has learnt of the account's campaigns; each part is asked for once, when it is first needed.
+#[derive(Default)]
+pub(crate) struct Campaigns {
+    pub(in crate::streams) known: KnownCampaigns,
+    listed: Option<Vec<Listed>>,
+    sent: Option<HashMap<Id, Sent>>,
+}
+
+/// A campaign of the listing.
+pub(in crate::streams) struct Listed {
+    id: Id,
+    name: Option<Box<str>>,
+    created_at: Option<DateTime<Utc>>,
+    /// A draft, or scheduled for later.
+    is_unsent: bool,
+    /// When it was removed, at the latest.
+    removed_at: Option<DateTime<Utc>>,
+}
+
+/// What the service counts for a sent campaign.
+struct Sent {
+    last: Option<DateTime<Utc>>,
+    rows: [u64; KINDS.len()],
+    /// Opens and clicks are all counted, not one per contact.
+    counts_all: bool,
+}
+
+/// One activity of a campaign.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Activity {
+    pub(crate) id: Id,
+    pub(crate) role: Option<Box<str>>,
+}
+
+impl Activity {
+    /// As the details of a campaign name it.
+    fn of(activity: &CampaignActivity) -> Option<Activity> {
+        let id = Id::from(activity.campaign_activity_id.as_str()?);
+        Some(Activity { id, role: activity.role.0.clone() })
+    }
+
+    /// Whether it can have tracking reports. Roles that nobody has documented are asked, and may refuse.
+    pub(super) fn is_tracked(&self) -> bool {
+        !self.role.as_deref().is_some_and(|role| role.eq_ignore_ascii_case("permalink"))
+    }
+}
+
+/// What one report needs of the campaigns.
+#[derive(Clone, Debug)]
+pub(super) struct Demand {
+    /// The summary counts every row of an activity. The details stop at the first row before `rows_from`.
+    pub(super) is_summary: bool,
+    /// Campaigns last sent before this have nothing for it; `None` looks at all.
+    pub(super) sent_from: Option<DateTime<Utc>>,
+    /// Campaigns created after this have nothing for it.
+    pub(super) created_before: Option<DateTime<Utc>>,
+    /// The oldest row that is wanted.
+    pub(super) rows_from: Option<DateTime<Utc>>,
+}
+
+impl Demand {
+    /// What a report with this window needs; `lookback` is for how long late rows are looked for, `None` for ever.
+    pub(super) fn new(
+        is_summary: bool,
+        from: Option<DateTime<Utc>>,
+        before: Option<DateTime<Utc>>,
+        lookback: Option<TimeDelta>,
+    ) -> Demand {
+        let back = if is_summary { Some(SENDING_TAKES) } else { lookback.map(|days| days.max(SENDING_TAKES)) };
+        let sent_from = from.zip(back).and_then(|(from, back)| from.checked_sub_signed(back));
+        Demand { is_summary, sent_from, created_before: before, rows_from: from.filter(|_| !is_summary) }
+    }
+}
+
+/// A campaign whose reports must be looked at.
+#[derive(Clone, Debug)]
+pub(super) struct CampaignToRead {
+    pub(super) id: Id,
+    pub(super) name: Option<Box<str>>,
+    /// Whether each demand, in their order, is to look at it.
+    pub(super) is_wanted_by: Vec<bool>,
+    pub(super) kinds: Vec<KindToRead>,
+    /// Known to have been sent; a removed one may have been a draft.
+    pub(super) is_sent: bool,
+    /// How many of its activities have reports, where its detail has been read.
+    pub(super) tracked: Option<u64>,
+    /// Its detail is known, or will be when the reports are read.
+    pub(super) has_detail: bool,
+}
+
+/// A report of a campaign that must be read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct KindToRead {
+    pub(super) kind: Kind,
+    /// How many rows will be read, by the service's counts.
+    pub(super) rows: u64,
+}
+
+impl Campaigns {
+    /// How many campaigns were sent, as far as the summaries were read.
+    pub(super) fn sent_count(&self) -> u64 {
+        self.sent.as_ref().map_or(0, |sent| sent.len() as u64)
+    }
+
+    /// The campaigns that these demands must look at, in the order of their ids, with the number of their rows.
+    ///
+    /// `types` are the kinds of rows that the details want. A campaign that only the summaries name is looked at too.
+    ///
+    /// # Errors
+    /// What ends a run, or `Forbidden`.
+    pub(super) fn to_read(
+        &mut self,
+        client: &Arc<Client>,
+        config: &Config,
+        demands: &[Demand],
+        types: &[Kind],
+        now: DateTime<Utc>,
+        lookback: TimeDelta,
+    ) -> Result<Vec<CampaignToRead>> {
+        self.listed(client, config)?;
+        self.sent(client, config)?;
+        let wanted = self.select(demands, types, now, lookback);
+        self.count_all(client, &wanted)?;
+        Ok(self.select(demands, types, now, lookback))
+    }
+
+    /// The same from what is known already. Pure.
+    fn select(
+        &self,
+        demands: &[Demand],
+        types: &[Kind],
+        now: DateTime<Utc>,
+        lookback: TimeDelta,
+    ) -> Vec<CampaignToRead> {
+        let empty = HashMap::new();
+        let sent = self.sent.as_ref().unwrap_or(&empty);
+        let mut found = BTreeMap::new();
+        for listed in self.listed.iter().flatten() {
+            let counted = sent.get(&listed.id);
+            // One that was sent and is not counted yet has an unknown date; it is looked at.
+            if counted.is_some() || !listed.is_unsent {
+                found.insert(&listed.id, (Some(listed), counted));
+            }
+        }
+        for (id, counted) in sent {
+            found.entry(id).or_insert((None, Some(counted)));
+        }
+        let campaigns = found.into_iter();
+        campaigns
+            .filter_map(|(id, (listed, counted))| self.one_to_read(id, listed, counted, demands, types, now, lookback))
+            .collect()
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one place decides")]
+    fn one_to_read(
+        &self,
+        id: &Id,
+        listed: Option<&Listed>,
+        counted: Option<&Sent>,
+        demands: &[Demand],
+        types: &[Kind],
+        now: DateTime<Utc>,
+        lookback: TimeDelta,
+    ) -> Option<CampaignToRead> {
+        let last = counted.and_then(|sent| sent.last);
+        let removed = listed.and_then(|listed| listed.removed_at);
+        // Nothing is sent after a campaign was removed.
+        let last_possible = last.or(removed.filter(|_| counted.is_none()));
+        let created_at = listed.and_then(|listed| listed.created_at);
+        let is_wanted_by: Vec<bool> = demands
+            .iter()
+            .map(|demand| {
+                let is_too_new = demand.created_before.zip(created_at).is_some_and(|(before, at)| at >= before);
+                let is_too_old = demand.sent_from.zip(last_possible).is_some_and(|(from, last)| last < from);
+                !is_too_new && !is_too_old
+            })
+            .collect();
+        let wanting = || demands.iter().zip(&is_wanted_by).filter(|(_, wanted)| **wanted).map(|(demand, _)| demand);
+        wanting().next()?;
+        let is_counted_whole = wanting().any(|demand| demand.is_summary);
+        // The details stop at the first row before their bound, which every page of an older campaign has.
+        let is_only_late = !is_counted_whole
+            && wanting().all(|demand| demand.rows_from.zip(last).is_some_and(|(from, last)| last < from));
+        // The counts lag behind the rows, so a zero is believed only when nothing more is expected.
+        let is_at_rest = last.is_some_and(|last| now - last > lookback.max(COUNTS_LAG));
+        let rows = |kind: Kind| counted.map_or(0, |sent| sent.rows[kind as usize]);
+        let kinds: Vec<KindToRead> = KINDS
+            .into_iter()
+            .filter(|kind| is_counted_whole || types.contains(kind))
+            .filter(|kind| !(is_at_rest && counted.is_some() && rows(*kind) == 0))
+            .map(|kind| KindToRead { kind, rows: if is_only_late { 0 } else { rows(kind) } })
+            .collect();
+        if kinds.is_empty() {
+            return None;
+        }
+        Some(CampaignToRead {
+            id: id.clone(),
+            name: listed.and_then(|listed| listed.name.clone()),
+            is_wanted_by,
+            kinds,
+            is_sent: counted.is_some() || removed.is_none(),
+            tracked: self.tracked(id),
+            has_detail: self.known.has_or_plans_details(id),
+        })
+    }
+
+    /// All campaigns, the removed ones included.
+    fn listed(&mut self, client: &Arc<Client>, config: &Config) -> Result<&[Listed]> {
+        if self.listed.is_none() {
+            let listing = self.known.listing(client, config, None)?;
+            let listed = listing.campaigns.iter().map(|(id, row)| Listed {
+                id: id.clone(),
+                name: row.campaign.name.0.clone(),
+                created_at: row.campaign.created_at.instant(),
+                is_unsent: row.campaign.is_unsent(),
+                removed_at: row.campaign.updated_at.instant().filter(|_| row.campaign.is_removed()),
+            });
+            self.listed = Some(listed.collect());
+        }
+        Ok(self.listed.as_deref().unwrap_or_default())
+    }
+
+    /// The sent campaigns, as the summaries count them.
+    fn sent(&mut self, client: &Arc<Client>, config: &Config) -> Result<&HashMap<Id, Sent>> {
+        if self.sent.is_none() {
+            let summaries = self.known.summaries(client, config)?;
+            let sent = summaries.sent.iter().map(|(id, row)| {
+                // A count that is not sent does not mean that there are no rows.
+                let at_least = |count: Integer| count.0.map_or(1, i64::unsigned_abs);
+                let rows = row.unique_counts.as_ref().map_or([1; KINDS.len()], |c| {
+                    [c.sends, c.opens, c.clicks, c.bounces, c.optouts, c.forwards].map(at_least)
+                });
+                (id.clone(), Sent { last: row.last_sent_date.instant(), rows, counts_all: false })
+            });
+            self.sent = Some(sent.collect());
+        }
+        Ok(self.sent.get_or_insert_default())
+    }
+
+    /// Counts all opens and clicks of these campaigns: the summaries count one a contact.
+    fn count_all(&mut self, client: &Arc<Client>, campaigns: &[CampaignToRead]) -> Result<()> {
+        #[derive(Deserialize)]
+        struct Answer {
+            #[serde(default)]
+            results: Option<Vec<Counted>>,
+        }
+        #[derive(Deserialize)]
+        struct Counted {
+            #[serde(default)]
+            campaign_id: Text,
+            #[serde(default)]
+            stats: Option<Stats>,
+        }
+        #[derive(Deserialize, Default)]
+        #[serde(default)]
+        struct Stats {
+            em_opens_all: Integer,
+            em_clicks_all: Integer,
+        }
+        let sent = self.sent.get_or_insert_default();
+        let asked: Vec<Id> = campaigns
+            .iter()
+            .map(|campaign| &campaign.id)
+            .filter(|id| sent.get(id).is_some_and(|sent| !sent.counts_all && sent.last.is_some()))
+            .cloned()
+            .collect();
+        let batches: Vec<Vec<Id>> = asked.chunks(STATS_IDS).map(<[Id]>::to_vec).collect();
+        let (fetching, workers) = (Arc::clone(client), client.workers());
+        let fetch = move |priority: usize, ids: &Vec<Id>, push: &mut dyn FnMut(Answer) -> bool| {
+            let ids: Vec<String> = ids.iter().map(Id::in_path).collect();
+            push(fetching.object(
+                STATS,
+                &format!("/reports/stats/email_campaigns/{}", ids.join(",")),
+                &[],
+                priority,
+            )?);
+            Ok(())
+        };
+        fanout::in_order(
+            batches,
+            workers,
+            |_| 1,
+            fetch,
+            |ids, step| {
+                match step {
+                    Step::Item(answer) => {
+                        for counted in answer.results.unwrap_or_default() {
+                            let id = counted.campaign_id.as_str().map(Id::from);
+                            let Some(sent) = id.and_then(|id| sent.get_mut(&id)) else { continue };
+                            let stats = counted.stats.unwrap_or_default();
+                            for (kind, all) in [(Kind::Opens, stats.em_opens_all), (Kind::Clicks, stats.em_clicks_all)]
+                            {
+                                let all = all.0.map_or(0, i64::unsigned_abs);
+                                sent.rows[kind as usize] = sent.rows[kind as usize].max(all);
+                            }
+                        }
+                        for id in ids {
+                            sent.get_mut(id).into_iter().for_each(|sent| sent.counts_all = true);
+                        }
+                        Ok(())
+                    }
+                    // One id that the service does not accept fails the call for all.
+                    Step::End(Err(Error::NotFound(why) | Error::Refused(why))) => {
+                        log::debug!(
+                            "the stats of {} campaigns cannot be had ({why}); the plan counts too low",
+                            ids.len()
+                        );
+                        Ok(())
+                    }
+                    Step::End(outcome) => outcome,
+                }
+            },
+        )
+    }
+
+    /// Learns the activities of campaigns, asked for where they are not known yet.
+    ///
+    /// # Errors
+    /// What ends a run, or `Forbidden`.
+    pub(in crate::streams) fn activities(&mut self, client: &Arc<Client>, campaigns: &[Id]) -> Result<()> {
+        self.known.learn_details(client, campaigns)
+    }
+
+    /// The activities of a campaign that [`Campaigns::activities`] has asked for; `None` where the service lists the
+    /// campaign but does not know it by its id.
+    pub(in crate::streams) fn activities_of(&self, campaign: &Id) -> Option<Vec<Activity>> {
+        let details = self.known.details_of(campaign)?.as_ref().ok()?;
+        Some(details.activities().into_iter().filter_map(Activity::of).collect())
+    }
+
+    /// How many activities of a campaign have reports, where they are known.
+    fn tracked(&self, campaign: &Id) -> Option<u64> {
+        self.known.details_of(campaign)?;
+        let known = self.activities_of(campaign).unwrap_or_default();
+        Some(known.iter().filter(|activity| activity.is_tracked()).count() as u64)
+    }
+
+    /// Takes note of the activities that became known since these campaigns were chosen.
+    pub(super) fn note_activities(&self, campaigns: &mut [CampaignToRead]) {
+        for campaign in campaigns {
+            campaign.tracked = self.tracked(&campaign.id);
+        }
+    }
+
+    /// The campaigns whose activities are known, with them.
+    pub(super) fn known_activities(&self) -> impl Iterator<Item = (&Id, Activity)> {
+        let activities = |(id, details): (_, &EmailCampaign)| -> Vec<(_, Activity)> {
+            details.activities().into_iter().filter_map(Activity::of).map(|activity| (id, activity)).collect()
+        };
+        self.known.detailed().flat_map(activities)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(day: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_700_000_000 + day * 86_400, 0).unwrap()
+    }
+
+    /// A campaign sent on each of these days, the last of which is day 0; what the summaries count.
+    fn sent_on(days: &[i64], rows: u64) -> Campaigns {
+        let id = |day: &i64| Id::from(format!("sent {day}").as_str());
+        let sent = days.iter().map(|day| (id(day), Sent { last: Some(at(*day)), rows: [rows; 6], counts_all: true }));
+        let listed = days.iter().map(|day| Listed {
+            id: id(day),
+            name: None,
+            created_at: Some(at(*day - 1)),
+            is_unsent: false,
+            removed_at: None,
+        });
+        Campaigns { listed: Some(listed.collect()), sent: Some(sent.collect()), ..Campaigns::default() }
+    }
+
+    fn selected(campaigns: &Campaigns, demands: &[Demand], types: &[Kind]) -> Vec<String> {
+        let lookback = TimeDelta::days(30);
+        campaigns.select(demands, types, at(0), lookback).into_iter().map(|c| c.id.to_string()).collect()
+    }
+
+    #[test]
+    fn a_sending_that_went_on_into_the_window_is_looked_at() {
+        let campaigns = sent_on(&[-10, -12, -13], 5);
+        let summary = Demand::new(true, Some(at(-10) + TimeDelta::hours(1)), None, None);
+        assert_eq!(selected(&campaigns, &[summary], &[]), ["sent -10"]);
+        let summary = Demand::new(true, Some(at(-10)), None, None);
+        assert_eq!(selected(&campaigns, &[summary], &[]), ["sent -10", "sent -12"]);
+        assert_eq!(selected(&campaigns, &[Demand::new(true, None, None, None)], &[]).len(), 3);
+    }
+
+    #[test]
+    fn details_look_back_for_late_rows_or_at_everything() {
+        let campaigns = sent_on(&[-1, -20, -60], 5);
+        let details = |lookback| Demand::new(false, Some(at(-2)), None, lookback);
+        assert_eq!(
+            selected(&campaigns, &[details(Some(TimeDelta::days(30)))], &[Kind::Opens]),
+            ["sent -1", "sent -20"]
+        );
+        assert_eq!(selected(&campaigns, &[details(None)], &[Kind::Opens]).len(), 3);
+        // Pages of an older campaign are not all read.
+        let rows = |id: &str| {
+            let all = campaigns.select(&[details(None)], &[Kind::Opens], at(0), TimeDelta::days(30));
+            all.into_iter().find(|c| c.id == Id::from(id)).unwrap().kinds[0].rows
+        };
+        assert_eq!((rows("sent -1"), rows("sent -20")), (5, 0));
+    }
+
+    #[test]
+    fn a_zero_is_believed_of_a_campaign_at_rest_only() {
+        let everything = Demand::new(true, None, None, None);
+        assert_eq!(selected(&sent_on(&[-20, -40], 0), &[everything], &[]), ["sent -20"]);
+    }
+
+    #[test]
+    fn a_campaign_that_only_the_summaries_name_is_looked_at_and_a_draft_is_not() {
+        let mut campaigns = sent_on(&[-5, -6], 3);
+        campaigns.listed.as_mut().unwrap().retain(|listed| listed.id != Id::from("sent -5"));
+        campaigns.listed.as_mut().unwrap().push(Listed {
+            id: Id::from("draft"),
+            name: None,
+            created_at: Some(at(-5)),
+            is_unsent: true,
+            removed_at: None,
+        });
+        assert_eq!(selected(&campaigns, &[Demand::new(false, None, None, None)], &KINDS), ["sent -5", "sent -6"]);
+    }
+
+    #[test]
+    fn a_campaign_made_after_the_window_has_nothing_for_it() {
+        let campaigns = sent_on(&[-5, -8], 3);
+        let demand = Demand::new(false, Some(at(-30)), Some(at(-7)), None);
+        assert_eq!(selected(&campaigns, &[demand], &KINDS), ["sent -8"]);
+    }
+}

@@ -1,0 +1,338 @@
+//! The plan of the contact reports: their route and what it costs, made once a run, before the first record.
+//!
+//! It asks for as little as the choice needs, and nothing twice: pages of contacts that it reads for a sample are kept
+//! for the read, as are the listings and the details of campaigns.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use chrono::TimeDelta;
+
+use super::by_contact::{self, ContactFetch};
+use super::campaigns::{CampaignToRead, Demand};
+use super::kind::Kind;
+use super::newest_first::Part;
+use super::reading::Reading;
+use super::records::OfActivity;
+use super::route::{self, ContactReport, Reason};
+use super::{DETAILS, Learnt};
+use crate::config::Route;
+use crate::error::{Error, Result};
+use crate::fanout::{self, Step};
+use crate::id::Id;
+use crate::run::Run;
+use crate::streams::{Shared, contacts};
+
+/// How many contacts are read to learn how rows spread over them.
+const CONTACT_SAMPLE: usize = 20;
+/// How many campaigns are looked at to learn how many activities one has.
+const CAMPAIGN_SAMPLE: usize = 20;
+
+/// How the contact reports of this run are read.
+pub(super) struct Plan {
+    pub(super) route: Route,
+    /// The calls of both reports together, those that made the plan included.
+    pub(super) calls: u64,
+    /// The calls of the read itself, those of the sample included.
+    of_read: u64,
+    /// The calls of each report, where they are read one after the other.
+    of_report: Vec<(&'static str, u64)>,
+    /// Route and reason, in words.
+    pub(super) words: String,
+}
+
+/// What a read by one route costs.
+struct Cost {
+    /// The calls of the read, those included that the plan has made already.
+    calls: u64,
+    made: u64,
+    of_report: Vec<(&'static str, u64)>,
+}
+
+/// The plan of this run, made at the first call.
+///
+/// # Errors
+/// What ends a run, or `Forbidden` when the service refuses the reports.
+pub(super) fn of<'s>(run: &mut Run, shared: &'s mut Shared) -> Result<&'s Plan> {
+    let learnt = &mut shared.reports;
+    if learnt.plan.is_none() {
+        let plan = make(run, learnt)?;
+        learnt.plan = Some(plan);
+    }
+    Ok(learnt.plan.as_ref().expect("it was just made"))
+}
+
+/// The calls that the plan has for one report by contact.
+pub(super) fn of_report(learnt: &Learnt, reading: &Reading) -> u64 {
+    let planned = learnt.plan.iter().flat_map(|plan| &plan.of_report);
+    planned.filter(|(name, _)| *name == reading.stream.name).map(|(_, calls)| calls).sum()
+}
+
+fn make(run: &mut Run, learnt: &mut Learnt) -> Result<Plan> {
+    run.client.run_start()?;
+    let before = run.client.calls();
+    let readings = super::readings(run)?;
+    let (route, reason, cost, other) = match fixed(run, &readings) {
+        Some((Route::Contacts, reason)) => (Route::Contacts, reason, by_contact(run, learnt, &readings)?, None),
+        Some((Route::Campaigns, reason)) => (Route::Campaigns, reason, by_campaign(run, learnt, &readings)?, None),
+        None => cheaper(run, learnt, &readings)?,
+    };
+    warn(&reason, cost.calls, other);
+    Ok(Plan {
+        route,
+        calls: (run.client.calls() - before).saturating_sub(cost.made) + cost.calls,
+        of_read: cost.calls,
+        of_report: cost.of_report,
+        words: words(route, &reason, other),
+    })
+}
+
+/// The route that does not depend on its cost.
+fn fixed(run: &Run, readings: &[Reading]) -> Option<(Route, Reason)> {
+    if let Some(route) = run.config.activity_route.fixed() {
+        return Some((route, Reason::Setting));
+    }
+    if let Some(route) = readings.iter().find_map(|reading| reading.resume.as_ref()?.route) {
+        return Some((route, Reason::Interrupted));
+    }
+    if !run.config.contact_ids.is_empty() {
+        return Some((Route::Contacts, Reason::NamedContacts));
+    }
+    let landing_pages = run.config.tracking_activity_types.iter().any(|kind| kind.is_of_landing_pages());
+    (landing_pages && run.selects(&DETAILS.stream)).then_some((Route::Contacts, Reason::LandingPages))
+}
+
+/// The route by cost, with what the other one costs. Contacts are only sampled where the choice depends on it.
+fn cheaper(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<(Route, Reason, Cost, Option<u64>)> {
+    let previous = readings.iter().find_map(|reading| reading.previous_route(run));
+    if previous == Some(Route::Contacts) {
+        return Ok((Route::Contacts, Reason::Bookmark, by_contact(run, learnt, readings)?, None));
+    }
+    let by_campaign = match by_campaign(run, learnt, readings) {
+        Ok(cost) => cost,
+        Err(Error::Forbidden(why)) => {
+            let cost = by_contact(run, learnt, readings)?;
+            let other = learnt.sampled.campaign_calls(u64::from(run.config.page_size));
+            return Ok((Route::Contacts, Reason::Refused(why), cost, Some(other)));
+        }
+        Err(e) => return Err(e),
+    };
+    let (contacts, _) = contacts::count(run.client, run.config)?;
+    let listing = contacts.div_ceil(u64::from(run.config.page_size));
+    let reports = readings.iter().map(|reading| unread(run, learnt, reading, contacts));
+    let least = listing + reports.map(|report| report.at_least()).sum::<u64>();
+    if !route::is_open(least, by_campaign.calls, previous) {
+        let (route, reason) = route::choose(least, by_campaign.calls, previous);
+        return Ok((route, reason, by_campaign, Some(least)));
+    }
+    let by_contact = by_contact(run, learnt, readings)?;
+    let (route, reason) = route::choose(by_contact.calls + listing, by_campaign.calls, previous);
+    let (cost, other) = match route {
+        Route::Contacts => (by_contact, by_campaign.calls),
+        Route::Campaigns => (by_campaign, by_contact.calls + listing),
+    };
+    Ok((route, reason, cost, Some(other)))
+}
+
+/// What a read by contact costs. The contacts are listed here, and some are read.
+fn by_contact(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<Cost> {
+    let contacts = learnt.contacts(run)?;
+    let mut cost = Cost { calls: 0, made: 0, of_report: Vec::new() };
+    for reading in readings {
+        let ids = contacts.list.iter().map(|contact| &contact.id);
+        let left: Vec<Id> = ids.filter(|id| reading.wants(id)).cloned().collect();
+        let before = run.client.calls();
+        let rows = if reading.is_summary() {
+            let fetch = learnt.summaries(run, reading)?;
+            sample(run, learnt, &left, &fetch)?
+        } else {
+            let fetch = learnt.details(run, reading);
+            sample(run, learnt, &left, &fetch)?
+        };
+        cost.made += run.client.calls() - before;
+        // Where contacts fill more than a page, the few calls that count all rows make the plan more exact.
+        let page = by_contact::rows_a_page(run, reading);
+        let is_worth_it = left.len() > 5 * CONTACT_SAMPLE && rows.iter().any(|rows| *rows > page / 2);
+        if is_worth_it && learnt.counted.is_none() {
+            match campaigns_to_read(run, learnt, readings) {
+                Ok(_) | Err(Error::Forbidden(_)) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let mut report = unread(run, learnt, reading, left.len() as u64);
+        report.least = by_contact::least_calls(reading, &contacts, &left, learnt.must_split.load(Ordering::Relaxed));
+        report.sample = rows;
+        cost.of_report.push((reading.stream.name, report.calls()));
+    }
+    let of_reports: u64 = cost.of_report.iter().map(|(_, calls)| calls).sum();
+    let are_looked_up = readings.iter().any(|reading| run.wants(reading.stream, &["campaign_id"]));
+    let (met, sent) = (learnt.sampled.activities.len() as u64, learnt.campaigns.sent_count());
+    cost.calls = of_reports + if are_looked_up { route::lookups(met, sent.saturating_sub(met)) } else { 0 };
+    learnt.campaign_ids.expect(learnt.sampled.activities.iter().cloned());
+    Ok(cost)
+}
+
+/// A report on the contact route before any contact was read.
+fn unread(run: &Run, learnt: &Learnt, reading: &Reading, contacts: u64) -> ContactReport {
+    // The counts are of whole campaigns and of all contacts.
+    let is_part = reading.resume.is_some()
+        || reading.is_bounded
+        || !run.config.contact_ids.is_empty()
+        || !run.config.reads_all_contacts();
+    let counted = learnt.counted.filter(|_| !is_part);
+    let rows = counted.map(|counted| if reading.is_summary() { counted.sends } else { counted.chosen });
+    let page = by_contact::rows_a_page(run, reading);
+    ContactReport { contacts, page, least: contacts, rows, sample: Vec::new() }
+}
+
+/// What the sample of contacts showed.
+#[derive(Default)]
+pub(super) struct Sampled {
+    activities: BTreeSet<Id>,
+    rows: u64,
+    contacts: u64,
+    /// How many contacts there are.
+    of: u64,
+}
+
+impl Sampled {
+    /// What the campaign route would cost, as far as a sample of contacts tells.
+    fn campaign_calls(&self, page_size: u64) -> u64 {
+        let rows = route::scaled(self.rows, self.of, self.contacts);
+        route::campaign_calls_of(self.activities.len() as u64, rows, page_size)
+    }
+}
+
+/// Reads some contacts across the order of their ids, keeps their pages, and gives the number of rows of each.
+fn sample<T: OfActivity>(
+    run: &Run,
+    learnt: &mut Learnt,
+    contacts: &[Id],
+    fetch: &Arc<ContactFetch<T>>,
+) -> Result<Vec<u64>> {
+    let chosen: Vec<Id> = spread_over(contacts.len(), CONTACT_SAMPLE).map(|at| contacts[at].clone()).collect();
+    let mut counts = Vec::with_capacity(chosen.len());
+    // Where the range is long, the first contact alone shows whether the service takes it.
+    let first = if fetch.asks_long_range() { chosen.len().min(1) } else { 0 };
+    for some in [&chosen[..first], &chosen[first..]] {
+        let (client, fetching) = (Arc::clone(run.client), Arc::clone(fetch));
+        let (mut parts, mut rows) = (Vec::new(), 0);
+        let from = move |priority: usize, id: &Id, push: &mut dyn FnMut(Part<T>) -> bool| {
+            fetching.fetch(&client, priority, id, push)
+        };
+        let weigh = |part: &Part<T>| part.page.weight;
+        fanout::in_order(some.to_vec(), run.client.workers(), weigh, from, |id, step| {
+            match step {
+                Step::Item(part) => {
+                    rows += part.page.rows.len() as u64;
+                    let of_emails = part.page.rows.iter().filter(|row| !row.is_of_landing_page());
+                    learnt.sampled.activities.extend(of_emails.map(|row| Id::from(row.activity())));
+                    parts.push(part);
+                }
+                Step::End(outcome @ (Ok(()) | Err(Error::NotFound(_)))) => {
+                    counts.push(std::mem::take(&mut rows));
+                    fetch.keep(id.clone(), std::mem::take(&mut parts), outcome);
+                }
+                Step::End(outcome) => outcome?,
+            }
+            Ok(())
+        })?;
+    }
+    learnt.sampled.rows = counts.iter().sum();
+    (learnt.sampled.contacts, learnt.sampled.of) = (counts.len() as u64, contacts.len() as u64);
+    Ok(counts)
+}
+
+/// Positions of at most `some` of `all` things, evenly spread, the first and the last among them.
+pub(super) fn spread_over(all: usize, some: usize) -> impl Iterator<Item = usize> {
+    let count = some.min(all);
+    (0..count).map(move |n| if count < 2 { 0 } else { n * (all - 1) / (count - 1) })
+}
+
+/// What a read by campaign costs.
+fn by_campaign(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<Cost> {
+    let mut campaigns = campaigns_to_read(run, learnt, readings)?;
+    let before = run.client.calls();
+    let some: Vec<Id> = spread_over(campaigns.len(), CAMPAIGN_SAMPLE).map(|at| campaigns[at].id.clone()).collect();
+    learnt.campaigns.activities(run.client, &some)?;
+    let made = run.client.calls() - before;
+    learnt.campaigns.note_activities(&mut campaigns);
+    let mut calls = route::campaign_calls(&campaigns, u64::from(run.config.page_size));
+    // The contacts of a status must be known by their ids.
+    if !run.config.reads_all_contacts() && learnt.contacts.is_none() {
+        let (contacts, _) = contacts::count(run.client, run.config)?;
+        calls += contacts.div_ceil(u64::from(run.config.page_size));
+    }
+    Ok(Cost { calls, made, of_report: Vec::new() })
+}
+
+/// How many rows the campaigns to read have, by the service's counts.
+#[derive(Clone, Copy)]
+pub(super) struct CountedRows {
+    sends: u64,
+    /// Of the kinds that the settings choose.
+    chosen: u64,
+}
+
+/// The campaigns that these reports must look at.
+pub(super) fn campaigns_to_read(run: &Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<Vec<CampaignToRead>> {
+    let demands: Vec<Demand> = readings.iter().map(|reading| reading.demand(run.config)).collect();
+    let lookback = TimeDelta::days(i64::from(run.config.activity_lookback_days));
+    let types = Kind::chosen(&run.config.tracking_activity_types);
+    let now = run.client.run_start()?;
+    let campaigns = learnt.campaigns.to_read(run.client, run.config, &demands, &types, now, lookback)?;
+    let rows = |is_counted: &dyn Fn(Kind) -> bool| {
+        let kinds = campaigns.iter().flat_map(|campaign| &campaign.kinds);
+        kinds.filter(|to_read| is_counted(to_read.kind)).map(|to_read| to_read.rows).sum()
+    };
+    let chosen = rows(&|kind| types.contains(&kind));
+    learnt.counted = Some(CountedRows { sends: rows(&|kind| kind == Kind::Sends), chosen });
+    Ok(campaigns)
+}
+
+/// Corrects the plan in the log where the campaigns' activities, now that all are known, take more calls.
+pub(super) fn correct(run: &Run, learnt: &Learnt, campaigns: &[CampaignToRead]) {
+    let Some(plan) = &learnt.plan else { return };
+    let calls = route::campaign_calls(campaigns, u64::from(run.config.page_size));
+    run.progress.expect_calls(calls);
+    if calls > plan.of_read + plan.of_read / 10 {
+        let cost = route::cost(calls, run.config.requests_per_second);
+        log::info!("the plan is corrected: the contact reports take {cost}, not {}", plan.of_read);
+    }
+}
+
+fn warn(reason: &Reason, calls: u64, other: Option<u64>) {
+    let other = other.unwrap_or(0);
+    match reason {
+        Reason::Refused(why) => log::warn!(
+            "campaign reports are refused ({why}); falling back to the contact route: about {calls} calls, instead of \
+             about {other}. To save them, log in again and allow the scope campaign_data"
+        ),
+        Reason::Savings => log::warn!(
+            "the contact reports change to the contact route: about {calls} calls, instead of about {other}. It does not \
+             fill email_address, device_type, url_id, link_url, bounce_code and opt_out_reason, so rows that are written \
+             again lose them. To keep the campaign route, set activity_route to campaigns"
+        ),
+        _ => {}
+    }
+}
+
+fn words(route: Route, reason: &Reason, other: Option<u64>) -> String {
+    let name = match route {
+        Route::Contacts => "contact",
+        Route::Campaigns => "campaign",
+    };
+    let other = other.unwrap_or(0);
+    let why = match reason {
+        Reason::Setting => "set by activity_route".to_owned(),
+        Reason::Interrupted => "where the interrupted read goes on".to_owned(),
+        Reason::NamedContacts => "since contact_ids names the contacts".to_owned(),
+        Reason::LandingPages => "since landing pages (p_*) have no other".to_owned(),
+        Reason::Cost if route == Route::Contacts => format!("the other one takes about {other} calls"),
+        Reason::Cost => format!("the other one takes at least about {other} calls or fills fewer columns"),
+        Reason::Bookmark => "as in earlier runs".to_owned(),
+        Reason::Savings | Reason::Refused(_) => "see the warning".to_owned(),
+    };
+    format!("the contact reports by the {name} route ({why})")
+}

@@ -1,0 +1,232 @@
+//! The plan: which route it takes, and whether its number of calls is true.
+
+use chrono::{TimeDelta, Utc};
+use fake::account::{Row, Size};
+use fake::{Account, Fake, Kind, Switches};
+use serde_json::{Value, json};
+
+use crate::tap::{Ran, command, file, only, sorted, tap_with, without_nulls};
+
+const REPORTS: [&str; 2] = ["contact_action_summary", "contact_activity_details"];
+
+fn start(account: Account) -> Fake {
+    let switches = Switches { rotating: false, per_day: 1_000_000, ..Switches::default() };
+    Fake::start_with(account, switches)
+}
+
+/// An account whose contacts all got all campaigns, with one open for each of them and two clicks for each fifth.
+fn account(contacts: usize, campaigns: usize) -> Account {
+    let mut account = Account::generate(7, Size { contacts, lists: 1, campaigns: 10 * campaigns / 7 });
+    account.campaigns.retain(|campaign| campaign.activities[0].sent_at.is_some());
+    account.activities.clear();
+    let ids: Vec<_> = account.contacts.iter().map(|contact| contact.id.clone()).collect();
+    for (n, contact) in ids.iter().enumerate() {
+        for (k, campaign) in account.campaigns.iter_mut().enumerate() {
+            campaign.detail_404 = false;
+            let activity = &campaign.activities[0];
+            let sent_at = activity.sent_at.expect("it was sent");
+            let rows = match (n + k) % 5 {
+                0 => &[Kind::Sends, Kind::Opens, Kind::Clicks, Kind::Clicks][..],
+                _ => &[Kind::Sends, Kind::Opens],
+            };
+            for (i, kind) in rows.iter().enumerate() {
+                account.activities.push(Row {
+                    contact_id: contact.clone(),
+                    activity_id: activity.id.clone(),
+                    kind: *kind,
+                    at: sent_at + TimeDelta::minutes(i64::try_from(i).unwrap()),
+                });
+            }
+        }
+    }
+    account
+}
+
+/// The calls that a plan names.
+fn planned(stderr: &str) -> f64 {
+    let (_, rest) = stderr.split_once("about ").unwrap_or_else(|| panic!("no plan: {stderr}"));
+    rest.split_once(' ').unwrap().0.parse().unwrap()
+}
+
+fn line<'a>(ran: &'a Ran, begin: &str) -> &'a str {
+    let mut lines = ran.stderr.lines().filter(|line| line.starts_with(begin));
+    let line = lines.next().unwrap_or_else(|| panic!("no {begin}: {}", ran.stderr));
+    assert!(lines.next().is_none(), "two plans: {}", ran.stderr);
+    line
+}
+
+/// A run with the calls that were planned and those made.
+fn run(fake: &Fake, more: &Value, state: Option<&Value>, streams: &[&str]) -> (Ran, f64, f64) {
+    fake.forget_calls();
+    let ran = tap_with(fake, more, state, Some(&only(streams)));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let planned = planned(line(&ran, "INFO plan: "));
+    let made = f64::from(u32::try_from(fake.api_calls().len()).unwrap());
+    (ran, planned, made)
+}
+
+#[test]
+fn the_plan_holds_on_both_routes_and_the_test_mode_names_the_same_number() {
+    let all = ["contact_lists", "contacts", "email_campaigns", REPORTS[0], REPORTS[1]];
+    for (contacts, campaigns, more, route, slack) in [
+        // Many campaigns and few contacts: each contact fills many pages.
+        (40, 210, json!({}), "contact", 0.25),
+        (60, 140, json!({"activity_route": "campaigns"}), "campaign", 0.1),
+        // Few campaigns with many rows.
+        (900, 12, json!({"page_size": 100}), "campaign", 0.1),
+        (150, 30, json!({"activity_route": "contacts", "page_size": 20}), "contact", 0.25),
+    ] {
+        let fake = start(account(contacts, campaigns));
+        for streams in [&all[..], &REPORTS, &REPORTS[1..]] {
+            let (ran, planned, made) = run(&fake, &more, None, streams);
+            let case = format!(
+                "{contacts} contacts, {campaigns} campaigns, {more}, {streams:?}: {}",
+                line(&ran, "INFO plan: ")
+            );
+            assert!((planned - made).abs() <= slack * made, "{case}: {made} made");
+            if streams.len() > 1 {
+                assert!(ran.stderr.contains(&format!("the contact reports by the {route} route")), "{case}");
+            }
+            // The plan comes before the first record, and counts whatever is read.
+            assert!(ran.stderr.find("INFO plan: ").unwrap() < ran.stderr.find(": reading").unwrap(), "{}", ran.stderr);
+            assert_eq!(test_mode(&fake, &more, streams), planned, "{case}");
+            for stream in REPORTS.into_iter().filter(|stream| streams.contains(stream)) {
+                let truth = sorted(fake.account().truth(stream).iter().map(without_nulls));
+                assert!(sorted(ran.records(stream)) == truth, "{case}: {stream}");
+            }
+        }
+    }
+}
+
+/// The calls that `--test` names.
+fn test_mode(fake: &Fake, more: &Value, streams: &[&str]) -> f64 {
+    let mut config = fake.config();
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let (config, catalog) = (file(&config), file(&only(streams)));
+    let mut command = command();
+    command.arg("--test").arg("--config").arg(config.path()).arg("--catalog").arg(catalog.path());
+    let ran = Ran::of(&command.output().unwrap());
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    planned(ran.stderr.lines().find(|line| line.contains("full read")).unwrap())
+}
+
+#[test]
+fn an_incremental_plan_holds_too() {
+    for (contacts, campaigns, route) in [(40, 210, "contacts"), (900, 12, "campaigns")] {
+        let fake = start(account(contacts, campaigns));
+        let more = json!({"activity_route": route, "page_size": 100});
+        let (first, ..) = run(&fake, &more, None, &REPORTS);
+        let (_, planned, made) = run(&fake, &more, Some(&first.last_state()), &REPORTS);
+        assert!((planned - made).abs() <= 0.25 * made, "{route}: {planned} planned, {made} made");
+    }
+}
+
+#[test]
+fn later_runs_keep_their_route() {
+    // By contact it is cheaper, though not by the thousand calls that a switch must save.
+    let fake = start(account(20, 70));
+    let (first, ..) = run(&fake, &json!({"activity_route": "campaigns"}), None, &REPORTS);
+    let (again, ..) = run(&fake, &json!({}), Some(&first.last_state()), &REPORTS);
+    assert!(again.stderr.contains("by the campaign route (as in earlier runs)"), "{}", again.stderr);
+    let (other, ..) = run(&fake, &json!({}), None, &REPORTS);
+    assert!(other.stderr.contains("by the contact route"), "{}", other.stderr);
+    let (again, ..) = run(&fake, &json!({}), Some(&other.last_state()), &REPORTS);
+    assert!(again.stderr.contains("by the contact route (as in earlier runs)"), "{}", again.stderr);
+}
+
+#[test]
+fn a_switch_that_saves_very_much_is_a_warning_with_both_costs() {
+    let fake = start(account(3, 320));
+    let more = json!({"activity_lookback_days": 3650});
+    let mut by_campaign = more.clone();
+    by_campaign["activity_route"] = json!("campaigns");
+    let (first, ..) = run(&fake, &by_campaign, None, &REPORTS);
+    let (again, _, made) = run(&fake, &more, Some(&first.last_state()), &REPORTS);
+    let warning = line(&again, "WARNING the contact reports change to the contact route: about ");
+    assert!(warning.contains("instead of about ") && warning.contains("link_url"), "{warning}");
+    assert!(made < 200.0, "{made}");
+}
+
+#[test]
+fn a_route_taken_since_the_other_is_refused_is_a_warning_with_both_costs() {
+    let fake = start(account(200, 5));
+    fake.tokens().granted_scopes.retain(|scope| scope != "campaign_data");
+    let more = json!({});
+    let ran = tap_with(&fake, &more, None, Some(&only(&REPORTS)));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let warning = line(&ran, "WARNING campaign reports are refused (403");
+    assert!(warning.contains("falling back to the contact route: about 4"), "{warning}");
+    assert!(warning.contains("instead of about ") && warning.contains("campaign_data"), "{warning}");
+    for stream in REPORTS {
+        assert_eq!(ran.records(stream).len(), fake.account().truth(stream).len(), "{stream}");
+    }
+}
+
+#[test]
+fn landing_pages_and_named_contacts_take_the_contact_route() {
+    let fake = start(account(60, 3));
+    let ids: Vec<String> = fake.account().contacts.iter().take(3).map(|c| c.id.to_string()).collect();
+    for (more, why) in [
+        (json!({"tracking_activity_types": "em_opens,p_contact_open"}), "since landing pages (p_*) have no other"),
+        (json!({"contact_ids": ids}), "since contact_ids names the contacts"),
+        (json!({"activity_route": "contacts"}), "set by activity_route"),
+    ] {
+        let (ran, ..) = run(&fake, &more, None, &REPORTS);
+        assert!(ran.stderr.contains(&format!("by the contact route ({why})")), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn what_a_refused_report_needs_are_the_scopes_of_its_route() {
+    let fake = start(account(5, 3));
+    fake.tokens().privileges.retain(|privilege| privilege != "ui:campaign:metrics");
+    for (route, scope, other) in
+        [("contacts", "contact_data", "campaign_data"), ("campaigns", "campaign_data", "contact_data")]
+    {
+        let ran = tap_with(&fake, &json!({"activity_route": route}), None, Some(&only(&REPORTS[1..])));
+        assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+        let error = line(&ran, "ERROR ");
+        assert!(error.contains(scope) && !error.contains(other), "{error}");
+    }
+}
+
+#[test]
+fn contacts_of_the_sample_are_asked_for_once() {
+    let fake = start(account(30, 70));
+    run(&fake, &json!({"activity_route": "contacts"}), None, &REPORTS);
+    let calls = fake.api_calls();
+    let mut targets: Vec<String> = calls.iter().map(|call| format!("{}?{}", call.path, call.query)).collect();
+    targets.sort();
+    let all = targets.len();
+    targets.dedup();
+    assert_eq!(targets.len(), all);
+}
+
+#[test]
+fn a_long_range_that_is_refused_is_split_from_the_day_before_each_contact_was_created() {
+    let mut old = account(12, 8);
+    let ten_years_ago = Utc::now() - TimeDelta::days(3650);
+    let contact = old.contacts[5].id.clone();
+    // Older than all that was sent to them.
+    old.contacts.iter_mut().for_each(|contact| contact.created_at = Utc::now() - TimeDelta::days(4 * 365));
+    old.contacts[5].created_at = ten_years_ago;
+    old.activities.push(Row {
+        contact_id: contact.clone(),
+        activity_id: old.campaigns[0].activities[0].id.clone(),
+        kind: Kind::Sends,
+        at: ten_years_ago + TimeDelta::seconds(1),
+    });
+    for named in [false, true] {
+        let fake = start(old.clone());
+        fake.switches().summary_max_years = Some(5);
+        let ids: Vec<String> = fake.account().contacts.iter().map(|c| c.id.to_string()).collect();
+        let more = if named { json!({"contact_ids": ids}) } else { json!({"activity_route": "contacts"}) };
+        let (ran, planned, made) = run(&fake, &more, None, &REPORTS[..1]);
+        let truth = sorted(fake.account().truth(REPORTS[0]).iter().map(without_nulls));
+        assert!(sorted(ran.records(REPORTS[0])) == truth, "{named}");
+        // The first contact, refused once, then one call each, three for the old one.
+        let asked = fake.api_calls().iter().filter(|call| call.path.ends_with("/activity_summary")).count();
+        assert_eq!(asked, 12 + 1 + 2);
+        assert!((planned - made).abs() <= 0.25 * made, "{planned} planned, {made} made");
+    }
+}
