@@ -28,6 +28,12 @@ pub(crate) struct State {
     other: Map<String, Value>,
 }
 
+/// A list of the account, by which the account is known.
+pub(crate) struct KnownList<'a> {
+    pub(crate) created_at: Option<DateTime<Utc>>,
+    pub(crate) id: &'a str,
+}
+
 /// How far one stream was read.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Bookmark {
@@ -149,15 +155,14 @@ impl State {
         }
     }
 
-    /// Compares the account with that of earlier runs, and remembers it. `lists` are all its lists, each with its id and
-    /// when it was created.
+    /// Compares the account, by all its lists, with that of earlier runs, and remembers it.
     ///
     /// # Errors
     /// `Usage` when the state was made for another account.
-    pub(crate) fn check_account(&mut self, mut lists: Vec<(Option<DateTime<Utc>>, &str)>) -> Result<()> {
+    pub(crate) fn check_account(&mut self, mut lists: Vec<KnownList>) -> Result<()> {
         let known: Vec<&str> = self.account.split(',').filter(|hash| !hash.is_empty()).collect();
         let is_known = |id: &str| known.contains(&short_hash(id).as_str());
-        if !known.is_empty() && !lists.is_empty() && !lists.iter().any(|(_, id)| is_known(id)) {
+        if !known.is_empty() && !lists.is_empty() && !lists.iter().any(|list| is_known(list.id)) {
             return Err(Error::Usage(
                 "the state was made for another Constant Contact account: none of the lists that it remembers is in \
                  this one. Use another state file for this account, or remove \"account\" from this one if the account \
@@ -167,8 +172,8 @@ impl State {
         }
         if !lists.is_empty() {
             // Lists that do not say when they were created come last.
-            lists.sort_unstable_by_key(|(created, id)| (created.is_none(), *created, *id));
-            let oldest: Vec<String> = lists.iter().take(5).map(|(_, id)| short_hash(id)).collect();
+            lists.sort_unstable_by_key(|list| (list.created_at.is_none(), list.created_at, list.id));
+            let oldest: Vec<String> = lists.iter().take(5).map(|list| short_hash(list.id)).collect();
             self.account = oldest.join(",");
         }
         Ok(())
@@ -877,9 +882,11 @@ mod tests {
 
     #[test]
     fn an_account_is_known_by_its_oldest_lists() {
-        let lists = |ids: &'static [&'static str]| -> Vec<(Option<DateTime<Utc>>, &str)> {
-            ids.iter().rev().map(|id| (Some(at(&format!("2026-01-0{}", &id[..1]))), *id)).collect()
+        let list = |id: &'static &'static str| {
+            let created_at = Some(at(&format!("2026-01-0{}", &id[..1])));
+            KnownList { created_at, id }
         };
+        let lists = |ids: &'static [&'static str]| ids.iter().rev().map(list).collect::<Vec<_>>();
         let mut state = State::new(&STREAMS);
         state.check_account(Vec::new()).unwrap();
         assert_eq!(state.to_value()["account"], "");

@@ -10,8 +10,8 @@
 mod cached;
 // What only the tests need of the modules below lies idle here.
 #[allow(dead_code, unused_imports)]
-#[path = "../../tests/it/merging.rs"]
-mod merging;
+#[path = "../../tests/it/merge.rs"]
+mod merge;
 mod process;
 #[path = "../../tests/it/round.rs"]
 mod round;

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +18,7 @@ use crate::field::{Flag, Integer, Key, Text, Timestamp};
 use crate::id::Id;
 use crate::run::Run;
 use crate::schema;
+use crate::state::KnownList;
 use crate::stream::{Needs, Stream};
 
 const ENDPOINT: &str = "contact_lists";
@@ -108,19 +108,19 @@ impl Lists {
         self.sms.get_or_insert_with(|| Listing::read(client, config, "sms"))
     }
 
-    /// What tells one account from another: when each of its e-mail lists was created, with its id. Empty where the
-    /// lists cannot be read.
+    /// The e-mail lists, which tell one account from another; none where they cannot be read.
     ///
     /// # Errors
     /// What would end any other call of the run as well.
-    pub(crate) fn of_account(
-        &mut self,
-        client: &Arc<Client>,
-        config: &Config,
-    ) -> Result<Vec<(Option<DateTime<Utc>>, &str)>> {
+    pub(crate) fn of_account(&mut self, client: &Arc<Client>, config: &Config) -> Result<Vec<KnownList<'_>>> {
         let listing = self.email(client, config);
         match &listing.end {
-            Ok(()) => Ok(listing.lists().map(|list| (list.created_at.instant(), list.list_id.as_str())).collect()),
+            Ok(()) => {
+                let lists = listing.lists();
+                Ok(lists
+                    .map(|list| KnownList { created_at: list.created_at.instant(), id: list.list_id.as_str() })
+                    .collect())
+            }
             Err(Error::Forbidden(why) | Error::Refused(why) | Error::NotFound(why) | Error::Failed(why)) => {
                 log::info!("the lists cannot be read ({why}), so the account is not compared with that of the state");
                 Ok(Vec::new())

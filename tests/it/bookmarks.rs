@@ -5,7 +5,7 @@ use fake::account::Size;
 use fake::{Account, Fake, Fault, Switches, What};
 use serde_json::{Value, json};
 
-use crate::merging::{STREAMS, is_at_rest};
+use crate::merge::{STREAMS, is_at_rest};
 use crate::tap::{Ran, only, sorted, tap, tap_with, without_nulls};
 
 const DETAILS: &str = "contact_activity_details";

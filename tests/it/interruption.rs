@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
-use crate::merging::is_at_rest;
+use crate::merge::is_at_rest;
 use crate::round;
 use crate::tap::{Ran, file, only, sorted, tap, tap_with, without_nulls};
 

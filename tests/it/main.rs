@@ -1,5 +1,6 @@
 //! What the tap does, seen from outside: the real binary against the fake account.
 
+mod merge;
 mod round;
 mod tap;
 

@@ -9,6 +9,7 @@ use fake::account::Size;
 use fake::{Account, Fake, Order, Switches};
 use serde_json::{Value, json};
 
+use crate::merge::is_at_rest;
 use crate::tap::{Ran, only, sorted, tap, tap_with, without_nulls};
 
 fn fake(order: Order) -> Fake {
@@ -275,6 +276,7 @@ fn reports_of_a_set_that_never_holds_still_are_read_again() {
         for report in reports {
             assert!(ran.last_state()["bookmarks"][report]["replication_key_value"].is_null(), "{route}");
         }
+        assert!(is_at_rest(&ran.last_state()), "{route}");
         fake.before_call(Box::new(|_, _| {}));
         let next = tap_with(&fake, &more, Some(&ran.last_state()), Some(&only(&reports)));
         for report in reports {

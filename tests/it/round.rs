@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use crate::merging::is_at_rest;
+use crate::merge::is_at_rest;
 use crate::tap::{only, sorted, tap_with, without_nulls};
 use fake::account::Size;
 use fake::{Account, Fake};

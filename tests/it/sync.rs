@@ -8,7 +8,7 @@ use fake::{Account, Fake};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::merging::is_at_rest;
+use crate::merge::is_at_rest;
 use crate::tap::{sorted, tap, without_nulls};
 
 const STREAMS: [&str; 5] =

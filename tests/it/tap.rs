@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 
 use fake::Fake;
 
-use crate::merging;
+use crate::merge;
 
 pub fn file(value: &Value) -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();
@@ -120,13 +120,13 @@ pub fn tap_with(fake: &Fake, more: &Value, state: Option<&Value>, catalog: Optio
         command.arg("--catalog").arg(file.path());
     }
     let ran = Ran::of(&command.output().unwrap());
-    merging::assert_mergeable(state, &ran, &selected(catalog));
+    merge::assert_mergeable(state, &ran, &selected(catalog));
     ran
 }
 
 /// The streams that a catalog selects.
 fn selected(catalog: Option<&Value>) -> Vec<String> {
-    let Some(catalog) = catalog else { return merging::STREAMS.map(str::to_owned).to_vec() };
+    let Some(catalog) = catalog else { return merge::STREAMS.map(str::to_owned).to_vec() };
     let is_selected = |entry: &&Value| entry["metadata"][0]["metadata"]["selected"] == true;
     let entries = catalog["streams"].as_array().into_iter().flatten().filter(is_selected);
     entries.map(|entry| entry["tap_stream_id"].as_str().unwrap().to_owned()).collect()
