@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Does what the README says of Meltano, with the real one against the fake account, whose refresh tokens work once, and
+"""Does what docs/meltano.md says, with the real one against the fake account, whose refresh tokens work once, and
 compares what was loaded with what the account holds.
 
 Needs cargo and Python; installs Meltano in a virtual environment, and works in a copy of the checkout.
@@ -38,9 +38,9 @@ def holds(what, condition, detail=""):
 
 
 def sh_blocks(section):
-    """The commands of each sh block in a section of the README."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    text = re.search(rf"^### {section}\n(.*?)^##", readme, re.DOTALL | re.MULTILINE).group(1)
+    """The commands of each sh block in a section of the page."""
+    page = (ROOT / "docs/meltano.md").read_text(encoding="utf-8")
+    text = re.search(rf"^## {section}\n(.*?)^## ", page, re.DOTALL | re.MULTILINE).group(1)
     return [block.strip().split("\n") for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)]
 
 
@@ -165,7 +165,7 @@ def environment(folder):
 
 
 def quick_start(project, account):
-    commands = sh_blocks("Meltano")[0]
+    commands = sh_blocks("The project in this checkout")[0]
     for given, written in WRITTEN.items():
         assert any(given in command for command in commands), given
         commands = [command.replace(given, written) for command in commands]
@@ -257,11 +257,11 @@ def terminated(project, account):
 
 
 def own_project(project, checkout, account):
-    """What the README says of a project that is not the checkout, and of values that Meltano converts."""
+    """What the page says of a project that is not the checkout, and of values that Meltano converts."""
     project.folder.mkdir()
     file = project.folder / "meltano.yml"
     file.write_text("default_environment: dev\nenvironments:\n- name: dev\nsend_anonymous_usage_stats: false\n")
-    for command in sh_blocks("Meltano")[1]:
+    for command in sh_blocks("A project of your own")[0]:
         project.run(command)
         holds(f"own project: {command}", True)
     text = file.read_text()
@@ -304,7 +304,7 @@ def main():
         account = Account(programs, folder / "account", "--redirect-uri", environ["TAP_CONSTANT_CONTACT_REDIRECT_URI"])
         for name in ["api_url", "auth_url", "requests_per_second", "activity_lookback_days"]:
             environ[f"TAP_CONSTANT_CONTACT_{name.upper()}"] = str(account.config[name])
-        # A folder of this name is what the README's paths mean.
+        # A folder of this name is what the page's paths mean.
         checkout = Project(folder / TAP, environ)
         copy_checkout(checkout.folder)
         quick_start(checkout, account)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Does what the README tells a reader: from `git clone` to rows in Postgres, then what changed, under cron.
+"""Does what the README tells a reader: from a checkout to rows in Postgres, then what changed, under cron.
 
 The commands are the README's own, as they stand there; a client plays the browser of the login. Only names, passwords
 and paths are other ones, since they are the reader's.
@@ -126,15 +126,10 @@ def main():
         postgres = Postgres(folder)
         account = Account(programs, folder / "account")
         checkout, work = folder / "tap-constant-contact", folder / "constant-contact"
-        repository = re.search(r'^repository = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
         (folder / "pinned.txt").write_text(PINNED)
         environment = {
             **os.environ,
             "PIP_CONSTRAINT": str(folder / "pinned.txt"),
-            # What is cloned is what is checked.
-            "GIT_CONFIG_COUNT": "1",
-            "GIT_CONFIG_KEY_0": f"url.{ROOT}.insteadOf",
-            "GIT_CONFIG_VALUE_0": repository,
             "PIP_QUIET": "1",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             # What was compiled once need not be again.
@@ -149,6 +144,8 @@ def main():
         shell = Shell(folder, environment)
 
         # Install, log in.
+        run("git", "clone", "--quiet", ROOT, checkout)
+        shell.type(f"cd {checkout}")
         version = shell.type(readme.block("sh", "pip install ."))
         assert re.search(r"tap-constant-contact \d+\.\d+\.\d+\n", version), version
         shell.type(readme.block("sh", "mkdir ../constant-contact"))
@@ -171,12 +168,12 @@ def main():
         compare(postgres, account, "after the first pipe")
 
         # Every day by cron.
-        script = readme.block("bash", "flock")
+        shell.type(readme.block("sh", "chmod 755 sync.sh"))
+        script = (work / "sync.sh").read_text()
         for name, path in (("tap", checkout / ".venv/bin/tap-constant-contact"), ("target", work / "loader/bin/target-postgres")):
             script, replaced = re.subn(rf"^{name}=/.*$", f"{name}={path}", script, flags=re.M)
             assert replaced == 1, name
         (work / "sync.sh").write_text(script)
-        shell.type(readme.block("sh", "chmod 755 sync.sh"))
         cron = Cron(work / "sync.sh")
         for day in ("after a day", "after another day"):
             assert account.tell("change") == "changed"
@@ -198,8 +195,7 @@ def main():
         assert {line for line in left if line} <= {"!! .venv/"}, left
 
         # Some streams only.
-        chosen = readme.block("sh", "--select contacts").split(" --state")[0]
-        log = shell.type(f"{chosen} > some.jsonl")
+        log = shell.type(readme.block("sh", "--select contacts"))
         with open(work / "some.jsonl", encoding="utf-8") as messages:
             streams = {json.loads(line).get("stream") for line in messages}
         assert streams - {None} == {"contacts", "contact_lists"}, (streams, log)

@@ -16,7 +16,7 @@ use clap_complete::Shell;
     group = ArgGroup::new("described").args(["about", "test"]).multiple(true),
     after_help = "Exit codes: 0 everything selected was read; 1 the service, the network or the disk \
                   failed; 2 command line, config, catalog or state not usable; 3 credentials refused; \
-                  4 quota or max_requests used up, the state resumes; 128+n signal n.\n\n\
+                  4 quota or max_requests used up, the state resumes; 5 doctor found that data are lost; 128+n signal n.\n\n\
                   Environment: LOGLEVEL or TAP_CONSTANT_CONTACT_LOGLEVEL (DEBUG, INFO, WARNING, ERROR)."
 )]
 pub struct Args {
@@ -73,6 +73,9 @@ pub struct Args {
 pub enum Command {
     /// Log in to Constant Contact and store the tokens for later runs
     Login(Login),
+    /// Find out, by reads alone, how the service behaves on this account where its documents are silent, and whether the
+    /// present settings lose data. Makes at most 200 calls
+    Doctor(Doctor),
     /// Write shell completions to stdout
     Completions {
         /// The shell
@@ -105,6 +108,28 @@ pub enum LogFormat {
     /// A level and a text
     Text,
     /// One JSON object a line, as Meltano reads them
+    Json,
+}
+
+/// How to examine an account.
+#[derive(Debug, clap::Args)]
+pub struct Doctor {
+    /// The form of the report
+    #[arg(long, value_enum, default_value_t)]
+    pub format: ReportFormat,
+
+    /// Also show ids of the service where a person must look something up
+    #[arg(long)]
+    pub show_ids: bool,
+}
+
+/// The form of a report.
+#[derive(Debug, Clone, Copy, Default, PartialEq, ValueEnum)]
+pub enum ReportFormat {
+    /// For reading
+    #[default]
+    Text,
+    /// For programs, and to paste into an issue
     Json,
 }
 

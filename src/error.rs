@@ -26,6 +26,9 @@ pub enum Error {
     /// The daily quota or `max_requests` is used up.
     #[error("{0}")]
     Quota(String),
+    /// `doctor` found that the present settings lose data.
+    #[error("{0}")]
+    LosesData(String),
     /// The program that reads stdout has gone.
     #[error("stdout was closed")]
     Closed,
@@ -39,6 +42,7 @@ impl Error {
             Error::Credentials(_) | Error::Forbidden(_) => 3,
             Error::NotFound(_) | Error::Refused(_) | Error::Failed(_) => 1,
             Error::Quota(_) => 4,
+            Error::LosesData(_) => 5,
             // As if SIGPIPE had ended it, which is what shells and runners know.
             Error::Closed => 128 + 13,
         }
@@ -60,6 +64,7 @@ impl Error {
             Error::Refused(e) => Error::Refused(format!("{what}: {e}")),
             Error::Failed(e) => Error::Failed(format!("{what}: {e}")),
             Error::Quota(e) => Error::Quota(format!("{what}: {e}")),
+            Error::LosesData(e) => Error::LosesData(format!("{what}: {e}")),
             Error::Closed => Error::Closed,
         }
     }

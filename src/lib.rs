@@ -23,6 +23,7 @@ mod catalog;
 mod cli;
 mod client;
 mod config;
+mod doctor;
 mod error;
 mod extent;
 mod fanout;
@@ -99,7 +100,7 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     match &args.command {
         Some(Command::Completions { shell }) => return messages.answer(&about::completions(*shell)),
         Some(Command::Man { command }) => return messages.answer(&about::manual(command.as_deref())?),
-        Some(Command::Login(_)) | None => {}
+        Some(Command::Login(_) | Command::Doctor(_)) | None => {}
     }
     let entries: Vec<Entry> = streams::ALL
         .iter()
@@ -126,6 +127,13 @@ fn act(args: &Args, stdout: Box<dyn Write + Send>) -> Result<()> {
     let config_file = written_back(&sources);
     if let Some(Command::Login(options)) = &args.command {
         return login::login(&config, config_file, options, &messages);
+    }
+    if let Some(Command::Doctor(options)) = &args.command {
+        let mut config = config;
+        config.max_requests = Some(config.max_requests.map_or(doctor::MOST_CALLS, |most| most.min(doctor::MOST_CALLS)));
+        let client = Arc::new(Client::new(&config, config_file)?);
+        signals::end_on_signals(&messages, &client, "")?;
+        return doctor::examine(&config, &client, options, &messages);
     }
     let catalog = selection(args, &entries)?;
     if args.test {

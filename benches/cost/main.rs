@@ -9,6 +9,8 @@
 
 mod cached;
 mod process;
+#[path = "../../tests/it/merging.rs"]
+mod merging;
 #[path = "../../tests/it/round.rs"]
 mod round;
 // What only the tests need of it lies idle here.

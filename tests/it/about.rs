@@ -28,7 +28,7 @@ fn about() -> Value {
 fn the_readme_has_the_settings_that_the_tap_has() {
     let markdown = answer(&["--about", "--format", "markdown"]);
     let table = &markdown[markdown.find("| setting |").unwrap()..];
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/settings.md");
     let readme = fs::read_to_string(&path).unwrap();
     let (before, rest) = readme.split_once("<!-- settings -->\n").unwrap();
     let (_, after) = rest.split_once("<!-- /settings -->").unwrap();
@@ -36,7 +36,7 @@ fn the_readme_has_the_settings_that_the_tap_has() {
     if std::env::var_os("UPDATE").is_some() {
         fs::write(&path, &expected).unwrap();
     }
-    assert_eq!(fs::read_to_string(&path).unwrap(), expected, "the settings in README.md are stale");
+    assert_eq!(fs::read_to_string(&path).unwrap(), expected, "the settings in docs/settings.md are stale");
 }
 
 #[test]

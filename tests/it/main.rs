@@ -10,8 +10,11 @@ mod campaigns;
 mod checked_in;
 mod contacts;
 mod definitions;
+mod doctor;
 mod documents;
 mod fault_matrix;
+#[cfg(unix)]
+mod histories;
 #[cfg(unix)]
 mod interruption;
 #[cfg(target_os = "linux")]

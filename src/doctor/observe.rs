@@ -1,0 +1,552 @@
+//! The reads of `doctor`: each is made once and serves several findings.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::client::{Client, Row};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::field::{Integer, Key, KeyTimestamp, Text, Timestamp};
+use crate::timestamp::stamp;
+
+/// A listing that takes more calls than this is sampled.
+const LISTING_CALLS: usize = 60;
+/// Campaigns whose rows are compared with the service's counts, and the pages that one of them may have.
+const CAMPAIGNS: usize = 3;
+const CAMPAIGN_PAGES: u64 = 20;
+/// Contacts whose rows are compared on both routes.
+const CONTACTS: usize = 8;
+/// Activity ids that are looked up.
+const LOOKUPS: usize = 10;
+/// Calls that are timed.
+const LATENCY_CALLS: usize = 5;
+/// Counts younger than this may still lag behind the rows.
+const SETTLED: TimeDelta = TimeDelta::days(1);
+
+/// The six tracking reports, as the path and the counts spell them.
+pub(super) const KINDS: [&str; 6] = ["sends", "opens", "clicks", "bounces", "optouts", "forwards"];
+
+/// A contact, as far as its dates say what moves `updated_at`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct Contact {
+    pub(super) contact_id: Key,
+    #[serde(default)]
+    pub(super) updated_at: Timestamp,
+    #[serde(default)]
+    pub(super) deleted_at: Timestamp,
+    #[serde(default)]
+    pub(super) email_address: Option<Email>,
+    #[serde(default)]
+    pub(super) notes: Option<Vec<Note>>,
+    #[serde(default)]
+    pub(super) sms_channel: Option<Sms>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct Email {
+    pub(super) opt_out_date: Timestamp,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct Note {
+    pub(super) created_at: Timestamp,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct Sms {
+    pub(super) sms_channel_consents: Option<Vec<Consent>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct Consent {
+    pub(super) updated_at: Timestamp,
+}
+
+impl Row for Contact {
+    const ROWS: &'static str = "contacts";
+    const IS_WHOLE: bool = false;
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+struct List {
+    list_id: Key,
+}
+
+impl Row for List {
+    const ROWS: &'static str = "lists";
+    const IS_WHOLE: bool = false;
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+struct Campaign {
+    campaign_id: Key,
+}
+
+impl Row for Campaign {
+    const ROWS: &'static str = "campaigns";
+    const IS_WHOLE: bool = false;
+}
+
+/// A sent campaign with the service's own counts.
+#[derive(Debug, Deserialize, JsonSchema)]
+struct Counted {
+    campaign_id: Key,
+    #[serde(default)]
+    last_sent_date: Timestamp,
+    #[serde(default)]
+    unique_counts: BTreeMap<String, Integer>,
+}
+
+impl Row for Counted {
+    const ROWS: &'static str = "bulk_email_campaign_summaries";
+    const IS_WHOLE: bool = false;
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+struct Tracked {
+    contact_id: Key,
+    created_time: KeyTimestamp,
+}
+
+impl Row for Tracked {
+    const ROWS: &'static str = "tracking_activities";
+    const IS_WHOLE: bool = false;
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+struct Detail {
+    campaign_activity_id: Key,
+    tracking_activity_type: Key,
+    created_time: KeyTimestamp,
+}
+
+impl Row for Detail {
+    const ROWS: &'static str = "tracking_activities";
+    const IS_WHOLE: bool = false;
+}
+
+/// A listing, or a part of one.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    /// The service's own count.
+    pub(super) count: Option<u64>,
+    /// Distinct rows that came.
+    pub(super) rows: u64,
+    pub(super) is_complete: bool,
+    /// How many rows the first page had.
+    pub(super) first_page: usize,
+    /// Why it could not be read.
+    pub(super) refused: Option<String>,
+}
+
+/// What asking for the changes after a known row's own second brings.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Boundary {
+    /// The row itself comes.
+    Inclusive,
+    /// It does not, and later ones do, or there are none.
+    Exclusive,
+    /// There is no such row, or it was not asked.
+    Unknown,
+}
+
+/// One campaign, read by its reports.
+#[derive(Debug)]
+pub(super) struct Reconciled {
+    pub(super) campaign_id: String,
+    /// Distinct contacts by kind: in the rows, and by the service's count.
+    pub(super) contacts: BTreeMap<&'static str, (u64, u64)>,
+}
+
+/// The rows of a sample of contacts on both routes.
+#[derive(Debug, Default)]
+pub(super) struct BothRoutes {
+    pub(super) contacts: u64,
+    /// Rows on both routes, by campaign only, by contact only.
+    pub(super) same: u64,
+    pub(super) by_campaign_only: u64,
+    pub(super) by_contact_only: u64,
+}
+
+/// What a deleted contact's report answers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum DeletedReport {
+    Answers,
+    NotFound,
+    Unknown,
+}
+
+/// What the service answers to a page size.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum PageSize {
+    Honoured,
+    Refused,
+    /// Fewer rows than asked for, though there are more.
+    Capped,
+    Unknown,
+}
+
+/// All that was read.
+#[derive(Debug)]
+pub(super) struct Observations {
+    pub(super) contacts: Listed,
+    pub(super) lists: Listed,
+    pub(super) campaigns: Listed,
+    pub(super) sample: Vec<Contact>,
+    pub(super) updated_after: Boundary,
+    pub(super) optout_after: Boundary,
+    pub(super) reconciled: Vec<Reconciled>,
+    /// Whether the reports of campaigns may be read.
+    pub(super) reports_refused: Option<String>,
+    pub(super) both_routes: Option<BothRoutes>,
+    /// Activities of the sampled contacts: looked up, and of these the ones that belong to no listed campaign.
+    pub(super) looked_up: u64,
+    pub(super) foreign_activities: Vec<String>,
+    pub(super) deleted_report: DeletedReport,
+    pub(super) page_500: PageSize,
+    pub(super) page_1000: PageSize,
+    /// Median time of a call.
+    pub(super) latency: Duration,
+}
+
+/// Reads what the findings need.
+///
+/// # Errors
+/// What ends a run; a part that the service refuses, or for which no calls are left, is left out.
+pub(super) fn observe(config: &Config, client: &Arc<Client>) -> Result<Observations> {
+    let mut reads = Reads { client, config };
+    let (contacts, sample) = reads.contacts()?;
+    let lists = reads.lists()?;
+    let (campaigns, ids) = reads.campaigns()?;
+    let updated_after = reads.boundary("updated_after", &sample, |c| c.updated_at.instant())?;
+    let optout_after =
+        reads.boundary("optout_after", &sample, |c| c.email_address.as_ref().and_then(|e| e.opt_out_date.instant()))?;
+    let deleted_report = reads.deleted_report(&sample)?;
+    let page_1000 = reads.page_of_a_thousand(lists.count)?;
+    let page_500 = match contacts.count {
+        Some(count) if contacts.first_page as u64 == count.min(500) && count > 50 => PageSize::Honoured,
+        Some(count) if count > 50 => PageSize::Capped,
+        _ => PageSize::Unknown,
+    };
+    let mut seen = Observations {
+        contacts,
+        lists,
+        campaigns,
+        sample,
+        updated_after,
+        optout_after,
+        reconciled: Vec::new(),
+        reports_refused: None,
+        both_routes: None,
+        looked_up: 0,
+        foreign_activities: Vec::new(),
+        deleted_report,
+        page_500,
+        page_1000,
+        latency: Duration::ZERO,
+    };
+    reads.reports(&mut seen, &ids)?;
+    seen.latency = reads.latency()?;
+    Ok(seen)
+}
+
+struct Reads<'a> {
+    client: &'a Arc<Client>,
+    config: &'a Config,
+}
+
+/// What was refused, or has no calls left, as text; other errors end the examination.
+fn left_out<T>(outcome: Result<T>) -> Result<std::result::Result<T, String>> {
+    match outcome {
+        Ok(value) => Ok(Ok(value)),
+        Err(Error::Forbidden(why) | Error::NotFound(why) | Error::Refused(why)) => Ok(Err(why)),
+        Err(Error::Quota(_)) => Ok(Err("no calls were left for it".into())),
+        Err(e) => Err(e),
+    }
+}
+
+impl Reads<'_> {
+    /// The rows of a listing, up to so many calls.
+    fn listing<T: Row>(&self, path: &str, query: &[(&str, &str)], id: impl Fn(&T) -> &str) -> Result<(Listed, Vec<T>)> {
+        let (mut listed, mut rows, mut seen) = (Listed::default(), Vec::new(), HashSet::new());
+        let pages = self.client.pages::<T>("doctor", path, query, 0);
+        for (number, page) in pages.enumerate() {
+            let page = match left_out(page)? {
+                Ok(page) => page,
+                Err(why) => {
+                    listed.refused = Some(why);
+                    return Ok((listed, rows));
+                }
+            };
+            if number == 0 {
+                (listed.count, listed.first_page) = (page.count, page.rows.len());
+            }
+            listed.is_complete = page.is_last();
+            for row in page.rows {
+                if seen.insert(id(&row).to_owned()) {
+                    listed.rows += 1;
+                    rows.push(row);
+                }
+            }
+            if number + 1 == LISTING_CALLS {
+                break;
+            }
+        }
+        Ok((listed, rows))
+    }
+
+    fn contacts(&mut self) -> Result<(Listed, Vec<Contact>)> {
+        let query = [("status", "all"), ("limit", "500"), ("include_count", "true"), ("include", "notes")];
+        self.listing("/contacts", &query, |contact: &Contact| contact.contact_id.as_str())
+    }
+
+    fn lists(&mut self) -> Result<Listed> {
+        let query = [("status", "all"), ("limit", "500"), ("include_count", "true")];
+        Ok(self.listing("/contact_lists", &query, |list: &List| list.list_id.as_str())?.0)
+    }
+
+    fn campaigns(&mut self) -> Result<(Listed, HashSet<String>)> {
+        let (listed, rows) =
+            self.listing("/emails", &[("limit", "500")], |campaign: &Campaign| campaign.campaign_id.as_str())?;
+        Ok((listed, rows.iter().map(|row| row.campaign_id.as_str().to_owned()).collect()))
+    }
+
+    /// Asks for what came after the second of the newest row of a kind.
+    fn boundary(
+        &mut self,
+        filter: &str,
+        sample: &[Contact],
+        dated: impl Fn(&Contact) -> Option<DateTime<Utc>>,
+    ) -> Result<Boundary> {
+        let newest = sample.iter().filter_map(|contact| Some((dated(contact)?, contact))).max_by_key(|(at, _)| *at);
+        let Some((at, contact)) = newest.filter(|(at, _)| at.timestamp_subsec_nanos() == 0) else {
+            return Ok(Boundary::Unknown);
+        };
+        let at = stamp(at);
+        let query = [("status", "all"), ("limit", "500"), (filter, at.as_str())];
+        let page = left_out(self.client.first::<Contact>("doctor", "/contacts", &query, 0))?;
+        Ok(match page {
+            Ok(page) if page.rows.iter().any(|row| row.contact_id == contact.contact_id) => Boundary::Inclusive,
+            Ok(_) => Boundary::Exclusive,
+            Err(_) => Boundary::Unknown,
+        })
+    }
+
+    fn deleted_report(&mut self, sample: &[Contact]) -> Result<DeletedReport> {
+        let Some(contact) = sample.iter().find(|contact| contact.deleted_at.instant().is_some()) else {
+            return Ok(DeletedReport::Unknown);
+        };
+        let path = format!("/reports/contact_reports/{}/activity_details", contact.contact_id.as_str());
+        let query = [("tracking_activities_list", "em_sends"), ("limit", "1")];
+        match self.client.first::<Detail>("doctor", &path, &query, 0) {
+            Ok(_) => Ok(DeletedReport::Answers),
+            Err(Error::NotFound(_)) => Ok(DeletedReport::NotFound),
+            other => left_out(other).map(|_| DeletedReport::Unknown),
+        }
+    }
+
+    fn page_of_a_thousand(&mut self, lists: Option<u64>) -> Result<PageSize> {
+        let query = [("status", "all"), ("limit", "1000")];
+        match self.client.first::<List>("doctor", "/contact_lists", &query, 0) {
+            Ok(page) if lists.is_some_and(|lists| lists > 500 && page.rows.len() <= 500) => Ok(PageSize::Capped),
+            Ok(_) => Ok(PageSize::Honoured),
+            Err(Error::Refused(_)) => Ok(PageSize::Refused),
+            other => left_out(other).map(|_| PageSize::Unknown),
+        }
+    }
+
+    /// The median time of a few calls, each made when the pace does not hold it back.
+    fn latency(&self) -> Result<Duration> {
+        let spacing = Duration::from_secs_f64(1.1 / self.config.requests_per_second);
+        let mut times = Vec::new();
+        for _ in 0..LATENCY_CALLS {
+            thread::sleep(spacing);
+            let start = Instant::now();
+            let counts = self.client.object::<IgnoredAny>("doctor", "/contacts/counts", &[], 0);
+            if left_out(counts)?.is_ok() {
+                times.push(start.elapsed());
+            }
+        }
+        times.sort_unstable();
+        Ok(times.get(times.len() / 2).copied().unwrap_or_default())
+    }
+
+    /// Campaigns by their reports, and a sample of their contacts by both routes.
+    fn reports(&mut self, seen: &mut Observations, listed: &HashSet<String>) -> Result<()> {
+        let query = [("limit", "500")];
+        let path = "/reports/summary_reports/email_campaign_summaries";
+        let counted = match left_out(self.client.first::<Counted>("doctor", path, &query, 0))? {
+            Ok(page) => page.rows,
+            Err(why) => {
+                seen.reports_refused = Some(why);
+                return Ok(());
+            }
+        };
+        let now = self.client.run_start()?;
+        let count = |row: &Counted, kind: &str| {
+            row.unique_counts.get(kind).and_then(|count| count.0).map_or(0, i64::unsigned_abs)
+        };
+        let pages = |row: &Counted| KINDS.iter().map(|kind| count(row, kind).div_ceil(500).max(1)).sum::<u64>();
+        let settled = |row: &&Counted| row.last_sent_date.instant().is_some_and(|at| now - at > SETTLED);
+        let cheap =
+            counted.iter().filter(settled).filter(|row| pages(row) <= CAMPAIGN_PAGES && count(row, "sends") > 0);
+        let mut rows: HashMap<(String, String), Vec<(String, String)>> = HashMap::new();
+        let mut activities: HashSet<String> = HashSet::new();
+        for campaign in cheap.take(CAMPAIGNS) {
+            let Ok(ids) = left_out(self.activities(campaign.campaign_id.as_str()))? else { continue };
+            let mut contacts: BTreeMap<&'static str, (u64, u64)> = BTreeMap::new();
+            let mut complete = true;
+            for kind in KINDS {
+                let mut distinct = HashSet::new();
+                for activity in &ids {
+                    let path = format!("/reports/email_reports/{activity}/tracking/{kind}");
+                    for page in self.client.pages::<Tracked>("doctor", &path, &[("limit", "500")], 0) {
+                        let Ok(page) = left_out(page)? else {
+                            complete = false;
+                            break;
+                        };
+                        for row in page.rows {
+                            let contact = row.contact_id.as_str().to_owned();
+                            let key = (contact.clone(), activity.clone());
+                            rows.entry(key)
+                                .or_default()
+                                .push((format!("em_{kind}"), row.created_time.as_str().to_owned()));
+                            distinct.insert(contact);
+                        }
+                    }
+                }
+                contacts.insert(kind, (distinct.len() as u64, count(campaign, kind)));
+            }
+            if complete {
+                activities.extend(ids);
+                seen.reconciled.push(Reconciled { campaign_id: campaign.campaign_id.as_str().to_owned(), contacts });
+            }
+        }
+        self.by_contact(seen, &rows, &activities, listed)
+    }
+
+    /// The activities of a campaign that carry tracking.
+    fn activities(&self, campaign: &str) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct Detail {
+            #[serde(default)]
+            campaign_activities: Option<Vec<Activity>>,
+        }
+        #[derive(Deserialize)]
+        struct Activity {
+            campaign_activity_id: Key,
+            #[serde(default)]
+            role: Text,
+        }
+        let detail: Detail = self.client.object("doctor", &format!("/emails/{campaign}"), &[], 0)?;
+        let tracked = detail.campaign_activities.unwrap_or_default();
+        let tracked =
+            tracked.iter().filter(|activity| matches!(activity.role.as_str(), Some("primary_email" | "resend")));
+        Ok(tracked.map(|activity| activity.campaign_activity_id.as_str().to_owned()).collect())
+    }
+
+    /// The details of a sample of contacts, beside what the campaigns' reports have of them.
+    fn by_contact(
+        &mut self,
+        seen: &mut Observations,
+        rows: &HashMap<(String, String), Vec<(String, String)>>,
+        activities: &HashSet<String>,
+        listed: &HashSet<String>,
+    ) -> Result<()> {
+        let mut contacts: Vec<&String> =
+            rows.keys().map(|(contact, _)| contact).collect::<HashSet<_>>().into_iter().collect();
+        contacts.sort_unstable();
+        let step = contacts.len().div_ceil(CONTACTS).max(1);
+        let mut both = BothRoutes::default();
+        let mut others: HashSet<String> = HashSet::new();
+        for contact in contacts.into_iter().step_by(step) {
+            let path = format!("/reports/contact_reports/{contact}/activity_details");
+            let kinds = KINDS.map(|kind| format!("em_{kind}")).join(",");
+            let query = [("tracking_activities_list", kinds.as_str()), ("limit", "100")];
+            let mut found: Vec<(String, String, String)> = Vec::new();
+            let mut complete = true;
+            for page in self.client.pages::<Detail>("doctor", &path, &query, 0) {
+                let Ok(page) = left_out(page)? else {
+                    complete = false;
+                    break;
+                };
+                found.extend(page.rows.iter().map(|row| {
+                    let text = |key: &Key| key.as_str().to_owned();
+                    (
+                        text(&row.campaign_activity_id),
+                        text(&row.tracking_activity_type),
+                        row.created_time.as_str().to_owned(),
+                    )
+                }));
+            }
+            if !complete {
+                continue;
+            }
+            both.contacts += 1;
+            others.extend(found.iter().map(|(activity, ..)| activity.clone()).filter(|id| !activities.contains(id)));
+            found.retain(|(activity, ..)| activities.contains(activity));
+            for activity in activities {
+                for (kind, at) in rows.get(&(contact.clone(), activity.clone())).into_iter().flatten() {
+                    let same = found.iter().position(|row| row.0 == *activity && row.1 == *kind && row.2 == *at);
+                    match same {
+                        Some(same) => {
+                            found.swap_remove(same);
+                            both.same += 1;
+                        }
+                        None => both.by_campaign_only += 1,
+                    }
+                }
+            }
+            both.by_contact_only += found.len() as u64;
+        }
+        if both.contacts > 0 {
+            seen.both_routes = Some(both);
+        }
+        self.look_up(seen, others, listed)
+    }
+
+    /// To which campaigns activities belong that none of the campaigns read has.
+    fn look_up(&mut self, seen: &mut Observations, others: HashSet<String>, listed: &HashSet<String>) -> Result<()> {
+        #[derive(Deserialize)]
+        struct Activity {
+            #[serde(default)]
+            campaign_id: Text,
+        }
+        let mut others: Vec<String> = others.into_iter().collect();
+        others.sort_unstable();
+        for id in others.into_iter().take(LOOKUPS) {
+            let path = format!("/emails/activities/{id}");
+            match self.client.object::<Activity>("doctor", &path, &[], 0) {
+                Ok(activity) => {
+                    seen.looked_up += 1;
+                    let is_listed = activity.campaign_id.as_str().is_some_and(|campaign| listed.contains(campaign));
+                    // A listing that was sampled says nothing of the campaigns that it left out.
+                    if !is_listed && seen.campaigns.is_complete {
+                        seen.foreign_activities.push(id);
+                    }
+                }
+                Err(Error::NotFound(_)) => {
+                    seen.looked_up += 1;
+                    seen.foreign_activities.push(id);
+                }
+                other => {
+                    if left_out(other)?.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

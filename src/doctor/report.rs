@@ -1,0 +1,106 @@
+//! The report: what a person reads, and what is pasted into an issue.
+
+use std::fmt::Write;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+/// What `doctor` found out about the service on one account. It holds nothing personal: counts, days and the forms of
+/// answers; ids of the service only where they were asked for.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Report {
+    /// Version of the tap that wrote it.
+    pub(super) version: &'static str,
+    /// The day on which the account was examined, in UTC.
+    pub(super) day: String,
+    /// API calls that it took.
+    pub(super) calls: u64,
+    pub(super) findings: Vec<Finding>,
+}
+
+/// The answer to one question.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Finding {
+    /// Name of the question, the same in every version.
+    pub(super) id: &'static str,
+    /// What is confirmed or refuted, as a sentence.
+    pub(super) statement: &'static str,
+    pub(super) verdict: Verdict,
+    /// The numbers behind the verdict.
+    pub(super) evidence: String,
+    /// What the tap does about it.
+    pub(super) consequence: &'static str,
+    /// The setting to change, if any, and how.
+    pub(super) setting: Option<String>,
+    /// Whether data are lost under the present settings.
+    pub(super) loses_data: bool,
+    /// Where a person must look; only with --show-ids.
+    pub(super) ids: Vec<String>,
+}
+
+/// Whether a statement holds on this account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Verdict {
+    Confirmed,
+    Refuted,
+    /// Nothing on this account tells.
+    CannotTell,
+}
+
+impl Finding {
+    /// A finding that loses nothing and asks for nothing.
+    pub(super) fn new(
+        id: &'static str,
+        statement: &'static str,
+        (verdict, evidence): (Verdict, String),
+        consequence: &'static str,
+    ) -> Finding {
+        Finding { id, statement, verdict, evidence, consequence, setting: None, loses_data: false, ids: Vec::new() }
+    }
+
+    /// The same, where the present settings lose data because of it.
+    pub(super) fn losing_data(self, loses: bool, setting: &str) -> Finding {
+        Finding { loses_data: loses, setting: loses.then(|| setting.to_owned()), ..self }
+    }
+
+    pub(super) fn with_ids(self, ids: Vec<String>) -> Finding {
+        Finding { ids, ..self }
+    }
+}
+
+impl Report {
+    pub(super) fn loses_data(&self) -> bool {
+        self.findings.iter().any(|finding| finding.loses_data)
+    }
+
+    pub(super) fn json(&self) -> String {
+        let value = serde_json::to_value(self).unwrap_or_default();
+        format!("{value:#}\n")
+    }
+
+    pub(super) fn text(&self) -> String {
+        let mut out = format!(
+            "tap-constant-contact {} examined this account on {} with {} calls.\n",
+            self.version, self.day, self.calls
+        );
+        for finding in &self.findings {
+            let verdict = match finding.verdict {
+                Verdict::Confirmed => "yes",
+                Verdict::Refuted => "NO",
+                Verdict::CannotTell => "cannot tell here",
+            };
+            let loses = if finding.loses_data { " (data are lost under the present settings)" } else { "" };
+            let _ = writeln!(out, "\n{}: {verdict}{loses}", finding.statement);
+            let _ = writeln!(out, "    {}", finding.evidence);
+            let _ = writeln!(out, "    {}", finding.consequence);
+            if let Some(setting) = &finding.setting {
+                let _ = writeln!(out, "    Change: {setting}");
+            }
+            if !finding.ids.is_empty() {
+                let _ = writeln!(out, "    Ids: {}", finding.ids.join(", "));
+            }
+        }
+        out
+    }
+}

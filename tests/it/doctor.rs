@@ -1,0 +1,268 @@
+//! `doctor` against the fake account under every setting of its switches.
+
+use std::collections::BTreeMap;
+use std::process::Output;
+
+use chrono::TimeDelta;
+use fake::account::{Moves, Size};
+use fake::{Account, Fake, Kind, Switches};
+use serde_json::{Value, json};
+
+use crate::tap::{command, file};
+
+/// One examination; `more` settings.
+fn examine(fake: &Fake, more: &Value, arguments: &[&str]) -> Output {
+    let mut config = fake.config();
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let config = file(&config);
+    command().args(["doctor", "--config"]).arg(config.path()).args(arguments).output().unwrap()
+}
+
+/// The findings by name, and the exit code.
+fn findings(fake: &Fake, more: &Value) -> (BTreeMap<String, Value>, Option<i32>) {
+    let output = examine(fake, more, &["--format", "json"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {stderr}"));
+    assert!(report["calls"].as_u64().unwrap() <= 200, "{}", report["calls"]);
+    assert_eq!(report["calls"].as_u64().unwrap(), fake.api_calls().len() as u64);
+    let findings = report["findings"].as_array().unwrap();
+    let loses = findings.iter().any(|finding| finding["loses_data"] == true);
+    assert_eq!(output.status.code(), Some(if loses { 5 } else { 0 }), "{report:#}\n{stderr}");
+    let by_id = findings.iter().map(|finding| (finding["id"].as_str().unwrap().to_owned(), finding.clone()));
+    (by_id.collect(), output.status.code())
+}
+
+/// An account in which the rows themselves tell what moves `updated_at`: under `moves` each change was made by the
+/// account's own rules.
+fn account(moves: Moves, opt_outs_move: bool) -> Account {
+    let mut account = Account::generate(7, Size { contacts: 120, lists: 4, campaigns: 4 });
+    account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+    account.moves = moves;
+    account.contacts.iter_mut().for_each(|contact| {
+        contact.deleted_at = None;
+        contact.notes.clear();
+        if let Some(email) = &mut contact.email {
+            email.opt_out_date = None;
+            email.permission = "implicit";
+        }
+    });
+    for one in 0..6 {
+        account.delete(10 + one);
+        account.add_note(20 + one, "A note");
+        account.sms_opt_out(9);
+        account.unsubscribe(30 + one);
+        if opt_outs_move {
+            account.contacts[30 + one].updated_at = account.contacts[30 + one].opt_out_date().unwrap();
+        }
+    }
+    account
+}
+
+const STAYS: Moves = Moves { lists: false, tags: false, notes: false, sms: false, delete: false };
+const MOVES: Moves = Moves { lists: true, tags: true, notes: true, sms: true, delete: true };
+
+fn long_lived() -> Switches {
+    Switches { rotating: false, ..Switches::default() }
+}
+
+#[test]
+fn both_sides_of_every_switch_are_told_apart() {
+    // What is switched, the account and the switches, the finding and its verdict.
+    let table: Vec<(&str, Account, Switches, &str, &str)> = vec![
+        (
+            "a bound that is inclusive",
+            account(MOVES, false),
+            Switches { updated_after_inclusive: true, ..long_lived() },
+            "updated_after_is_inclusive",
+            "confirmed",
+        ),
+        ("a bound that is exclusive", account(MOVES, false), long_lived(), "updated_after_is_inclusive", "refuted"),
+        (
+            "an opt-out bound that is inclusive",
+            account(MOVES, false),
+            Switches { updated_after_inclusive: true, ..long_lived() },
+            "optout_after_is_inclusive",
+            "confirmed",
+        ),
+        (
+            "an opt-out bound that is exclusive",
+            account(MOVES, false),
+            long_lived(),
+            "optout_after_is_inclusive",
+            "refuted",
+        ),
+        ("opt-outs that move the record", account(MOVES, true), long_lived(), "opt_outs_move_updated_at", "confirmed"),
+        ("opt-outs that do not", account(MOVES, false), long_lived(), "opt_outs_move_updated_at", "refuted"),
+        (
+            "deletions that move the record",
+            account(MOVES, false),
+            long_lived(),
+            "deletions_move_updated_at",
+            "confirmed",
+        ),
+        ("deletions that do not", account(STAYS, false), long_lived(), "deletions_move_updated_at", "refuted"),
+        ("notes that move the record", account(MOVES, false), long_lived(), "notes_move_updated_at", "confirmed"),
+        ("notes that do not", account(STAYS, false), long_lived(), "notes_move_updated_at", "refuted"),
+        (
+            "consents that do not move the record",
+            account(STAYS, false),
+            long_lived(),
+            "consents_move_updated_at",
+            "refuted",
+        ),
+        // Memberships and tags carry no date: no read can tell.
+        (
+            "memberships that move the record",
+            account(MOVES, false),
+            long_lived(),
+            "list_memberships_move_updated_at",
+            "cannot_tell",
+        ),
+        (
+            "memberships that do not",
+            account(STAYS, false),
+            long_lived(),
+            "list_memberships_move_updated_at",
+            "cannot_tell",
+        ),
+        ("tags that move the record", account(MOVES, false), long_lived(), "tags_move_updated_at", "cannot_tell"),
+        ("tags that do not", account(STAYS, false), long_lived(), "tags_move_updated_at", "cannot_tell"),
+        (
+            "a deleted contact's report that answers",
+            account(MOVES, false),
+            long_lived(),
+            "deleted_contacts_keep_their_reports",
+            "confirmed",
+        ),
+        (
+            "one that does not",
+            account(MOVES, false),
+            Switches { deleted_contact_reports_404: true, ..long_lived() },
+            "deleted_contacts_keep_their_reports",
+            "refuted",
+        ),
+        (
+            "a thousand lists a page",
+            account(MOVES, false),
+            Switches { lists_limit_1000_ok: true, ..long_lived() },
+            "page_size_1000_is_honoured",
+            "confirmed",
+        ),
+        ("no thousand lists a page", account(MOVES, false), long_lived(), "page_size_1000_is_honoured", "refuted"),
+        ("a count that is right", account(MOVES, false), long_lived(), "contacts_are_all_listed", "confirmed"),
+        (
+            "a count that is too high",
+            account(MOVES, false),
+            Switches { contacts_counted_too_many: 3, ..long_lived() },
+            "contacts_are_all_listed",
+            "refuted",
+        ),
+    ];
+    for (what, account, switches, finding, verdict) in table {
+        let fake = Fake::start_with(account, switches);
+        let (found, _) = findings(&fake, &json!({}));
+        assert_eq!(found[finding]["verdict"], verdict, "{what}: {:#}", found[finding]);
+    }
+}
+
+#[test]
+fn campaigns_are_reconciled_with_their_counts_and_with_the_contacts() {
+    let mut account = account(MOVES, false);
+    let ids: Vec<_> = account.contacts.iter().map(|contact| contact.id.clone()).collect();
+    let activity = account.send_campaign("Settled", &ids[40..90]);
+    for one in 40..60 {
+        account.open(one, &activity);
+        account.open(one, &activity);
+    }
+    for row in account.activities.iter_mut().filter(|row| row.activity_id == activity) {
+        row.at -= TimeDelta::days(3);
+    }
+    let campaign = account.campaigns.last_mut().unwrap();
+    campaign.activities[0].sent_at = campaign.activities[0].sent_at.map(|at| at - TimeDelta::days(3));
+    let fake = Fake::start_with(account, long_lived());
+    let (found, code) = findings(&fake, &json!({}));
+    for finding in ["both_routes_give_the_same_rows", "unique_counts_are_those_of_the_rows"] {
+        assert_eq!(found[finding]["verdict"], "confirmed", "{:#}", found[finding]);
+    }
+    assert_eq!(code, Some(0));
+}
+
+#[test]
+fn activity_that_no_listed_campaign_has_is_found_and_lost_by_campaign() {
+    let mut account = account(MOVES, false);
+    let ids: Vec<_> = account.contacts.iter().map(|contact| contact.id.clone()).collect();
+    for contact in &ids {
+        account.activities.push(fake::account::Row {
+            contact_id: contact.clone(),
+            activity_id: "0a0a0a0a-0000-11ef-8000-000000000000".into(),
+            kind: Kind::Sends,
+            at: account.contacts[0].created_at,
+        });
+    }
+    let fake = Fake::start_with(account, long_lived());
+    let name = "all_activity_is_of_listed_campaigns";
+    let (found, code) = findings(&fake, &json!({}));
+    assert_eq!((&found[name]["verdict"], code), (&json!("refuted"), Some(5)), "{:#}", found[name]);
+    assert!(found[name]["setting"].as_str().unwrap().contains("activity_route"));
+    // Ids only where they are asked for.
+    assert_eq!(found[name]["ids"], json!([]));
+    let shown = examine(&fake, &json!({}), &["--show-ids"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("0a0a0a0a-0000-11ef-8000-000000000000"));
+    fake.forget_calls();
+    let (_, code) = findings(&fake, &json!({"activity_route": "contacts"}));
+    assert_eq!(code, Some(0));
+}
+
+#[test]
+fn changes_that_no_read_brings_are_a_loss_without_complete_reads() {
+    let fake = Fake::start_with(account(STAYS, false), long_lived());
+    let (found, code) = findings(&fake, &json!({"contacts_full_refresh_days": 0}));
+    assert_eq!((&found["notes_move_updated_at"]["loses_data"], code), (&json!(true), Some(5)));
+    fake.forget_calls();
+    assert_eq!(findings(&fake, &json!({})).1, Some(0));
+}
+
+#[test]
+fn nothing_personal_is_in_the_report() {
+    let account = account(MOVES, false);
+    let people: Vec<String> = account
+        .contacts
+        .iter()
+        .flat_map(|contact| {
+            let address = contact.email.as_ref().map(|email| email.address.clone());
+            [Some(contact.id.to_string()), address, contact.last_name.clone()]
+        })
+        .flatten()
+        .filter(|text| text.trim().len() > 3)
+        .collect();
+    let fake = Fake::start_with(account, long_lived());
+    for format in ["text", "json"] {
+        let output = examine(&fake, &json!({}), &["--format", format, "--show-ids"]);
+        let shown = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        let found: Vec<&String> = people.iter().filter(|text| shown.contains(text.as_str())).collect();
+        assert_eq!(found, Vec::<&String>::new(), "{shown}");
+    }
+}
+
+#[test]
+fn an_account_with_nothing_in_it_or_without_scopes_gets_a_report() {
+    let fake = Fake::start_with(Account::empty(), long_lived());
+    let (found, code) = findings(&fake, &json!({}));
+    assert_eq!((found.len() > 10, code), (true, Some(0)));
+    for scope in ["contact_data", "campaign_data"] {
+        let fake = Fake::start_with(account(MOVES, false), long_lived());
+        fake.tokens().granted_scopes.retain(|granted| granted != scope);
+        let (found, _) = findings(&fake, &json!({}));
+        let told = if scope == "contact_data" { "contacts_are_all_listed" } else { "campaigns_can_be_listed" };
+        assert_eq!(found[told]["verdict"], "cannot_tell", "{:#}", found[told]);
+    }
+}
+
+#[test]
+fn a_large_account_is_sampled_within_two_hundred_calls() {
+    let fake =
+        Fake::start_with(Account::generate(26, Size { contacts: 26_000, lists: 5, campaigns: 22 }), long_lived());
+    let (found, _) = findings(&fake, &json!({}));
+    assert_eq!(found["contacts_are_all_listed"]["verdict"], "confirmed");
+    assert!(fake.api_calls().len() < 200);
+}
