@@ -8,9 +8,9 @@
 #![allow(clippy::cast_precision_loss, clippy::print_stdout, missing_docs)]
 
 mod cached;
-mod process;
 #[path = "../../tests/it/merging.rs"]
 mod merging;
+mod process;
 #[path = "../../tests/it/round.rs"]
 mod round;
 // What only the tests need of it lies idle here.
