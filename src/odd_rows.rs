@@ -22,6 +22,8 @@ struct Odd {
 
 /// Unknown fields are named up to this many a stream, then counted.
 const NAMED_FIELDS: usize = 20;
+/// And counted up to this many, which is also the most that one page notes.
+const COUNTED_FIELDS: usize = 1000;
 /// More rows than this must be left out, and more than one in ten, before the service counts as changed.
 const FEW_LEFT_OUT: u64 = 10;
 
@@ -32,7 +34,10 @@ impl OddRows {
         let odd = self.0.entry(name).or_default();
         odd.rows += rows as u64 + oddities.left_out;
         for field in &oddities.unknown {
-            if odd.unknown.insert(field.clone()) && odd.unknown.len() <= NAMED_FIELDS {
+            if odd.unknown.len() < COUNTED_FIELDS
+                && odd.unknown.insert(field.clone())
+                && odd.unknown.len() <= NAMED_FIELDS
+            {
                 log::warn!("{name}: the field {field} is not known to this version and is left out");
             }
         }
@@ -55,7 +60,9 @@ impl OddRows {
         let Some(odd) = self.0.remove(stream.name) else { return Ok(()) };
         let name = stream.name;
         if odd.unknown.len() > NAMED_FIELDS {
-            log::warn!("{name}: {} more unknown fields are left out", odd.unknown.len() - NAMED_FIELDS);
+            let at_least = if odd.unknown.len() < COUNTED_FIELDS { "" } else { "at least " };
+            let more = odd.unknown.len() - NAMED_FIELDS;
+            log::warn!("{name}: {at_least}{more} more unknown fields are left out");
         }
         if odd.left_out > FEW_LEFT_OUT && odd.left_out * 10 > odd.rows {
             return Err(Error::Failed(format!(

@@ -204,7 +204,9 @@ fn repair(value: &mut Value, schema: &Value, path: &str, nulled: &mut BTreeSet<S
             }
         }
         (Value::Array(items), _, Value::Object(_)) => {
-            items.iter_mut().for_each(|item| repair(item, &schema["items"], path, nulled));
+            for item in items {
+                repair(item, &schema["items"], path, nulled);
+            }
         }
         (value, ..) if !fits(value, schema) => {
             *value = Value::Null;
