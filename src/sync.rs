@@ -46,8 +46,7 @@ pub(crate) fn sync(
                 && run.state.to_value()["bookmarks"] == given["bookmarks"]
                 && run.state.currently_syncing.as_deref().is_none_or(|name| name == order[0].stream.name) =>
         {
-            let first = order[0].stream.name;
-            Err(Error::Quota(format!("{first}: max_requests = {most} is not enough to make progress; raise it")))
+            Err(Error::Quota(format!("max_requests = {most} is not enough to make progress; raise it")))
         }
         (outcome, _) => outcome,
     };

@@ -174,7 +174,7 @@ fn structured_lines_have_the_fields_that_meltano_needs() {
 #[test]
 fn a_failure_is_a_structured_line_as_well() {
     let fake = fake();
-    fake.fault(Fault::once("/contacts?", What::QuotaExceeded));
+    fake.fault(Fault::once("limit=500&include_count", What::QuotaExceeded));
     let (code, lines) = log_lines(&fake, &["--log-format", "json"], None);
     assert_eq!(code, Some(4));
     let last = lines.last().unwrap();

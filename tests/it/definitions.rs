@@ -84,7 +84,9 @@ fn every_awkward_definition_is_read_as_the_account_has_it() {
 fn definitions_come_before_the_first_contact() {
     let fake = fake();
     contacts(&fake, &json!({}));
-    let paths: Vec<String> = fake.api_calls().into_iter().map(|call| call.path).collect();
+    // The plan only counts the contacts.
+    let calls = fake.api_calls().into_iter().filter(|call| !call.query.contains("limit=1&"));
+    let paths: Vec<String> = calls.map(|call| call.path).collect();
     let first = paths.iter().position(|path| path == "/v3/contacts").unwrap();
     for path in PATHS {
         assert!(paths.iter().rposition(|other| other.ends_with(path)).unwrap() < first, "{paths:?}");
@@ -131,7 +133,7 @@ fn sub_resources_are_asked_for_where_a_selected_field_needs_them() {
     let include = |deselected: &[&[&str]]| {
         let fake = fake();
         let ran = tap_with(&fake, &json!({}), None, Some(&without(deselected)));
-        let call = fake.api_calls().into_iter().find(|call| call.path == "/v3/contacts").unwrap();
+        let call = fake.api_calls().into_iter().rfind(|call| call.path == "/v3/contacts").unwrap();
         (call.query, ran.records("contacts"))
     };
     let (query, _) = include(&[&["taggings"], &["tag_names"], &["notes"]]);

@@ -80,6 +80,13 @@ fn every_link_leads_somewhere() {
     assert!(links > 30, "{links}");
 }
 
+/// The names of all streams, in their order.
+fn streams() -> Vec<String> {
+    let output = command().arg("--discover").output().unwrap();
+    let catalog: Value = serde_json::from_slice(&output.stdout).unwrap();
+    catalog["streams"].as_array().unwrap().iter().map(|entry| entry["stream"].as_str().unwrap().to_owned()).collect()
+}
+
 #[test]
 fn the_streams_are_those_of_discovery() {
     let output = command().arg("--discover").output().unwrap();
@@ -147,6 +154,19 @@ fn the_state_shown_is_one_that_the_tap_reads() {
     // What was cut off comes first.
     assert_eq!(ran.messages[0]["stream"], state["currently_syncing"]);
     assert!(ran.stderr.contains("continuing the read that ends at 2026-11-23T10:00:00Z"), "{}", ran.stderr);
+}
+
+#[test]
+fn the_picture_shows_what_the_demonstration_shows() {
+    let picture = read("docs/demo.svg");
+    // As the program makes its account.
+    let mut account = Account::generate(1, Size { contacts: 60, lists: 6, campaigns: 8 });
+    account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+    for stream in streams() {
+        let rows = account.truth(&stream).len();
+        let line = format!("{stream:<26} {rows:>6}  ");
+        assert!(picture.contains(&line), "docs/demo.svg does not show {line:?}: run .ci/picture.py");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use fake::account::Size;
 use fake::{Account, Fake, Switches};
 use serde_json::Value;
 
-use crate::tap::command;
+use crate::tap::{command, without_times};
 
 fn fake() -> Fake {
     let account = Account::generate(3, Size { contacts: 3, lists: 1, campaigns: 1 });
@@ -73,7 +73,7 @@ fn folder(fake: &Fake, files: &[(&str, &str)]) -> tempfile::TempDir {
 /// hints.
 fn run(folder: &Path, arguments: &str, levels: &[&str]) -> (i32, String) {
     let output = command().current_dir(folder).args(shell_words(arguments)).output().unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
+    let stderr = without_times(&String::from_utf8(output.stderr).unwrap());
     assert!(!stderr.chars().any(|c| c.is_control() && c != '\n'), "{stderr:?}");
     assert!(stderr.lines().all(|line| line.len() <= 2000), "{stderr}");
     let is_told = |line: &&str| levels.iter().any(|level| line.starts_with(level));
@@ -437,7 +437,7 @@ fn the_environment_names_its_variables() {
             "contact_lists",
         ]);
         let output = command.env(variable, value).output().unwrap();
-        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+        (output.status.code().unwrap(), without_times(&String::from_utf8(output.stderr).unwrap()))
     };
     let (code, all) = told("TAP_CONSTANT_CONTACT_PAGE_SISE", "7".as_ref());
     let expected = "CRITICAL environment: unknown setting \"TAP_CONSTANT_CONTACT_PAGE_SISE\": did you mean \

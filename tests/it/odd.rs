@@ -152,7 +152,7 @@ fn a_listing_that_repeats_its_rows_for_ever_ends_the_run() {
     let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
     // Every page has the same rows and another next link.
     for n in 0..100 {
-        let path = if n == 0 { "/contacts?".into() } else { format!("cursor=page{n}&") };
+        let path = if n == 0 { "/contacts?status=all&limit=500".into() } else { format!("cursor=page{n}&") };
         let next = format!("/v3/contacts?cursor=page{}&", n + 1);
         let body = json!({"contacts": [good(1), good(2)], "_links": {"next": {"href": next}}}).to_string();
         fake.fault(Fault { path, skip: 0, times: 1, what: What::Status(200, body, "application/json") });

@@ -137,7 +137,9 @@ fn include_subresources_chooses_what_comes_with_a_contact() {
             without_nulls(&contact)
         });
         assert_eq!(sorted(ran.records("contacts")), sorted(rows), "{given}");
-        let first = &queries(&fake, "/contacts")[0];
+        let queries = queries(&fake, "/contacts");
+        // The first one is the count for the plan.
+        let first = queries.last().unwrap();
         assert_eq!(first.contains("include="), !asked.is_empty(), "{first}");
     }
 }
@@ -383,7 +385,7 @@ fn other_settings_start_a_stream_over_and_say_so() {
     assert_eq!(sorted(next.records("contacts")), truth(&fake, "contacts", |_| true));
     assert_eq!(
         next.stderr
-            .matches("contact_status was active and is now all, so that it is read from the start (about 1 calls")
+            .matches("contact_status was active and is now all, so that it is read from the start (about ")
             .count(),
         1,
         "{}",
@@ -395,6 +397,14 @@ fn other_settings_start_a_stream_over_and_say_so() {
     assert!(!quiet.stderr.contains("from the start"));
 }
 
+/// Nobody gets an e-mail before there is a contact.
+fn created_before_their_activity(account: &mut Account) {
+    for contact in &mut account.contacts {
+        let rows = account.activities.iter().filter(|row| row.contact_id == contact.id);
+        contact.created_at = rows.map(|row| row.at).min().map_or(contact.created_at, |at| contact.created_at.min(at));
+    }
+}
+
 #[test]
 fn a_long_range_is_split_where_the_service_refuses_it() {
     let mut account = Account::generate(4, Size { contacts: 12, lists: 1, campaigns: 4 });
@@ -404,6 +414,7 @@ fn a_long_range_is_split_where_the_service_refuses_it() {
     let oldest = account.sent_activities()[0].to_string();
     account.activities.iter_mut().filter(|row| *row.activity_id == *oldest).for_each(|row| row.at -= years);
     account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+    created_before_their_activity(&mut account);
     for most in [None, Some(5)] {
         let fake = Fake::start_with(account.clone(), Switches { summary_max_years: most, ..Switches::default() });
         let ran = read(&fake, &json!({"activity_route": "contacts"}), &["contact_action_summary"]);
@@ -552,6 +563,7 @@ fn whatever_the_service_does_where_its_documents_are_silent() {
         let name = format!("{switches:?}");
         let mut account = Account::generate(17, Size { contacts: 24, lists: 3, campaigns: 5 });
         account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+        created_before_their_activity(&mut account);
         let fake = Fake::start_with(account, switches);
         let folder = tempfile::tempdir().unwrap();
         let more = |route: &str| {

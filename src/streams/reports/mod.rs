@@ -170,9 +170,16 @@ impl Learnt {
 
 /// The readings of the selected reports that this run still has to read.
 fn readings(run: &mut Run) -> Result<Vec<Reading>> {
+    // Decided before anything is read: what ends the round in this run must not begin the next one in it.
+    for report in REPORTS {
+        if run.selects(report) && !run.is_finished(report) && is_complete_in_round(run, report) {
+            log::info!("{}: complete in this round; read again in the next", report.name);
+            run.finish(report);
+        }
+    }
     let mut readings = Vec::new();
     for report in REPORTS {
-        if run.selects(report) && !run.is_finished(report) && !is_complete_in_round(run, report) {
+        if run.selects(report) && !run.is_finished(report) {
             readings.push(Reading::begin(run, report)?);
         }
     }
@@ -182,11 +189,6 @@ fn readings(run: &mut Run) -> Result<Vec<Reading>> {
 /// Both reports are read together on the campaign route, whose pages hold the rows of both, and one after the other on
 /// the contact route.
 fn read(run: &mut Run, shared: &mut Shared, stream: &'static Stream) -> Result<()> {
-    if is_complete_in_round(run, stream) {
-        log::info!("{}: complete in this round; read again in the next", stream.name);
-        run.finish(stream);
-        return Ok(());
-    }
     shared.needs = match run.config.activity_route.fixed() {
         Some(Route::Contacts) => Some(&BY_CONTACT),
         Some(Route::Campaigns) => Some(&BY_CAMPAIGN),

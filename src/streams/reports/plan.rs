@@ -211,7 +211,9 @@ fn sample<T: OfActivity>(
     contacts: &[Id],
     fetch: &Arc<ContactFetch<T>>,
 ) -> Result<Vec<u64>> {
-    let chosen: Vec<Id> = spread_over(contacts.len(), CONTACT_SAMPLE).map(|at| contacts[at].clone()).collect();
+    // A sample must not use up the calls that the read itself needs to get somewhere.
+    let affordable = usize::try_from(run.client.calls_left() / 8).unwrap_or(CONTACT_SAMPLE).min(CONTACT_SAMPLE);
+    let chosen: Vec<Id> = spread_over(contacts.len(), affordable).map(|at| contacts[at].clone()).collect();
     let mut counts = Vec::with_capacity(chosen.len());
     // Where the range is long, the first contact alone shows whether the service takes it.
     let first = if fetch.asks_long_range() { chosen.len().min(1) } else { 0 };
