@@ -253,8 +253,8 @@ fn a_login_under_renewal_outlives_its_terminal() {
     let fake = small();
     let folder = tempfile::tempdir().unwrap();
     let tokens = folder.path().join("tokens.json");
-    // An access token is renewed a minute before its end: this one after two seconds.
-    fake.switches().expires_in = 62;
+    // An access token is renewed when a tenth of its life is left: this one after about two seconds.
+    fake.switches().expires_in = 2;
     let (mut command, _config) = sync(&fake, &json!({"token_file": tokens, "requests_per_second": 5}));
     let (ours, theirs) = terminal(84);
     let mut child = command.stdout(Stdio::null()).stderr(theirs).spawn().unwrap();
