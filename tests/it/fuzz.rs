@@ -106,8 +106,7 @@ fn play(case: impl Fn(u64) -> Result<(), String> + Sync) {
     });
     let played = next.into_inner().min(cases);
     let failed = failed.into_inner().unwrap();
-    println!("{played} cases from seed {first}");
-    assert!(failed.is_empty(), "{} of {played} cases failed:\n{}", failed.len(), failed.join("\n\n"));
+    assert!(failed.is_empty(), "{} of {played} cases from seed {first} failed:\n{}", failed.len(), failed.join("\n\n"));
 }
 
 /// A fake account and a folder for the files of one run.
@@ -204,6 +203,14 @@ impl Case {
 }
 
 fn mutate_answer(random: &mut Rng, answer: &mut Answer, words: &[String]) {
+    if random.u32(..6) == 0 && !words.is_empty() {
+        // An error that shows what the request brought.
+        let echo = format!("{}\u{1b}", words[random.usize(..words.len())]);
+        answer.status = [400, 401, 403, 404, 500][random.usize(..5)];
+        answer.body = json!({"error_key": echo, "error_message": echo, "error": echo, "error_description": echo})
+            .to_string()
+            .into_bytes();
+    }
     if random.u32(..4) != 0 {
         answer.body = mutate(random, &answer.body, words);
     }
@@ -331,7 +338,7 @@ fn complaint_of_messages(out: &str) -> Option<String> {
     for line in out.lines() {
         let Ok(message) = serde_json::from_str::<Value>(line) else { return Some(format!("no message: {line:?}")) };
         let stream = message["stream"].as_str().unwrap_or_default().to_owned();
-        last = message["type"].as_str().unwrap_or_default().to_owned();
+        message["type"].as_str().unwrap_or_default().clone_into(&mut last);
         match last.as_str() {
             "SCHEMA" => drop(keys.insert(stream, message["key_properties"].clone())),
             "RECORD" => {
