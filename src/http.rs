@@ -131,7 +131,7 @@ fn longest_backoff(retry: u32) -> Duration {
 /// none, or when it asks for no wait at all: then the usual backoff is kinder to the server.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    let asked = text("retry-after")?;
+    let asked = text("retry-after").filter(|asked| !asked.is_empty())?;
     let hold = if asked.bytes().all(|b| b.is_ascii_digit()) {
         // Digits that do not fit are a very long time.
         Duration::from_secs(asked.parse().unwrap_or(u64::MAX))
@@ -211,6 +211,7 @@ mod tests {
             ("7", Some(7)),
             (" 7 ", Some(7)),
             ("900", Some(300)),
+            ("", None),
             ("18446744073709551616", Some(300)),
             ("0", None),
             ("-1", None),

@@ -1,6 +1,7 @@
 //! What the tap does, seen from outside: the real binary against the fake account.
 
 mod merge;
+mod mutation;
 mod round;
 mod tap;
 
@@ -15,6 +16,7 @@ mod definitions;
 mod doctor;
 mod documents;
 mod fault_matrix;
+mod fuzz;
 #[cfg(unix)]
 mod histories;
 #[cfg(unix)]

@@ -102,28 +102,37 @@ impl Response {
         Response { location: Some(location.into()), ..Response::html(302, "") }
     }
 
+    /// With all headers but those that frame the body.
+    pub fn finish(self, date: &str, number: u64) -> Answer {
+        let mut headers =
+            vec![("Date".to_owned(), date.to_owned()), ("Content-Type".to_owned(), self.content_type.to_owned())];
+        headers.extend(self.headers);
+        if !headers.iter().any(|(name, _)| name == "x-amzn-requestid") {
+            headers.push(("x-amzn-requestid".into(), format!("00000000-0000-4000-8000-{number:012}")));
+        }
+        headers.extend(self.location.map(|location| ("Location".to_owned(), location)));
+        headers.extend(self.retry_after.map(|wait| ("Retry-After".to_owned(), wait)));
+        Answer { status: self.status, headers, body: self.body }
+    }
+}
+
+/// An answer as the client gets it. Length and compression of the body are added when it is written.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
     /// The head for a body of this length.
-    pub fn head(&self, date: &str, length: usize, gzip: bool, number: u64) -> String {
-        let mut head = format!(
-            "HTTP/1.1 {} {}\r\nDate: {date}\r\nContent-Type: {}\r\nContent-Length: {length}\r\n",
-            self.status,
-            reason(self.status),
-            self.content_type,
-        );
+    pub(super) fn head(&self, length: usize, gzip: bool) -> String {
+        let mut head = format!("HTTP/1.1 {:03} {}\r\nContent-Length: {length}\r\n", self.status, reason(self.status));
         for (name, value) in &self.headers {
             head += &format!("{name}: {value}\r\n");
         }
-        if !self.headers.iter().any(|(name, _)| name == "x-amzn-requestid") {
-            head += &format!("x-amzn-requestid: 00000000-0000-4000-8000-{number:012}\r\n");
-        }
         if gzip {
             head += "Content-Encoding: gzip\r\n";
-        }
-        if let Some(location) = &self.location {
-            head += &format!("Location: {location}\r\n");
-        }
-        if let Some(wait) = &self.retry_after {
-            head += &format!("Retry-After: {wait}\r\n");
         }
         head + "\r\n"
     }

@@ -29,6 +29,7 @@ use serde_json::{Map, Value, json};
 pub use account::{Account, Id, Kind, Size};
 pub use auth::AuthServer;
 
+pub use http::Answer;
 use http::{Request, Response};
 
 const AUTH_PATH: &str = "/oauth2/default/v1";
@@ -227,6 +228,9 @@ pub enum Moment {
 /// Called at the moments of each POST to the authorization server.
 pub type TokenHook = Box<dyn FnMut(Moment) + Send>;
 
+/// Called with path and query before each answer is written, which it may change.
+pub type AnswerHook = Box<dyn FnMut(&str, &mut Answer) + Send>;
+
 /// The counters of the limits.
 #[derive(Default)]
 struct Meters {
@@ -249,6 +253,7 @@ struct Inner {
     faults: Mutex<Vec<Fault>>,
     hook: Mutex<Option<Hook>>,
     token_hook: Mutex<Option<TokenHook>>,
+    answer_hook: Mutex<Option<AnswerHook>>,
     issued: Mutex<HashSet<String>>,
     violations: Mutex<Vec<String>>,
     meters: Mutex<Meters>,
@@ -284,6 +289,7 @@ impl Fake {
             faults: Mutex::default(),
             hook: Mutex::default(),
             token_hook: Mutex::default(),
+            answer_hook: Mutex::default(),
             issued: Mutex::default(),
             violations: Mutex::default(),
             meters: Mutex::default(),
@@ -384,6 +390,11 @@ impl Fake {
     /// A hook at the moments of each token call.
     pub fn at_token(&self, hook: TokenHook) {
         *lock(&self.inner.token_hook) = Some(hook);
+    }
+
+    /// A hook that may change any answer of either server.
+    pub fn before_answer(&self, hook: AnswerHook) {
+        *lock(&self.inner.answer_hook) = Some(hook);
     }
 
     /// API calls counted against today's limit.
@@ -580,25 +591,28 @@ impl Inner {
             }
             _ => {}
         }
-        if let Some(call) = lock(&self.calls).iter_mut().rev().find(|c| c.number == number) {
-            call.status = response.status;
-        }
-        let accepts = req.header("accept-encoding").is_some_and(|h| h.contains("gzip"));
-        let zipped = switches.gzip && accepts && !response.body.is_empty() || matches!(fault, Some(What::CutGzip));
-        if zipped {
-            response.body = http::gzip(&response.body);
-        }
-        if matches!(fault, Some(What::CutGzip)) {
-            response.body.truncate(response.body.len() / 2);
-        }
         let ahead = match fault {
             Some(What::Ahead(by, _)) => by,
             _ => chrono::Duration::zero(),
         };
         let now = Utc::now() + switches.clock_skew + ahead;
-        let date = now.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
-        let body = std::mem::take(&mut response.body);
-        let head = response.head(&date, body.len(), zipped, number);
+        let mut answer = response.finish(&now.format("%a, %d %b %Y %H:%M:%S GMT").to_string(), number);
+        if let Some(hook) = lock(&self.answer_hook).as_mut() {
+            hook(&target, &mut answer);
+        }
+        if let Some(call) = lock(&self.calls).iter_mut().rev().find(|c| c.number == number) {
+            call.status = answer.status;
+        }
+        let mut body = std::mem::take(&mut answer.body);
+        let accepts = req.header("accept-encoding").is_some_and(|h| h.contains("gzip"));
+        let zipped = switches.gzip && accepts && !body.is_empty() || matches!(fault, Some(What::CutGzip));
+        if zipped {
+            body = http::gzip(&body);
+        }
+        if matches!(fault, Some(What::CutGzip)) {
+            body.truncate(body.len() / 2);
+        }
+        let head = answer.head(body.len(), zipped);
         match fault {
             Some(What::CutBody | What::CutLastByte) => {
                 let length = if matches!(fault, Some(What::CutBody)) { body.len() / 2 } else { body.len() - 1 };
