@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
+use super::Bearer;
 use super::rows::Envelope;
 use super::text::shown;
-use crate::secret::Secret;
 
 /// What an answer means. The texts say what happened.
 #[derive(Debug, PartialEq)]
@@ -32,7 +32,7 @@ pub(super) enum Verdict {
 
 /// Judges an answer. The service sends errors as an object, an array, HTML or nothing; `error_type` is the gateway's
 /// `x-amzn-errortype` header. No text shows the access token.
-pub(super) fn judge(status: u16, error_type: Option<&str>, body: &[u8], token: &Secret) -> Verdict {
+pub(super) fn judge(status: u16, error_type: Option<&str>, body: &[u8], token: &Bearer) -> Verdict {
     if status == 200 && looks_like_json(body) {
         return Verdict::Good;
     }
@@ -108,7 +108,7 @@ impl ServiceError {
             || (self.key.is_none() && self.message.as_deref() == Some("Limit Exceeded"))
     }
 
-    fn describe(&self, status: u16, body: &[u8], token: &Secret) -> String {
+    fn describe(&self, status: u16, body: &[u8], token: &Bearer) -> String {
         match (&self.key, &self.message) {
             (Some(key), Some(message)) => format!("{status} {}: {}", shown(key, token), shown(message, token)),
             (Some(one), None) | (None, Some(one)) => format!("{status} {}", shown(one, token)),
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     fn judged(status: u16, body: &str) -> Verdict {
-        judge(status, None, body.as_bytes(), &Secret::from("t0ken".to_owned()))
+        judge(status, None, body.as_bytes(), &Bearer::of("t0ken"))
     }
 
     #[test]
@@ -141,7 +141,7 @@ mod tests {
         ] {
             assert_eq!(judged(429, body), expected, "{body}");
         }
-        let by_header = |name| judge(429, Some(name), b"", &Secret::from(String::new()));
+        let by_header = |name| judge(429, Some(name), b"", &Bearer::of(""));
         assert_eq!(by_header("LimitExceededException"), Verdict::QuotaExceeded);
         assert_eq!(by_header("TooManyRequestsException"), Verdict::Throttled);
     }
@@ -212,7 +212,7 @@ mod tests {
             let value = value.repeat(repeat) + "t0ken";
             let error = serde_json::json!({"error_key": value, "error_message": value});
             for body in [bytes, error.to_string().into_bytes(), format!("[{error}]").into_bytes(), value.into_bytes()] {
-                let words = match judge(status, None, &body, &Secret::from("t0ken".to_owned())) {
+                let words = match judge(status, None, &body, &Bearer::of("t0ken")) {
                     Verdict::Good | Verdict::Throttled | Verdict::QuotaExceeded => continue,
                     Verdict::Retry(why)
                     | Verdict::Unauthorized(why)

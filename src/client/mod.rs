@@ -64,6 +64,27 @@ pub(crate) struct Client {
     first_date: OnceLock<DateTime<Utc>>,
     /// Whether the service has answered any call with rows or an object.
     has_answered: AtomicBool,
+    /// The access tokens that the run has held.
+    tokens: Mutex<Vec<Secret>>,
+}
+
+/// What a call is made with, and what nothing that comes back may show.
+struct Bearer {
+    current: Secret,
+    held: Vec<Secret>,
+}
+
+impl Bearer {
+    /// All access tokens that the run has held.
+    fn all(&self) -> impl Iterator<Item = &str> {
+        self.held.iter().map(Secret::expose)
+    }
+
+    #[cfg(test)]
+    fn of(token: &str) -> Bearer {
+        let current = Secret::from(token.to_owned());
+        Bearer { held: vec![current.clone()], current }
+    }
 }
 
 /// A call to make.
@@ -137,6 +158,7 @@ impl Client {
             waited: Mutex::new(None),
             first_date: OnceLock::new(),
             has_answered: AtomicBool::new(false),
+            tokens: Mutex::default(),
         })
     }
 
@@ -229,7 +251,7 @@ impl Client {
         priority: usize,
     ) -> Result<T> {
         let call = Call { endpoint, url: self.url(path, query), priority };
-        let read = |text: &str, _: &Secret| {
+        let read = |text: &str, _: &Bearer| {
             let body: Value = serde_json::from_str(text).map_err(|e| unreadable(&e))?;
             if !judge::is_object_with_data(&body) {
                 return Err("200 response without data".into());
@@ -247,7 +269,7 @@ impl Client {
         priority: usize,
     ) -> Result<(T, Oddities)> {
         let call = Call { endpoint, url: self.url(path, &[]), priority };
-        let read = |text: &str, token: &Secret| {
+        let read = |text: &str, token: &Bearer| {
             let (one, mut oddities) = rows::read_one(text).map_err(|why| shown(&why, token))?;
             oddities.show(|text| shown(text, token));
             Ok((one, oddities))
@@ -269,15 +291,24 @@ impl Client {
         self.auth.prove()
     }
 
+    /// An access token for the next call, with those that were held before: no answer may show any of them.
+    fn held(&self, current: Secret) -> Bearer {
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        if !tokens.contains(&current) {
+            tokens.push(current.clone());
+        }
+        Bearer { current, held: tokens.clone() }
+    }
+
     /// Makes a call until it succeeds or retries make no sense. `read` parses the body of a 200, and returns in words
     /// why it cannot: that too is retried. It is given the access token, which nothing from the body may show.
     fn get<B>(
         &self,
         call: &Call,
-        mut read: impl FnMut(&str, &Secret) -> std::result::Result<B, String>,
+        mut read: impl FnMut(&str, &Bearer) -> std::result::Result<B, String>,
     ) -> Result<Received<B>> {
         let mut retry = Retry::new(self.max_retries);
-        let mut token = self.auth.bearer()?;
+        let mut token = self.held(self.auth.bearer()?);
         let mut is_renewed = false;
         let mut large_body = None;
         loop {
@@ -289,12 +320,12 @@ impl Client {
                 }
                 Err(Failure::Quota(now)) => {
                     self.day_is_used_up(now)?;
-                    token = self.auth.bearer()?;
+                    token = self.held(self.auth.bearer()?);
                 }
                 Err(Failure::Token(_)) if !is_renewed => {
                     is_renewed = true;
                     log::debug!("{}: the access token was refused; getting another", call.endpoint);
-                    token = self.auth.other_than(&token)?;
+                    token = self.held(self.auth.other_than(&token.current)?);
                 }
                 Err(Failure::Token(why)) => {
                     return Err(Error::Credentials(format!(
@@ -325,9 +356,9 @@ impl Client {
     fn attempt<'c, B>(
         &'c self,
         call: &Call,
-        token: &Secret,
+        token: &Bearer,
         large_body: &mut Option<MutexGuard<'c, ()>>,
-        read: &mut impl FnMut(&str, &Secret) -> std::result::Result<B, String>,
+        read: &mut impl FnMut(&str, &Bearer) -> std::result::Result<B, String>,
     ) -> std::result::Result<Received<B>, Failure> {
         if !self.pace.take_place(call.priority) {
             let limit = self.max_requests.unwrap_or_default();
@@ -392,7 +423,7 @@ impl Client {
         &'c self,
         endpoint: &str,
         url: &str,
-        token: &Secret,
+        token: &Bearer,
         large_body: &mut Option<MutexGuard<'c, ()>>,
     ) -> std::result::Result<Answer, Failure> {
         let start = Instant::now();
@@ -415,16 +446,18 @@ impl Client {
     fn exchange<'c>(
         &'c self,
         url: &str,
-        token: &Secret,
+        token: &Bearer,
         large_body: &mut Option<MutexGuard<'c, ()>>,
     ) -> std::result::Result<Answer, Failure> {
         let response =
-            self.agent.get(url).header("Authorization", format!("Bearer {}", token.expose())).call().map_err(|e| {
-                if has_not_left(&e) {
-                    self.pace.give_back();
-                }
-                self.network_failure(&e, token)
-            })?;
+            self.agent.get(url).header("Authorization", format!("Bearer {}", token.current.expose())).call().map_err(
+                |e| {
+                    if has_not_left(&e) {
+                        self.pace.give_back();
+                    }
+                    self.network_failure(&e, token)
+                },
+            )?;
         let (parts, body) = response.into_parts();
         let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok());
         let request_id = header("x-amzn-requestid").map(|id| format!(" (request id {})", shown(id, token)));
@@ -451,7 +484,7 @@ impl Client {
         Ok(answer)
     }
 
-    fn body_failure(&self, e: io::Error, token: &Secret) -> Failure {
+    fn body_failure(&self, e: io::Error, token: &Bearer) -> Failure {
         if e.kind() == io::ErrorKind::OutOfMemory {
             let why = "not enough memory to read an answer; set a smaller page_size".into();
             return Failure::Final(Error::Failed(why));
@@ -465,7 +498,7 @@ impl Client {
         }
     }
 
-    fn network_failure(&self, e: &ureq::Error, token: &Secret) -> Failure {
+    fn network_failure(&self, e: &ureq::Error, token: &Bearer) -> Failure {
         if is_untrusted(e) {
             return Failure::Final(Error::Failed(untrusted_text(&self.origin, e)));
         }

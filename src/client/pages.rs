@@ -7,9 +7,8 @@ use chrono::{DateTime, Utc};
 
 use super::rows::{self, Body, Envelope, Oddities, Row};
 use super::text::shown;
-use super::{Call, Client, Received, judge};
+use super::{Bearer, Call, Client, Received, judge};
 use crate::error::{Error, Result};
-use crate::secret::Secret;
 use crate::timestamp::stamp;
 
 /// One page of a listing.
@@ -93,7 +92,7 @@ impl<T: Row> Iterator for Pages<T> {
 
 /// Reads one page; `is_first` where no next link led to it.
 pub(super) fn read_page<T: Row>(client: &Client, call: &Call, is_first: bool) -> Result<Page<T>> {
-    let read = |text: &str, token: &Secret| {
+    let read = |text: &str, token: &Bearer| {
         let mut body: Body<T> = rows::read(text).map_err(|e| {
             // The error's own text may show a value.
             format!("200 response that is not a page of {}: line {}, column {}", T::ROWS, e.line(), e.column())

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 
-use crate::secret::{Secret, mask};
+use super::Bearer;
+use crate::secret::mask;
 use crate::shown;
 
 /// Larger buffers are rare, and not kept.
@@ -12,11 +13,11 @@ const LARGEST_KEPT: usize = 4 << 20;
 const LONGEST_SHOWN: usize = 8 << 10;
 
 /// Text of the service as a message shows it: without the access token, on one line, and cut at 200 characters.
-pub(super) fn shown(text: &str, token: &Secret) -> String {
+pub(super) fn shown(text: &str, token: &Bearer) -> String {
     if text.len() > LONGEST_SHOWN {
         return format!("(a text of {} bytes)", text.len());
     }
-    shown::shown(mask(text, [token.expose()]))
+    shown::shown(mask(text, token.all()))
 }
 
 /// The buffers of pages that have been parsed, for the next ones.
@@ -44,7 +45,7 @@ impl Buffers {
 ///
 /// Escapes of U+0000 are dropped, and unpaired surrogates and bytes that are not UTF-8 become U+FFFD: Postgres stores
 /// none of them, and JSON parsers reject the surrogates. An echo of the token becomes `***`.
-pub(super) fn clean(bytes: Vec<u8>, token: &Secret) -> String {
+pub(super) fn clean(bytes: Vec<u8>, token: &Bearer) -> String {
     let text = match String::from_utf8(bytes) {
         Ok(text) => text,
         Err(e) => String::from_utf8_lossy(e.as_bytes()).into_owned(),
@@ -53,12 +54,13 @@ pub(super) fn clean(bytes: Vec<u8>, token: &Secret) -> String {
         Cow::Borrowed(_) => text,
         Cow::Owned(repaired) => repaired,
     };
-    let token = token.expose();
-    let percent = token.bytes().fold(String::new(), |text, byte| text + &format!("%{byte:02X}"));
-    let form: String = url::form_urlencoded::byte_serialize(token.as_bytes()).collect();
-    for echo in [token, &form, &percent, &percent.to_lowercase()] {
-        if holds(&text, echo) {
-            text = text.replace(echo, "***");
+    for token in token.all() {
+        let percent = token.bytes().fold(String::new(), |text, byte| text + &format!("%{byte:02X}"));
+        let form: String = url::form_urlencoded::byte_serialize(token.as_bytes()).collect();
+        for echo in [token, &form, &percent, &percent.to_lowercase()] {
+            if holds(&text, echo) {
+                text = text.replace(echo, "***");
+            }
         }
     }
     text
@@ -121,8 +123,8 @@ mod tests {
 
     use super::*;
 
-    fn token(text: &str) -> Secret {
-        Secret::from(text.to_owned())
+    fn token(text: &str) -> Bearer {
+        Bearer::of(text)
     }
 
     fn cleaned(raw: &[u8], secret: &str) -> String {
