@@ -174,8 +174,7 @@ fn baseline(folder: &str) {
 ///
 /// A fifth open it, some of them twice; a thirtieth click, a hundredth bounce, a few unsubscribe.
 fn dense(contacts: usize, campaigns: usize) -> Account {
-    let mut account = Account::generate(26, Size { contacts, lists: 20, campaigns });
-    account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+    let mut account = Account::generate(26, Size { contacts, lists: 20, campaigns }).with_all_details();
     let sent: Vec<_> = account.campaigns.iter().flat_map(|c| &c.activities).filter(|a| a.sent_at.is_some()).collect();
     let mut rows = Vec::new();
     for activity in sent {

@@ -12,9 +12,7 @@ const DETAILS: &str = "contact_activity_details";
 const SUMMARY: &str = "contact_action_summary";
 
 fn account(seed: u64) -> Account {
-    let mut account = Account::generate(seed, Size { contacts: 30, lists: 8, campaigns: 6 });
-    account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
-    account
+    Account::generate(seed, Size { contacts: 30, lists: 8, campaigns: 6 }).with_all_details()
 }
 
 fn fake(seed: u64) -> Fake {

@@ -88,9 +88,8 @@ impl History {
         let mut random = Rng::with_seed(seed);
         let begin = Utc::now() - TimeDelta::days(60);
         let size = Size { contacts: random.usize(3..50), lists: random.usize(2..5), campaigns: random.usize(0..7) };
-        let mut account = Account::generate_at(seed, size, begin);
+        let account = Account::generate_at(seed, size, begin).with_all_details();
         // What the detail of a campaign hides can only be found by contact; that is told in a warning.
-        account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
         let orders = [Order::Scrambled, Order::UpdatedDesc, Order::CreatedDesc];
         let switches = Switches {
             rotating: false,

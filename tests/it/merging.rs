@@ -9,8 +9,7 @@ use crate::merge::{MERGES, STREAMS};
 use crate::tap::{Ran, only, sorted, tap, tap_with, without_nulls};
 
 fn fake(seed: u64) -> Fake {
-    let mut account = Account::generate(seed, Size { contacts: 30, lists: 4, campaigns: 6 });
-    account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+    let account = Account::generate(seed, Size { contacts: 30, lists: 4, campaigns: 6 }).with_all_details();
     Fake::start_with(account, Switches { rotating: false, per_day: 1_000_000, ..Switches::default() })
 }
 

@@ -13,8 +13,7 @@ use crate::tap::{self, Ran, command, only, sorted, tap, tap_with, without_nulls}
 const REPORTS: [&str; 2] = ["contact_action_summary", "contact_activity_details"];
 
 fn fake() -> Fake {
-    let mut account = Account::generate(17, Size { contacts: 40, lists: 3, campaigns: 9 });
-    account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+    let account = Account::generate(17, Size { contacts: 40, lists: 3, campaigns: 9 }).with_all_details();
     Fake::start_with(account, Switches { rotating: false, per_day: 1_000_000, ..Switches::default() })
 }
 
@@ -397,13 +396,12 @@ fn other_settings_start_a_stream_over_and_say_so() {
 
 #[test]
 fn a_long_range_is_split_where_the_service_refuses_it() {
-    let mut account = Account::generate(4, Size { contacts: 12, lists: 1, campaigns: 4 });
+    let mut account = Account::generate(4, Size { contacts: 12, lists: 1, campaigns: 4 }).with_all_details();
     // An account of eleven years.
     let years = TimeDelta::days(365 * 11);
     account.campaigns[0].created_at -= years;
     let oldest = account.sent_activities()[0].to_string();
     account.activities.iter_mut().filter(|row| *row.activity_id == *oldest).for_each(|row| row.at -= years);
-    account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
     for most in [None, Some(5)] {
         let fake = Fake::start_with(account.clone(), Switches { summary_max_years: most, ..Switches::default() });
         let ran = read(&fake, &json!({"activity_route": "contacts"}), &["contact_action_summary"]);
@@ -550,8 +548,7 @@ fn whatever_the_service_does_where_its_documents_are_silent() {
     for switches in every {
         let gone = switches.deleted_contact_reports_404;
         let name = format!("{switches:?}");
-        let mut account = Account::generate(17, Size { contacts: 24, lists: 3, campaigns: 5 });
-        account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+        let account = Account::generate(17, Size { contacts: 24, lists: 3, campaigns: 5 }).with_all_details();
         let fake = Fake::start_with(account, switches);
         let folder = tempfile::tempdir().unwrap();
         let more = |route: &str| {

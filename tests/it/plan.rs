@@ -16,13 +16,13 @@ fn start(account: Account) -> Fake {
 
 /// An account whose contacts all got all campaigns, with one open for each of them and two clicks for each fifth.
 fn account(contacts: usize, campaigns: usize) -> Account {
-    let mut account = Account::generate(7, Size { contacts, lists: 1, campaigns: 10 * campaigns / 7 });
+    let mut account =
+        Account::generate(7, Size { contacts, lists: 1, campaigns: 10 * campaigns / 7 }).with_all_details();
     account.campaigns.retain(|campaign| campaign.activities[0].sent_at.is_some());
     account.activities.clear();
     let ids: Vec<_> = account.contacts.iter().map(|contact| contact.id.clone()).collect();
     for (n, contact) in ids.iter().enumerate() {
-        for (k, campaign) in account.campaigns.iter_mut().enumerate() {
-            campaign.detail_404 = false;
+        for (k, campaign) in account.campaigns.iter().enumerate() {
             let activity = &campaign.activities[0];
             let sent_at = activity.sent_at.expect("it was sent");
             let rows = match (n + k) % 5 {

@@ -11,6 +11,7 @@ pub mod account;
 mod api;
 pub mod auth;
 mod campaigns;
+mod case;
 mod http;
 mod stats;
 
@@ -26,7 +27,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, NaiveDate, Utc};
 use serde_json::{Map, Value, json};
 
-pub use account::{Account, Id, Kind, Size};
+pub use account::{Account, Case, Id, Kind, Size};
 pub use auth::AuthServer;
 
 use http::{Request, Response};

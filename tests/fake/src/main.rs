@@ -75,12 +75,7 @@ fn tap(arguments: &[String]) -> ExitCode {
 }
 
 fn account(contacts: usize, campaigns: usize) -> Account {
-    let mut account = Account::generate(1, Size { contacts, lists: 6, campaigns });
-    // The rows of a campaign whose detail is hidden would come on the contact route only.
-    for campaign in &mut account.campaigns {
-        campaign.detail_404 = false;
-    }
-    account
+    Account::generate(1, Size { contacts, lists: 6, campaigns }).with_all_details()
 }
 
 fn demo() -> io::Result<ExitCode> {

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fake_constant_contact::account::{self, Contact, clean};
-use fake_constant_contact::{Account, Fake, Fault, Id, Size, Switches, What};
+use fake_constant_contact::{Account, Case, Fake, Fault, Id, Kind, Size, Switches, What};
 use serde_json::{Value, json};
 use sha2::Digest as _;
 
@@ -406,18 +406,51 @@ fn codes_need_their_verifier() {
 
 #[test]
 fn every_awkward_case_is_there() {
-    let account = Account::generate(3, Size { contacts: 30, lists: 4, campaigns: 4 });
-    let has = |f: &dyn Fn(&Contact) -> bool| account.contacts.iter().any(f);
-    assert!(has(&|c| c.email.is_none() && c.sms.is_some()));
-    assert!(has(&|c| c.email.is_none() && c.sms.is_none()));
-    assert!(has(&|c| c.deleted_at.is_some()));
-    assert!(has(&|c| c.opt_out_date().is_some_and(|at| at > c.updated_at)));
-    assert!(has(&|c| c.first_name.as_ref().is_some_and(|n| n.contains('\0'))));
-    assert!(has(&|c| c.custom_fields.iter().any(|f| !f.choice_ids.is_empty())));
+    let account = Account::generate(3, Size { contacts: Case::EARLY, lists: 4, campaigns: 4 });
     let is_defined = |id: &Id| account.custom_fields.iter().any(|field| field.id == *id && !field.deleted);
-    assert!(has(&|c| c.custom_fields.iter().any(|f| !is_defined(&f.id))));
-    assert!(account.custom_fields.iter().filter(|field| field.name.eq_ignore_ascii_case("size")).count() == 2);
     let rows = account.truth("contact_activity_details");
-    assert!(rows.iter().any(|r| r["occurrence"] == 2));
-    assert!(account.campaigns.iter().any(|c| c.name.len() > 80));
+    for case in Case::ALL {
+        let contact = &account.contacts[account.case(case)];
+        let email = contact.email.as_ref();
+        let permission = email.map(|email| email.permission);
+        let name = contact.first_name.as_deref().unwrap_or_default();
+        let last_name = contact.last_name.as_deref().unwrap_or_default();
+        let fields = &contact.custom_fields;
+        let is_so = match case {
+            Case::Ordinary => unreachable!("it is no awkward case"),
+            Case::SharedAddress => {
+                let address = |contact: &Contact| contact.email.as_ref().map(|email| email.address.clone());
+                account.contacts.iter().filter(|other| address(other) == address(contact)).count() == 2
+            }
+            Case::EqualOpens => rows.iter().any(|row| row["contact_id"] == *contact.id && row["occurrence"] == 2),
+            Case::LongHistory => rows.iter().filter(|row| row["contact_id"] == *contact.id).count() > 100,
+            Case::UnsubscribedAfterUpdate => contact.opt_out_date().is_some_and(|at| at > contact.updated_at),
+            Case::Unconfirmed => permission == Some("pending_confirmation"),
+            Case::OnHold => permission == Some("temp_hold"),
+            Case::PermissionNotSet => permission == Some("not_set"),
+            Case::Sms => email.is_some() && contact.sms.is_some(),
+            Case::SmsOnly => email.is_none() && contact.sms.is_some(),
+            Case::Deleted => contact.deleted_at.is_some() && rows.iter().any(|row| row["contact_id"] == *contact.id),
+            Case::DeletedUnsubscribed => contact.deleted_at.is_some() && permission == Some("unsubscribed"),
+            Case::NoChannel => email.is_none() && contact.sms.is_none(),
+            Case::QuotedName => name.contains('"'),
+            Case::LineBreakInName => name.contains("\r\n"),
+            Case::NulInName => name.contains('\0'),
+            Case::LoneSurrogateAtEnd => name.ends_with(account::lone(0xD83D)),
+            Case::LoneSurrogateAtStart => last_name.starts_with(account::lone(0xDE00)),
+            Case::MarkupInName => last_name.contains("<b>"),
+            Case::LongName => last_name.len() == 50,
+            Case::BlankNames => contact.first_name.as_deref() == Some("") && last_name == " ",
+            Case::CustomFields => fields.len() == 3 && fields.iter().all(|field| is_defined(&field.id)),
+            Case::DeletedField => fields.iter().any(|field| field.value.is_some() && !is_defined(&field.id)),
+            Case::DeletedFieldChoice => fields.iter().any(|field| field.value.is_none() && !is_defined(&field.id)),
+            Case::PhonesAndStreets => !contact.phone_numbers.is_empty() && !contact.street_addresses.is_empty(),
+            Case::Notes => !contact.notes.is_empty(),
+            Case::UnknownChoice => fields.iter().any(|field| field.choice_ids == ["000007"]),
+        };
+        assert!(is_so, "{case:?}: {contact:?}");
+    }
+    assert_eq!(account.custom_fields.iter().filter(|field| field.name.eq_ignore_ascii_case("size")).count(), 2);
+    assert!(Kind::ALL.iter().all(|kind| rows.iter().any(|row| row["tracking_activity_type"] == kind.name())));
+    assert!(account.campaigns.iter().any(|campaign| campaign.name.len() > 80));
 }
