@@ -19,7 +19,7 @@ use fastrand::Rng;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Map, Value, json};
 
-use crate::tap::{Ran, command, common, file, sorted, without_nulls};
+use crate::tap::{Ran, command, common, file, sorted, streams, without_nulls};
 
 /// How many histories `cargo test` plays; `HISTORIES=300` plays more.
 const EPISODES: u64 = 24;
@@ -101,9 +101,7 @@ impl History {
             per_day: 1_000_000,
             ..Switches::default()
         };
-        let discovered: Value = serde_json::from_slice(&command().arg("--discover").output().unwrap().stdout).unwrap();
-        let streams = discovered["streams"].as_array().unwrap();
-        let streams = streams.iter().map(|stream| stream["stream"].as_str().unwrap().to_owned()).collect();
+        let streams = streams().iter().map(|stream| (*stream).to_owned()).collect();
         let fake = Fake::start_with(account, switches);
         History {
             random,

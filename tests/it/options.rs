@@ -8,9 +8,7 @@ use fake::account::Size;
 use fake::{Account, Fake, Fault, Kind, Switches, What};
 use serde_json::{Value, json};
 
-use crate::tap::{self, Ran, command, only, sorted, tap, tap_with, without_nulls};
-
-const REPORTS: [&str; 2] = ["contact_action_summary", "contact_activity_details"];
+use crate::tap::{self, REPORTS, Ran, command, only, sorted, streams, tap, tap_with, without_nulls};
 
 fn fake() -> Fake {
     let account = Account::generate(17, Size { contacts: 40, lists: 3, campaigns: 9 }).with_all_details();
@@ -559,10 +557,10 @@ fn whatever_the_service_does_where_its_documents_are_silent() {
             let first = tap(&fake, &more(route), None);
             assert_eq!(first.code, Some(0), "{name}: {}", first.stderr);
             let deleted = fake.account().deleted();
-            for stream in ["contact_lists", "email_campaigns", "contacts", REPORTS[0], REPORTS[1]] {
+            for stream in streams() {
                 let hidden = |row: &Value| {
                     gone && route == "contacts"
-                        && REPORTS.contains(&stream)
+                        && REPORTS.contains(stream)
                         && deleted.contains(row["contact_id"].as_str().unwrap())
                 };
                 let expected = truth(&fake, stream, |row| !hidden(row));

@@ -5,9 +5,7 @@ use fake::account::{Row, Size};
 use fake::{Account, Fake, Kind, Switches};
 use serde_json::{Value, json};
 
-use crate::tap::{Ran, command, file, only, sorted, tap_with, without_nulls};
-
-const REPORTS: [&str; 2] = ["contact_action_summary", "contact_activity_details"];
+use crate::tap::{REPORTS, Ran, command, file, only, sorted, tap_with, without_nulls};
 
 fn start(account: Account) -> Fake {
     let switches = Switches { rotating: false, per_day: 1_000_000, ..Switches::default() };

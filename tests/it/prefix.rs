@@ -6,10 +6,7 @@ use fake::{Account, Fake, Switches};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::tap::{Ran, common, sorted, tap, without_nulls};
-
-const STREAMS: [&str; 5] =
-    ["contact_lists", "email_campaigns", "contacts", "contact_action_summary", "contact_activity_details"];
+use crate::tap::{Ran, common, sorted, streams, tap, without_nulls};
 
 fn rows(messages: &[Value], stream: &str) -> Vec<Value> {
     let of = |m: &&Value| m["type"] == "RECORD" && m["stream"] == stream;
@@ -39,7 +36,7 @@ proptest! {
             }
             stored.extend_from_slice(kept);
         }
-        for stream in STREAMS {
+        for stream in streams() {
             let mut all = sorted(rows(&stored, stream));
             all.dedup();
             let truth = sorted(fake.account().truth(stream).iter().map(without_nulls));

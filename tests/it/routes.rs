@@ -8,9 +8,7 @@ use fake::{Account, Fake, Switches};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::tap::{Ran, only, sorted, tap_with, without_nulls};
-
-const REPORTS: [&str; 2] = ["contact_action_summary", "contact_activity_details"];
+use crate::tap::{REPORTS, Ran, only, sorted, tap_with, without_nulls};
 
 /// One run of the reports on a route, with the calls that it made.
 fn read(fake: &Fake, route: &str, more: &Value, state: Option<&Value>, streams: &[&str]) -> (Ran, usize) {
