@@ -5,7 +5,7 @@
 //! chooses. Guards given by `account`, `switches` and `tokens` must be dropped
 //! before the next request is awaited.
 
-#![allow(missing_docs, clippy::pedantic)]
+#![allow(missing_docs, clippy::pedantic, reason = "most fields and switches say by their names what they are")]
 
 pub mod account;
 mod api;
