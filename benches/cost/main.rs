@@ -35,8 +35,7 @@ use fake::{Account, Fake, Kind, Switches};
 use process::{Ran, run, unpaced};
 use serde::Deserialize;
 use serde_json::{Value, json};
-
-const REPORTS: [&str; 2] = ["contact_action_summary", "contact_activity_details"];
+use tap::{REPORTS, streams};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
@@ -174,8 +173,7 @@ fn baseline(folder: &str) {
 ///
 /// A fifth open it, some of them twice; a thirtieth click, a hundredth bounce, a few unsubscribe.
 fn dense(contacts: usize, campaigns: usize) -> Account {
-    let mut account = Account::generate(26, Size { contacts, lists: 20, campaigns });
-    account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+    let mut account = Account::generate(26, Size { contacts, lists: 20, campaigns }).with_all_details();
     let sent: Vec<_> = account.campaigns.iter().flat_map(|c| &c.activities).filter(|a| a.sent_at.is_some()).collect();
     let mut rows = Vec::new();
     for activity in sent {
@@ -218,7 +216,7 @@ fn open(account: Account) -> Fake {
     )
 }
 
-/// A full read of all five streams, the reports by campaign.
+/// A full read of all streams, the reports by campaign.
 fn memory(_: &mut Promises) {
     println!(
         "A full read of all streams, by the campaign route, of an account whose three sendings went to everybody\n"
@@ -228,8 +226,7 @@ fn memory(_: &mut Promises) {
     for contacts in [20_000, 200_000] {
         let fake = open(dense(contacts, 2));
         let mut records = 0;
-        let streams = ["contact_lists", "email_campaigns", "contacts", REPORTS[0], REPORTS[1]];
-        let ran = process::tap(&unpaced(&fake, &json!({"activity_route": "auto"})), &streams, None, |line| {
+        let ran = process::tap(&unpaced(&fake, &json!({"activity_route": "auto"})), streams(), None, |line| {
             records += u32::from(line.starts_with(r#"{"type":"RECORD""#));
         });
         assert!(ran.stderr.contains("by the campaign route"), "{}", ran.stderr);

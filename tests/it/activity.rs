@@ -2,7 +2,7 @@
 
 use chrono::{TimeDelta, Utc};
 use fake::account::{Row, Size};
-use fake::{Account, Fake, Fault, Kind, Switches, What};
+use fake::{Account, Case, Fake, Fault, Kind, Switches, What};
 use serde_json::{Value, json};
 
 use crate::tap::{Ran, only, sorted, tap_with, without_nulls};
@@ -11,8 +11,7 @@ const SUMMARY: &str = "contact_action_summary";
 const DETAILS: &str = "contact_activity_details";
 
 fn start(contacts: usize, campaigns: usize) -> Fake {
-    let mut account = Account::generate(31, Size { contacts, lists: 1, campaigns });
-    account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+    let account = Account::generate(31, Size { contacts, lists: 1, campaigns }).with_all_details();
     Fake::start_with(account, Switches { rotating: false, ..Switches::default() })
 }
 
@@ -90,7 +89,7 @@ fn a_late_row_in_the_middle_of_a_listing_is_no_second_activity() {
         let fake = start(12, 2);
         let (contact, activity) = {
             let account = fake.account();
-            (account.contacts[3].id.clone(), account.sent_activities()[0].clone())
+            (account.contacts[account.case(Case::LongHistory)].id.clone(), account.sent_activities()[0].clone())
         };
         let begin = fake.account().activities[0].at;
         for i in 0..60 {

@@ -5,16 +5,14 @@ use fake::account::Size;
 use fake::{Account, Fake, Fault, Switches, What};
 use serde_json::{Value, json};
 
-use crate::merge::{STREAMS, is_at_rest};
-use crate::tap::{Ran, only, sorted, tap, tap_with, without_nulls};
+use crate::merge::is_at_rest;
+use crate::tap::{Ran, only, sorted, streams, tap, tap_with, without_nulls};
 
 const DETAILS: &str = "contact_activity_details";
 const SUMMARY: &str = "contact_action_summary";
 
 fn account(seed: u64) -> Account {
-    let mut account = Account::generate(seed, Size { contacts: 30, lists: 8, campaigns: 6 });
-    account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
-    account
+    Account::generate(seed, Size { contacts: 30, lists: 8, campaigns: 6 }).with_all_details()
 }
 
 fn fake(seed: u64) -> Fake {
@@ -59,7 +57,7 @@ fn a_state_of_another_account_is_refused_before_the_first_record() {
     let (one, other) = (fake(1), fake(2));
     let first = read(&one, &json!({}), None, &["contacts"]);
     assert!(first.last_state()["account"].as_str().unwrap().split(',').all(|hash| hash.len() == 8));
-    for streams in [&STREAMS[..], &["contacts"], &["contact_activity_details"]] {
+    for streams in [streams(), &["contacts"], &["contact_activity_details"]] {
         other.forget_calls();
         let ran = tap_with(&other, &json!({}), Some(&first.last_state()), Some(&only(streams)));
         assert_eq!(ran.code, Some(2), "{}", ran.stderr);
@@ -135,8 +133,8 @@ fn no_clock_but_that_of_a_good_answer_moves_a_bookmark() {
         let fake = fake(5);
         let begun = Utc::now();
         fake.fault(Fault { path: "/v3/".into(), skip: 0, times: 1, what: what.clone() });
-        let first = read(&fake, &json!({}), None, &STREAMS);
-        for stream in &STREAMS[1..] {
+        let first = read(&fake, &json!({}), None, streams());
+        for stream in &streams()[1..] {
             assert!(
                 value(&first, stream) <= Utc::now() && value(&first, stream) > begun - TimeDelta::days(2),
                 "{what:?}"
@@ -146,7 +144,7 @@ fn no_clock_but_that_of_a_good_answer_moves_a_bookmark() {
         let activity = fake.account().sent_activities()[0].to_string();
         fake.account().open(0, &activity);
         let id = fake.account().contacts[0].id.to_string();
-        let next = read(&fake, &json!({"activity_lookback_days": 3650}), Some(&first.last_state()), &STREAMS);
+        let next = read(&fake, &json!({"activity_lookback_days": 3650}), Some(&first.last_state()), streams());
         for stream in ["contacts", DETAILS] {
             assert!(next.records(stream).iter().any(|row| row["contact_id"] == *id), "{what:?} {stream}");
         }

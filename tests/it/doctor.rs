@@ -5,7 +5,7 @@ use std::process::Output;
 
 use chrono::TimeDelta;
 use fake::account::{Moves, Size};
-use fake::{Account, Fake, Kind, Switches};
+use fake::{Account, Case, Fake, Kind, Switches};
 use serde_json::{Value, json};
 
 use crate::tap::{command, file};
@@ -35,8 +35,7 @@ fn findings(fake: &Fake, more: &Value) -> (BTreeMap<String, Value>, Option<i32>)
 /// An account in which the rows themselves tell what moves `updated_at`: under `moves` each change was made by the
 /// account's own rules.
 fn account(moves: Moves, opt_outs_move: bool) -> Account {
-    let mut account = Account::generate(7, Size { contacts: 120, lists: 4, campaigns: 4 });
-    account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+    let mut account = Account::generate(7, Size { contacts: 120, lists: 4, campaigns: 4 }).with_all_details();
     account.moves = moves;
     account.contacts.iter_mut().for_each(|contact| {
         contact.deleted_at = None;
@@ -49,7 +48,7 @@ fn account(moves: Moves, opt_outs_move: bool) -> Account {
     for one in 0..6 {
         account.delete(10 + one);
         account.add_note(20 + one, "A note");
-        account.sms_opt_out(9);
+        account.sms_opt_out(Case::Sms);
         account.unsubscribe(30 + one);
         if opt_outs_move {
             account.contacts[30 + one].updated_at = account.contacts[30 + one].opt_out_date().unwrap();

@@ -145,9 +145,7 @@ impl Call {
 }
 
 fn account() -> Account {
-    let mut account = Account::generate(23, Size { contacts: 7, lists: 5, campaigns: 3 });
-    account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
-    account
+    Account::generate(23, Size { contacts: 7, lists: 5, campaigns: 3 }).with_all_details()
 }
 
 struct Cell<'a> {

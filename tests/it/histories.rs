@@ -19,7 +19,7 @@ use fastrand::Rng;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Map, Value, json};
 
-use crate::tap::{Ran, command, common, file, sorted, without_nulls};
+use crate::tap::{Ran, command, common, file, sorted, streams, without_nulls};
 
 /// How many histories `cargo test` plays; `HISTORIES=300` plays more.
 const EPISODES: u64 = 24;
@@ -88,9 +88,8 @@ impl History {
         let mut random = Rng::with_seed(seed);
         let begin = Utc::now() - TimeDelta::days(60);
         let size = Size { contacts: random.usize(3..50), lists: random.usize(2..5), campaigns: random.usize(0..7) };
-        let mut account = Account::generate_at(seed, size, begin);
+        let account = Account::generate_at(seed, size, begin).with_all_details();
         // What the detail of a campaign hides can only be found by contact; that is told in a warning.
-        account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
         let orders = [Order::Scrambled, Order::UpdatedDesc, Order::CreatedDesc];
         let switches = Switches {
             rotating: false,
@@ -102,9 +101,7 @@ impl History {
             per_day: 1_000_000,
             ..Switches::default()
         };
-        let discovered: Value = serde_json::from_slice(&command().arg("--discover").output().unwrap().stdout).unwrap();
-        let streams = discovered["streams"].as_array().unwrap();
-        let streams = streams.iter().map(|stream| stream["stream"].as_str().unwrap().to_owned()).collect();
+        let streams = streams().iter().map(|stream| (*stream).to_owned()).collect();
         let fake = Fake::start_with(account, switches);
         History {
             random,

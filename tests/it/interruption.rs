@@ -16,10 +16,7 @@ use tempfile::NamedTempFile;
 
 use crate::merge::is_at_rest;
 use crate::round;
-use crate::tap::{Ran, file, only, sorted, tap, tap_with, without_nulls};
-
-const STREAMS: [&str; 5] =
-    ["contact_lists", "email_campaigns", "contacts", "contact_action_summary", "contact_activity_details"];
+use crate::tap::{REPORTS, Ran, file, only, sorted, streams, tap, tap_with, without_nulls};
 
 fn spawn(fake: &Fake, more: &Value, arguments: &[&str]) -> (Child, NamedTempFile) {
     let mut config = fake.config();
@@ -88,7 +85,7 @@ fn kept(ran: &Ran) -> (Ran, Option<Value>) {
 }
 
 fn assert_union_is_truth(fake: &Fake, runs: &[Ran], told: &str) {
-    for stream in STREAMS {
+    for stream in streams() {
         let truth = sorted(fake.account().truth(stream).iter().map(without_nulls));
         let mut read = sorted(runs.iter().flat_map(|ran| ran.records(stream)));
         read.dedup();
@@ -341,13 +338,13 @@ fn a_quota_that_comes_back_late_is_not_waited_for_another_day() {
 #[test]
 fn a_limit_that_gets_a_run_nowhere_is_told_and_one_that_does_not() {
     let fake = Fake::start_with(account(6), Switches { rotating: false, ..Switches::default() });
-    let reports = &STREAMS[3..];
+    let reports = &REPORTS[..];
     for (route, streams, limit, gets_somewhere) in [
-        ("auto", &STREAMS[..], 1, false),
+        ("auto", streams(), 1, false),
         ("contacts", &["contact_activity_details"], 2, false),
         ("campaigns", reports, 3, false),
         // The calls that are made ahead for later contacts are of no use to a run that ends before.
-        ("contacts", &STREAMS, 40, true),
+        ("contacts", streams(), 40, true),
         ("campaigns", reports, 30, true),
     ] {
         let more = json!({"activity_route": route, "max_requests": limit});

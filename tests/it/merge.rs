@@ -5,9 +5,6 @@ use serde_json::{Map, Value, json};
 
 use crate::tap::{Ran, without_nulls};
 
-pub const STREAMS: [&str; 5] =
-    ["contact_lists", "contacts", "email_campaigns", "contact_action_summary", "contact_activity_details"];
-
 /// A way to put one state into another.
 #[derive(Clone, Copy, Debug)]
 pub enum Merge {

@@ -5,12 +5,11 @@ use fake::account::Size;
 use fake::{Account, Fake, Fault, Switches, What};
 use serde_json::{Value, json};
 
-use crate::merge::{MERGES, STREAMS};
-use crate::tap::{Ran, only, sorted, tap, tap_with, without_nulls};
+use crate::merge::MERGES;
+use crate::tap::{REPORTS, Ran, only, sorted, streams, tap, tap_with, without_nulls};
 
 fn fake(seed: u64) -> Fake {
-    let mut account = Account::generate(seed, Size { contacts: 30, lists: 4, campaigns: 6 });
-    account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+    let account = Account::generate(seed, Size { contacts: 30, lists: 4, campaigns: 6 }).with_all_details();
     Fake::start_with(account, Switches { rotating: false, per_day: 1_000_000, ..Switches::default() })
 }
 
@@ -44,7 +43,7 @@ fn a_full_refresh_is_followed_by_what_is_new() {
             assert_eq!(next.code, Some(0), "{}", next.stderr);
             let same = tap(&fake, &more, Some(&refresh.last_state()));
             assert!(opens(&next).len() >= 3, "{route} {merge:?}: {} rows", opens(&next).len());
-            for stream in STREAMS {
+            for stream in streams() {
                 assert_eq!(sorted(next.records(stream)), sorted(same.records(stream)), "{route} {merge:?} {stream}");
             }
         }
@@ -68,7 +67,7 @@ fn an_interrupted_run_goes_on_from_merged_states() {
             let state = merge.all(before.states().into_iter().chain(cut.states()));
             let (next, same) = (tap(&fake, &more, Some(&state)), tap(&fake, &more, Some(&cut.last_state())));
             assert_eq!((next.code, same.code), (Some(0), Some(0)), "{}", next.stderr);
-            for stream in STREAMS {
+            for stream in streams() {
                 assert_eq!(sorted(next.records(stream)), sorted(same.records(stream)), "{route} {merge:?} {stream}");
             }
             let mut read = sorted([&cut, &next].iter().flat_map(|ran| ran.records("contact_activity_details")));
@@ -92,7 +91,7 @@ fn cut_off(fake: &Fake, more: &Value, catalog: &Value) -> Value {
 fn a_run_of_other_streams_leaves_resume_points_and_bookmarks() {
     let fake = fake(33);
     let more = json!({"activity_route": "contacts"});
-    let cut = tap(&fake, &cut_off(&fake, &more, &only(&STREAMS)), None);
+    let cut = tap(&fake, &cut_off(&fake, &more, &only(streams())), None);
     assert_eq!(cut.code, Some(4), "{}", cut.stderr);
     let between = tap_with(&fake, &more, Some(&cut.last_state()), Some(&only(&["contacts", "contact_lists"])));
     assert_eq!(between.code, Some(0), "{}", between.stderr);
@@ -117,7 +116,7 @@ fn a_report_window_leaves_bookmarks_and_unfinished_reads_alone() {
     let more = json!({"activity_route": "contacts"});
     let day = (Utc::now() - TimeDelta::days(400)).format("%Y-%m-%d").to_string();
     let window = json!({"activity_route": "contacts", "report_start_date": day});
-    let reports = only(&STREAMS[3..]);
+    let reports = only(&REPORTS);
     let cut = tap_with(&fake, &cut_off(&fake, &more, &reports), None, Some(&reports));
     assert_eq!(cut.code, Some(4), "{}", cut.stderr);
     let state = cut.last_state();
@@ -148,7 +147,7 @@ fn a_report_window_leaves_bookmarks_and_unfinished_reads_alone() {
     let asked = fake.api_calls().iter().filter(|call| call.path.contains("activity_details")).count();
     assert!(asked < 20 && !second.stderr.contains("unfinished read"), "{asked}: {}", second.stderr);
     let end = &second.last_state()["bookmarks"];
-    for report in &STREAMS[3..] {
+    for report in &REPORTS {
         assert!(end[report]["replication_key_value"].is_null() && end[report]["resume_until"] == "", "{end}");
     }
 }

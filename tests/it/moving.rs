@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fake::account::Size;
-use fake::{Account, Fake, Order, Switches};
+use fake::{Account, Case, Fake, Order, Switches};
 use serde_json::{Value, json};
 
 use crate::merge::is_at_rest;
@@ -351,7 +351,7 @@ fn rows_that_come_on_top_while_a_report_is_read_make_no_second_occurrence() {
         // One busy contact, with equal rows among its own.
         let (contact, activity) = {
             let account = fake.account();
-            (account.contacts[3].id.to_string(), account.sent_activities()[0].to_string())
+            (account.contacts[account.case(Case::LongHistory)].id.to_string(), account.sent_activities()[0].to_string())
         };
         {
             let mut account = fake.account();

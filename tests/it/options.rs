@@ -8,13 +8,10 @@ use fake::account::Size;
 use fake::{Account, Fake, Fault, Kind, Switches, What};
 use serde_json::{Value, json};
 
-use crate::tap::{self, Ran, command, only, sorted, tap, tap_with, without_nulls};
-
-const REPORTS: [&str; 2] = ["contact_action_summary", "contact_activity_details"];
+use crate::tap::{self, REPORTS, Ran, command, only, sorted, streams, tap, tap_with, without_nulls};
 
 fn fake() -> Fake {
-    let mut account = Account::generate(17, Size { contacts: 40, lists: 3, campaigns: 9 });
-    account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+    let account = Account::generate(17, Size { contacts: 40, lists: 3, campaigns: 9 }).with_all_details();
     Fake::start_with(account, Switches { rotating: false, per_day: 1_000_000, ..Switches::default() })
 }
 
@@ -407,13 +404,12 @@ fn created_before_their_activity(account: &mut Account) {
 
 #[test]
 fn a_long_range_is_split_where_the_service_refuses_it() {
-    let mut account = Account::generate(4, Size { contacts: 12, lists: 1, campaigns: 4 });
+    let mut account = Account::generate(4, Size { contacts: 12, lists: 1, campaigns: 4 }).with_all_details();
     // An account of eleven years.
     let years = TimeDelta::days(365 * 11);
     account.campaigns[0].created_at -= years;
     let oldest = account.sent_activities()[0].to_string();
     account.activities.iter_mut().filter(|row| *row.activity_id == *oldest).for_each(|row| row.at -= years);
-    account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
     created_before_their_activity(&mut account);
     for most in [None, Some(5)] {
         let fake = Fake::start_with(account.clone(), Switches { summary_max_years: most, ..Switches::default() });
@@ -561,8 +557,7 @@ fn whatever_the_service_does_where_its_documents_are_silent() {
     for switches in every {
         let gone = switches.deleted_contact_reports_404;
         let name = format!("{switches:?}");
-        let mut account = Account::generate(17, Size { contacts: 24, lists: 3, campaigns: 5 });
-        account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+        let mut account = Account::generate(17, Size { contacts: 24, lists: 3, campaigns: 5 }).with_all_details();
         created_before_their_activity(&mut account);
         let fake = Fake::start_with(account, switches);
         let folder = tempfile::tempdir().unwrap();
@@ -574,10 +569,10 @@ fn whatever_the_service_does_where_its_documents_are_silent() {
             let first = tap(&fake, &more(route), None);
             assert_eq!(first.code, Some(0), "{name}: {}", first.stderr);
             let deleted = fake.account().deleted();
-            for stream in ["contact_lists", "email_campaigns", "contacts", REPORTS[0], REPORTS[1]] {
+            for stream in streams() {
                 let hidden = |row: &Value| {
                     gone && route == "contacts"
-                        && REPORTS.contains(&stream)
+                        && REPORTS.contains(stream)
                         && deleted.contains(row["contact_id"].as_str().unwrap())
                 };
                 let expected = truth(&fake, stream, |row| !hidden(row));

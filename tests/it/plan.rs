@@ -5,9 +5,7 @@ use fake::account::{Row, Size};
 use fake::{Account, Fake, Kind, Switches};
 use serde_json::{Value, json};
 
-use crate::tap::{Ran, command, file, only, sorted, tap_with, without_nulls};
-
-const REPORTS: [&str; 2] = ["contact_action_summary", "contact_activity_details"];
+use crate::tap::{REPORTS, Ran, command, file, only, sorted, tap_with, without_nulls};
 
 fn start(account: Account) -> Fake {
     let switches = Switches { rotating: false, per_day: 1_000_000, ..Switches::default() };
@@ -16,13 +14,13 @@ fn start(account: Account) -> Fake {
 
 /// An account whose contacts all got all campaigns, with one open for each of them and two clicks for each fifth.
 fn account(contacts: usize, campaigns: usize) -> Account {
-    let mut account = Account::generate(7, Size { contacts, lists: 1, campaigns: 10 * campaigns / 7 });
+    let mut account =
+        Account::generate(7, Size { contacts, lists: 1, campaigns: 10 * campaigns / 7 }).with_all_details();
     account.campaigns.retain(|campaign| campaign.activities[0].sent_at.is_some());
     account.activities.clear();
     let ids: Vec<_> = account.contacts.iter().map(|contact| contact.id.clone()).collect();
     for (n, contact) in ids.iter().enumerate() {
-        for (k, campaign) in account.campaigns.iter_mut().enumerate() {
-            campaign.detail_404 = false;
+        for (k, campaign) in account.campaigns.iter().enumerate() {
             let activity = &campaign.activities[0];
             let sent_at = activity.sent_at.expect("it was sent");
             let rows = match (n + k) % 5 {

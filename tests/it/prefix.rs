@@ -6,10 +6,7 @@ use fake::{Account, Fake, Switches};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::tap::{Ran, common, sorted, tap, without_nulls};
-
-const STREAMS: [&str; 5] =
-    ["contact_lists", "email_campaigns", "contacts", "contact_action_summary", "contact_activity_details"];
+use crate::tap::{Ran, common, sorted, streams, tap, without_nulls};
 
 fn rows(messages: &[Value], stream: &str) -> Vec<Value> {
     let of = |m: &&Value| m["type"] == "RECORD" && m["stream"] == stream;
@@ -22,8 +19,7 @@ proptest! {
     fn any_prefix_of_any_runs_output_is_gone_on_from(
         seed in 0u64..1000, calls in 4u64..90, by_contact: bool, cut in 0.0f64..1.0, cut_again in 0.0f64..1.0,
     ) {
-        let mut account = Account::generate(seed, Size { contacts: 14, lists: 2, campaigns: 4 });
-        account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+        let account = Account::generate(seed, Size { contacts: 14, lists: 2, campaigns: 4 }).with_all_details();
         let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
         let route = if by_contact { "contacts" } else { "campaigns" };
         let settings = |max: u64| json!({"activity_route": route, "max_requests": max, "page_size": 5});
@@ -40,7 +36,7 @@ proptest! {
             }
             stored.extend_from_slice(kept);
         }
-        for stream in STREAMS {
+        for stream in streams() {
             let mut all = sorted(rows(&stored, stream));
             all.dedup();
             let truth = sorted(fake.account().truth(stream).iter().map(without_nulls));

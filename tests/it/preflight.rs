@@ -4,9 +4,7 @@ use fake::account::Size;
 use fake::{Account, Fake, Fault, What};
 use serde_json::{Value, json};
 
-use crate::tap::{Ran, command, file, only};
-
-const REPORTS: [&str; 2] = ["contact_action_summary", "contact_activity_details"];
+use crate::tap::{REPORTS, Ran, command, file, only};
 
 fn fake() -> Fake {
     Fake::start(Account::generate(3, Size { contacts: 5, lists: 2, campaigns: 2 }))

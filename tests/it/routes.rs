@@ -8,9 +8,7 @@ use fake::{Account, Fake, Switches};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::tap::{Ran, only, sorted, tap_with, without_nulls};
-
-const REPORTS: [&str; 2] = ["contact_action_summary", "contact_activity_details"];
+use crate::tap::{REPORTS, Ran, only, sorted, tap_with, without_nulls};
 
 /// One run of the reports on a route, with the calls that it made.
 fn read(fake: &Fake, route: &str, more: &Value, state: Option<&Value>, streams: &[&str]) -> (Ran, usize) {
@@ -47,9 +45,8 @@ proptest! {
         seed in 0u64..1_000_000, contacts in 1u32..60, campaigns in 0u32..12, more in settings(), one in 0usize..4,
     ) {
         let size = Size { contacts: contacts as usize, lists: 2, campaigns: campaigns as usize };
-        let mut account = Account::generate(seed, size);
+        let account = Account::generate(seed, size).with_all_details();
         // What the detail of a campaign hides can only be found by contact; that is told in a warning.
-        account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
         let fake = Fake::start_with(account, long_lived());
         let streams: &[&str] = match one { 0 => &REPORTS[..1], 1 => &REPORTS[1..], _ => &REPORTS };
         let (by_contact, _) = read(&fake, "contacts", &more, None, streams);
@@ -154,8 +151,7 @@ fn reports_of_which_the_summary_says_that_they_are_empty_are_not_asked_for() {
 
 #[test]
 fn an_unfinished_read_goes_on_by_its_own_route() {
-    let mut account = Account::generate(9, Size { contacts: 40, lists: 1, campaigns: 6 });
-    account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+    let account = Account::generate(9, Size { contacts: 40, lists: 1, campaigns: 6 }).with_all_details();
     let fake = Fake::start_with(account, long_lived());
     let now = chrono::Utc::now().format("%Y-%m-%dT%H:%M:%SZ").to_string();
     let truth = |stream: &str| sorted(fake.account().truth(stream).iter().map(without_nulls));
@@ -198,8 +194,7 @@ fn timeless(ran: &Ran) -> Vec<String> {
 
 #[test]
 fn the_output_does_not_depend_on_the_number_of_workers() {
-    let mut account = Account::generate(12, Size { contacts: 5, lists: 1, campaigns: 2 });
-    account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+    let mut account = Account::generate(12, Size { contacts: 5, lists: 1, campaigns: 2 }).with_all_details();
     // Two contacts with several pages, so that others overtake them.
     let (ids, activity) =
         (account.contacts.iter().map(|c| c.id.clone()).collect::<Vec<_>>(), account.sent_activities()[0].clone());

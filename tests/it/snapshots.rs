@@ -20,7 +20,10 @@ fn fake() -> Fake {
 fn same(name: &str, text: &str) {
     let mut settings = Settings::clone_current();
     settings.set_prepend_module_to_snapshot(false);
-    settings.add_filter(r#""(time_extracted|replication_key_value|full_refresh_at|until)":"[^"]+""#, r#""$1":"[now]""#);
+    settings.add_filter(
+        r#""(time_extracted|replication_key_value|full_refresh_at|resume_until)":"[^"]+""#,
+        r#""$1":"[now]""#,
+    );
     settings.add_filter(r"127\.0\.0\.1:\d+", "[address]");
     settings.add_filter(r"/[^ :]*/\.tmp\w+", "[file]");
     settings.add_filter(r" in \d+\.\d s", " in [time] s");

@@ -9,10 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::merge::is_at_rest;
-use crate::tap::{sorted, tap, without_nulls};
-
-const STREAMS: [&str; 5] =
-    ["contact_lists", "email_campaigns", "contacts", "contact_action_summary", "contact_activity_details"];
+use crate::tap::{sorted, streams, tap, without_nulls};
 
 fn account() -> Account {
     Account::generate(7, Size { contacts: 40, lists: 5, campaigns: 8 })
@@ -29,7 +26,7 @@ fn full_sync(route: &str) {
     let fake = Fake::start(account());
     let ran = tap(&fake, &serde_json::json!({"activity_route": route}), None);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    for stream in STREAMS {
+    for stream in streams() {
         let truth = fake.account().truth(stream);
         let (read, truth) = (sorted(ran.records(stream)), sorted(truth.iter().map(without_nulls)));
         assert!(!truth.is_empty(), "{stream}");
@@ -58,7 +55,7 @@ fn every_record_fits_its_schema() {
             panic!("{stream}: {e}");
         }
     }
-    assert_eq!(validators.len(), STREAMS.len());
+    assert_eq!(validators.len(), streams().len());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::TcpListener;
 use std::process::{Command, Output};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use chrono::{DateTime, Utc};
@@ -31,6 +32,20 @@ pub fn free_port() -> u16 {
             return port;
         }
     }
+}
+
+/// The streams of the activity, which are read by contact or by campaign.
+pub const REPORTS: [&str; 2] = ["contact_action_summary", "contact_activity_details"];
+
+/// All streams, as discovery lists them.
+pub fn streams() -> &'static [&'static str] {
+    static STREAMS: LazyLock<Vec<&str>> = LazyLock::new(|| {
+        let output = command().arg("--discover").output().unwrap();
+        let catalog: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let name = |entry: &Value| &*entry["tap_stream_id"].as_str().unwrap().to_owned().leak();
+        catalog["streams"].as_array().unwrap().iter().map(name).collect()
+    });
+    &STREAMS
 }
 
 /// What a run left behind.
@@ -126,7 +141,7 @@ pub fn tap_with(fake: &Fake, more: &Value, state: Option<&Value>, catalog: Optio
 
 /// The streams that a catalog selects.
 fn selected(catalog: Option<&Value>) -> Vec<String> {
-    let Some(catalog) = catalog else { return merge::STREAMS.map(str::to_owned).to_vec() };
+    let Some(catalog) = catalog else { return streams().iter().map(|name| (*name).to_owned()).collect() };
     let is_selected = |entry: &&Value| entry["metadata"][0]["metadata"]["selected"] == true;
     let entries = catalog["streams"].as_array().into_iter().flatten().filter(is_selected);
     entries.map(|entry| entry["tap_stream_id"].as_str().unwrap().to_owned()).collect()

@@ -11,6 +11,7 @@ use chrono::{DateTime, Duration, NaiveDate, SecondsFormat, TimeZone, Utc};
 use serde_json::{Map, Value, json};
 
 pub use super::campaigns::{Campaign, CampaignActivity};
+pub use super::case::Case;
 
 /// An identifier, cheap to copy.
 pub type Id = Arc<str>;
@@ -128,6 +129,8 @@ pub struct Sms {
 #[derive(Clone, Debug)]
 pub struct Contact {
     pub id: Id,
+    /// What it was grown as.
+    pub case: Case,
     pub email: Option<Email>,
     pub first_name: Option<String>,
     pub last_name: Option<String>,
@@ -267,7 +270,7 @@ pub struct Account {
     index: Option<Arc<Index>>,
 }
 
-/// Names a contact by its position or its id.
+/// Names a contact by its position, its case or its id.
 pub trait ContactKey {
     fn position(&self, account: &Account) -> usize;
 }
@@ -275,6 +278,12 @@ pub trait ContactKey {
 impl ContactKey for usize {
     fn position(&self, _account: &Account) -> usize {
         *self
+    }
+}
+
+impl ContactKey for Case {
+    fn position(&self, account: &Account) -> usize {
+        account.case(*self)
     }
 }
 
@@ -382,6 +391,20 @@ impl Account {
         account
     }
 
+    /// Lets every campaign be read by its id. Otherwise drafts that were removed are listed and answer 404, so the rows
+    /// of their reports can be read by contact only.
+    #[must_use]
+    pub fn with_all_details(mut self) -> Account {
+        self.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+        self
+    }
+
+    /// The position of the first contact of a case. Only an account of `Case::EARLY` contacts or more has all of them.
+    pub fn case(&self, case: Case) -> usize {
+        let found = self.contacts.iter().position(|contact| contact.case == case);
+        found.unwrap_or_else(|| panic!("{case:?} needs an account with more than {} contacts", self.contacts.len()))
+    }
+
     /// The service's clock, to the second.
     pub fn now(&self) -> DateTime<Utc> {
         whole_second(Utc::now() + self.clock_skew)
@@ -451,10 +474,11 @@ impl Account {
         let live_lists: Vec<(Id, bool)> =
             self.lists.iter().filter(|l| l.deleted_at.is_none() && !l.segment).map(|l| (l.id.clone(), l.sms)).collect();
         for i in 0..count {
-            // The first thirty hold every awkward case; later ones by chance.
-            let case = if i < 30 { i } else { self.rng.usize(..200) };
+            let is_early = i < Case::EARLY;
+            let number = if is_early { i } else { self.rng.usize(..Case::NUMBERS) };
+            let case = if is_early { Case::early(number) } else { Case::later(number) };
             let rng = &mut self.rng;
-            let imported = case % 3 == 1;
+            let imported = number % 3 == 1;
             let mut created_at = base - Duration::seconds(rng.i64(86_400 * 5..86_400 * 1090));
             let mut updated_at = created_at + Duration::seconds(rng.i64(0..=(base - created_at).num_seconds()));
             if imported {
@@ -477,23 +501,24 @@ impl Account {
                 confirm_status: pick(rng, &["off", "confirmed"]),
             };
             match case {
-                // Unsubscribed long after the last change of the record.
-                4 | 5 | 30..=45 => {
+                Case::UnsubscribedAfterUpdate => {
                     let gap = (base - updated_at).num_seconds().max(1);
                     let date = updated_at + Duration::seconds(gap / 2 + rng.i64(0..=gap / 2));
                     email.permission = "unsubscribed";
                     email.updated_at = date;
                     email.opt_out_date = Some(date);
                     email.opt_out_source = Some("Contact");
-                    email.opt_out_reason = (case % 2 == 0).then(|| "Other".into());
+                    email.opt_out_reason = (number % 2 == 0).then(|| "Other".into());
                 }
-                6 | 46 => email.permission = "pending_confirmation",
-                7 | 47 => email.permission = "temp_hold",
-                8 | 48 => email.permission = "not_set",
+                Case::Unconfirmed => email.permission = "pending_confirmation",
+                Case::OnHold => email.permission = "temp_hold",
+                Case::PermissionNotSet => email.permission = "not_set",
+                // The same address as the first contact has.
+                Case::SharedAddress => email.address = "contact0@example.com".into(),
                 _ => {}
             }
-            let sms = matches!(case, 9 | 10 | 11 | 49..=55).then(|| {
-                let out = case % 2 == 0;
+            let sms = matches!(case, Case::Sms | Case::SmsOnly).then(|| {
+                let out = number % 2 == 0;
                 Sms {
                     id: uuid(rng),
                     address: format!("781555{:04}", i % 10_000),
@@ -504,48 +529,48 @@ impl Account {
                     updated_at,
                 }
             });
-            let deleted = matches!(case, 12..=14 | 56..=75);
+            let deleted = matches!(case, Case::Deleted | Case::DeletedUnsubscribed);
             let deleted_at = deleted.then(|| {
                 let span = (base - updated_at).num_seconds().max(1);
                 (updated_at + Duration::seconds(rng.i64(0..span))).date_naive()
             });
-            if case == 13 {
+            if case == Case::DeletedUnsubscribed {
                 email.permission = "unsubscribed";
                 email.opt_out_source = Some("Account");
                 email.opt_out_date = Some(updated_at);
                 email.updated_at = updated_at;
             }
-            let without_email = matches!(case, 10 | 11 | 15 | 51 | 52 | 76 | 77);
+            let without_email = matches!(case, Case::SmsOnly | Case::NoChannel);
             let (mut first, mut last) = (
                 chance(rng, 70).then(|| pick(rng, &FIRST).to_owned()),
                 chance(rng, 20).then(|| pick(rng, &LAST).to_owned()),
             );
             match case {
-                16 => first = Some("Zoë 🦄 \"Zo\"".into()),
-                17 => first = Some("Line\r\nbreak\tand \\ slash".into()),
-                18 | 78 => first = Some("Nul\u{0}inside".into()),
-                19 => first = Some(format!("Half{}", lone(0xD83D))),
-                20 => last = Some(format!("{}Tail \u{2028}\u{7f}", lone(0xDE00))),
-                21 => last = Some("</script><b>&amp;".into()),
-                22 => last = Some("x".repeat(50)),
-                23 => {
+                Case::QuotedName => first = Some("Zoë 🦄 \"Zo\"".into()),
+                Case::LineBreakInName => first = Some("Line\r\nbreak\tand \\ slash".into()),
+                Case::NulInName => first = Some("Nul\u{0}inside".into()),
+                Case::LoneSurrogateAtEnd => first = Some(format!("Half{}", lone(0xD83D))),
+                Case::LoneSurrogateAtStart => last = Some(format!("{}Tail \u{2028}\u{7f}", lone(0xDE00))),
+                Case::MarkupInName => last = Some("</script><b>&amp;".into()),
+                Case::LongName => last = Some("x".repeat(50)),
+                Case::BlankNames => {
                     first = Some(String::new());
                     last = Some(" ".into());
                 }
                 _ => {}
             }
             let mut custom_fields = Vec::new();
-            if case == 24 || chance(rng, 20) {
+            if case == Case::CustomFields || chance(rng, 20) {
                 custom_fields.push(CustomField {
                     id: fields[0].clone(),
                     value: Some("Skiing, \"off-piste\"".into()),
                     choice_ids: vec![],
                 });
             }
-            if case == 24 || case == 25 || chance(rng, 5) {
+            if matches!(case, Case::CustomFields | Case::DeletedField) || chance(rng, 5) {
                 custom_fields.push(CustomField {
                     id: fields[1].clone(),
-                    value: (case % 2 == 0).then(|| "Blue".into()),
+                    value: (number % 2 == 0).then(|| "Blue".into()),
                     choice_ids: vec!["000001".into(), "000003".into()],
                 });
             }
@@ -557,17 +582,17 @@ impl Account {
                 });
             };
             match case {
-                24 => more(&fields[2], None, Some("000002")),
-                25 => more(&deleted_field, Some("2021-03-04"), None),
-                28 => {
+                Case::CustomFields => more(&fields[2], None, Some("000002")),
+                Case::DeletedField => more(&deleted_field, Some("2021-03-04"), None),
+                Case::UnknownChoice => {
                     more(&fields[2], None, Some("000007"));
                     more(&fields[3], Some("XL"), None);
                 }
-                29 => more(&deleted_field, None, Some("000001")),
+                Case::DeletedFieldChoice => more(&deleted_field, None, Some("000001")),
                 _ => {}
             }
             let mut phone_numbers = Vec::new();
-            if case == 26 || chance(rng, 20) {
+            if case == Case::PhonesAndStreets || chance(rng, 20) {
                 for kind in ["mobile", "home"].into_iter().take(1 + i % 2) {
                     phone_numbers.push(Phone {
                         id: uuid(rng),
@@ -578,14 +603,14 @@ impl Account {
                 }
             }
             let mut street_addresses = Vec::new();
-            if case == 26 || chance(rng, 15) {
+            if case == Case::PhonesAndStreets || chance(rng, 15) {
                 let (city, state) = pick(rng, &CITIES);
                 street_addresses.push(Street {
                     id: uuid(rng),
                     kind: pick(rng, &["home", "work", "other"]),
                     street: Some(format!("{} Market St\nFloor 2", i + 1)),
                     city: Some(city.into()),
-                    state: (case % 2 == 0).then(|| state.into()),
+                    state: (number % 2 == 0).then(|| state.into()),
                     postal_code: Some("02134".into()),
                     country: Some("United States".into()),
                     at: updated_at,
@@ -606,7 +631,7 @@ impl Account {
                 taggings.push(self.tags[at].id.clone());
             }
             let mut notes = Vec::new();
-            if case == 27 || chance(rng, 5) {
+            if case == Case::Notes || chance(rng, 5) {
                 for k in 0..=(i % 3) {
                     notes.push(Note {
                         id: uuid(rng),
@@ -617,13 +642,14 @@ impl Account {
             }
             self.contacts.push(Contact {
                 id,
+                case,
                 email: (!without_email).then_some(email),
                 first_name: first,
                 last_name: last,
                 job_title: chance(rng, 20).then(|| "Musician".into()),
                 company_name: chance(rng, 20).then(|| "Acme, Inc.".into()),
-                birthday: (case == 28 || chance(rng, 10)).then(|| (rng.u8(1..13), rng.u8(1..29))),
-                anniversary: (case == 28 || chance(rng, 5)).then(|| "2006-11-15".into()),
+                birthday: (case == Case::UnknownChoice || chance(rng, 10)).then(|| (rng.u8(1..13), rng.u8(1..29))),
+                anniversary: (case == Case::UnknownChoice || chance(rng, 5)).then(|| "2006-11-15".into()),
                 create_source: pick(rng, &["Account", "Contact"]),
                 update_source: (updated_at != created_at).then_some("Account"),
                 created_at,
@@ -637,13 +663,6 @@ impl Account {
                 notes,
                 sms,
             });
-        }
-        // The same address on two contacts.
-        if count >= 30
-            && let (Some(one), true) = (self.contacts[0].email.clone(), count >= 30)
-            && let Some(two) = &mut self.contacts[1].email
-        {
-            two.address = one.address;
         }
     }
 
@@ -664,7 +683,7 @@ impl Account {
                 continue;
             }
             let rng = &mut self.rng;
-            let sends = if i == 3 {
+            let sends = if contact.case == Case::LongHistory {
                 sent.len()
             } else if many {
                 rng.usize(0..4).min(sent.len())
@@ -692,7 +711,7 @@ impl Account {
                     last = *sent_at + Duration::seconds(rng.i64(0..near));
                     push(Kind::Opens, last);
                 }
-                if opens > 0 && (i == 2 || chance(rng, 4)) {
+                if opens > 0 && (contact.case == Case::EqualOpens || chance(rng, 4)) {
                     // Two equal opens in one second.
                     push(Kind::Opens, last);
                 }
@@ -707,12 +726,11 @@ impl Account {
                 }
             }
         }
-        // The first contacts have a certain history: one more than a page
-        // long, one with equal rows, one deleted, and each kind of activity.
-        if self.contacts.len() >= 30 {
-            let mut push = |contact: usize, kind, at: DateTime<Utc>| {
+        // A small account has the histories that chance gave it.
+        if self.contacts.len() >= Case::EARLY {
+            let mut push = |case, kind, at: DateTime<Utc>| {
                 rows.push(Row {
-                    contact_id: self.contacts[contact].id.clone(),
+                    contact_id: self.contacts[self.case(case)].id.clone(),
                     activity_id: sent[0].0.clone(),
                     kind,
                     at: at.min(base),
@@ -720,17 +738,22 @@ impl Account {
             };
             let at = sent[0].1;
             for k in 0..130 {
-                push(3, Kind::Opens, at + Duration::minutes(k / 2));
+                push(Case::LongHistory, Kind::Opens, at + Duration::minutes(k / 2));
             }
             for _ in 0..3 {
-                push(2, Kind::Opens, at + Duration::hours(1));
+                push(Case::EqualOpens, Kind::Opens, at + Duration::hours(1));
             }
-            push(12, Kind::Sends, at);
-            push(12, Kind::Opens, at + Duration::hours(2));
-            push(16, Kind::Bounces, at);
-            push(17, Kind::Forwards, at + Duration::hours(3));
-            push(4, Kind::Optouts, at + Duration::hours(4));
-            push(18, Kind::Clicks, at + Duration::hours(5));
+            for (case, kind, hours) in [
+                (Case::Deleted, Kind::Sends, 0),
+                (Case::Deleted, Kind::Opens, 2),
+                // Each kind of activity is there at least once.
+                (Case::QuotedName, Kind::Bounces, 0),
+                (Case::LineBreakInName, Kind::Forwards, 3),
+                (Case::UnsubscribedAfterUpdate, Kind::Optouts, 4),
+                (Case::NulInName, Kind::Clicks, 5),
+            ] {
+                push(case, kind, at + Duration::hours(hours));
+            }
         }
         self.activities = rows;
     }
@@ -836,6 +859,7 @@ impl Account {
         let n = self.contacts.len();
         self.contacts.push(Contact {
             id: id.clone(),
+            case: Case::Ordinary,
             email: Some(Email {
                 address: format!("new{n}@example.com"),
                 permission: "implicit",

@@ -5,12 +5,13 @@
 //! chooses. Guards given by `account`, `switches` and `tokens` must be dropped
 //! before the next request is awaited.
 
-#![allow(missing_docs, clippy::pedantic)]
+#![allow(missing_docs, clippy::pedantic, reason = "most fields and switches say by their names what they are")]
 
 pub mod account;
 mod api;
 pub mod auth;
 mod campaigns;
+mod case;
 mod http;
 mod stats;
 
@@ -26,7 +27,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, NaiveDate, Utc};
 use serde_json::{Map, Value, json};
 
-pub use account::{Account, Id, Kind, Size};
+pub use account::{Account, Case, Id, Kind, Size};
 pub use auth::AuthServer;
 
 pub use http::Answer;

@@ -42,14 +42,41 @@ enum Do {
     },
 }
 
-/// The streams with the columns that show best what a row is.
-const STREAMS: [(&str, [&str; 4]); 5] = [
-    ("contact_lists", ["name", "membership_count", "channel_type", "created_at"]),
-    ("contacts", ["email", "status", "first_name", "list_names"]),
-    ("email_campaigns", ["name", "current_status", "subject", "unique_opens"]),
-    ("contact_action_summary", ["contact_id", "start_on", "em_opens", "em_clicks"]),
-    ("contact_activity_details", ["contact_id", "tracking_activity_type", "created_time", "device_type"]),
+/// The columns that show best what a row is; of each row, the first four that it has.
+const COLUMNS: [&str; 18] = [
+    "email",
+    "name",
+    "status",
+    "current_status",
+    "subject",
+    "membership_count",
+    "channel_type",
+    "first_name",
+    "list_names",
+    "unique_opens",
+    "contact_id",
+    "tracking_activity_type",
+    "start_on",
+    "created_time",
+    "em_opens",
+    "em_clicks",
+    "device_type",
+    "created_at",
 ];
+
+/// The streams, as the tap's discovery lists them.
+fn streams() -> io::Result<Vec<String>> {
+    let found = Command::new(std::env::current_exe()?).args(["tap", "--discover"]).output()?;
+    let catalog: Value = serde_json::from_slice(&found.stdout)?;
+    let names = catalog["streams"].as_array().into_iter().flatten().map(|entry| &entry["tap_stream_id"]);
+    Ok(names.filter_map(Value::as_str).map(str::to_owned).collect())
+}
+
+/// What a row says in the columns that are shown.
+fn cells(row: &Map<String, Value>) -> Vec<String> {
+    let columns = COLUMNS.iter().filter_map(|column| row.get(*column));
+    columns.take(4).filter_map(shown).collect()
+}
 
 fn main() -> ExitCode {
     let outcome = match Args::parse().command.unwrap_or(Do::Demo) {
@@ -75,12 +102,7 @@ fn tap(arguments: &[String]) -> ExitCode {
 }
 
 fn account(contacts: usize, campaigns: usize) -> Account {
-    let mut account = Account::generate(1, Size { contacts, lists: 6, campaigns });
-    // The rows of a campaign whose detail is hidden would come on the contact route only.
-    for campaign in &mut account.campaigns {
-        campaign.detail_404 = false;
-    }
-    account
+    Account::generate(1, Size { contacts, lists: 6, campaigns }).with_all_details()
 }
 
 fn demo() -> io::Result<ExitCode> {
@@ -109,9 +131,9 @@ fn demo() -> io::Result<ExitCode> {
     let status = child.wait()?;
     let mut out = io::stdout();
     writeln!(out, "\n{:<26} {:>6}  for example", "stream", "rows")?;
-    for (stream, columns) in STREAMS {
-        let (rows, sample) = seen.of(stream);
-        let cells: Vec<String> = columns.iter().filter_map(|column| shown(sample?.get(*column)?)).collect();
+    for stream in streams()? {
+        let (rows, sample) = seen.of(&stream);
+        let cells = sample.map(cells).unwrap_or_default();
         writeln!(out, "{stream:<26} {rows:>6}  {}", cells.join(" · "))?;
     }
     writeln!(
@@ -143,12 +165,10 @@ impl Seen {
         else {
             return;
         };
-        let columns = STREAMS.iter().find(|(name, _)| *name == stream).map_or(&[""; 4], |(_, columns)| columns);
-        let says = |row: &Map<String, Value>| columns.iter().filter_map(|c| shown(row.get(*c)?)).count();
         match self.0.iter_mut().find(|(name, ..)| *name == stream) {
             Some((_, rows, sample)) => {
                 *rows += 1;
-                if says(&record) > says(sample) {
+                if cells(&record).len() > cells(sample).len() {
                     *sample = record;
                 }
             }
@@ -270,8 +290,8 @@ fn write_private(path: &Path, content: &Value) -> io::Result<()> {
 }
 
 fn write_truth(fake: &Fake, folder: &Path) -> io::Result<()> {
-    for (stream, _) in STREAMS {
-        let rows = Value::from(fake.account().truth(stream));
+    for stream in streams()? {
+        let rows = Value::from(fake.account().truth(&stream));
         fs::write(folder.join("truth").join(format!("{stream}.json")), rows.to_string())?;
     }
     let bounces = Value::from(fake.account().bounces());
