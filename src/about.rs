@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::{Args, Format};
 use crate::config::{allowed, schema, types};
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, Result};
+use crate::shown::shown;
 use crate::spelling::did_you_mean;
 
 const NAME: &str = env!("CARGO_PKG_NAME");

@@ -10,7 +10,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::json_error;
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, Result};
+use crate::shown::shown;
 use crate::spelling::{nearest, slip};
 
 /// What the catalog needs to know about a stream.

@@ -1,4 +1,4 @@
-//! What can end a run, with the exit code for each; and how text from outside is shown in messages.
+//! What can end a run, with the exit code for each.
 
 use std::io;
 
@@ -85,26 +85,4 @@ impl From<io::Error> for Error {
     }
 }
 
-/// Text from outside as a message shows it: without control characters, and cut at 200 characters.
-pub(crate) fn shown(text: &str) -> String {
-    let mut kept = text.chars().filter(|c| !c.is_control());
-    let mut short: String = kept.by_ref().take(200).collect();
-    if kept.next().is_some() {
-        short.push('…');
-    }
-    short
-}
-
 pub(crate) type Result<T> = std::result::Result<T, Error>;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_from_outside_is_shown_short_and_plain() {
-        assert_eq!(shown("a\u{1b}[31mb\r\nc\u{7}\u{9b}é"), "a[31mbcé");
-        assert_eq!(shown(&"é".repeat(200)), "é".repeat(200));
-        assert_eq!(shown(&"é".repeat(201)), "é".repeat(200) + "…");
-    }
-}

@@ -1,9 +1,9 @@
-//! What a bookmark speaks for: which rows a stream was read for, and which of their fields were left out. Pure.
+//! What a bookmark covers: which rows of a stream were read, and which of their fields were not. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// Which rows are read, in words: `status=all;types=em_opens,em_clicks`. A part that is missing narrows nothing.
+/// Which rows are read, in words: `status=all;types=em_opens,em_clicks`. A missing part means no restriction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Filter(String);
 
@@ -28,8 +28,8 @@ impl Filter {
         parts.map(|(name, values)| (name, values.split(',').filter(|value| !value.is_empty()).collect())).collect()
     }
 
-    /// The first part by which this filter lets through more rows than an earlier one, as its name, the values that it
-    /// had, and those that it has now (`None` where it narrows nothing any more).
+    /// The first part in which this filter allows more rows than an earlier one: its name, the earlier values, and the
+    /// values now (`None` if there is no restriction any more).
     pub(crate) fn wider_part<'a>(&'a self, earlier: &'a Filter) -> Option<(&'a str, String, Option<String>)> {
         let now = self.parts();
         earlier.parts().into_iter().filter(|(_, then)| !then.contains("all")).find_map(|(name, then)| {
@@ -44,12 +44,12 @@ fn join(values: &BTreeSet<&str>) -> String {
     values.iter().copied().collect::<Vec<_>>().join(",")
 }
 
-/// Fields by their dotted paths. A path stands for everything below it.
+/// Fields by their dotted paths. A path includes everything below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Fields(BTreeSet<String>);
 
 impl Fields {
-    /// Reads a list with commas.
+    /// Reads a comma-separated list.
     pub(crate) fn parse(text: &str) -> Fields {
         text.split(',').map(str::trim).filter(|path| !path.is_empty()).map(str::to_owned).collect()
     }
@@ -59,18 +59,18 @@ impl Fields {
         parents.chain([path]).any(|path| self.0.contains(path))
     }
 
-    /// The fields of this list of which at least a part is missing from another.
+    /// The fields of this list that another list does not contain, or only in part.
     pub(crate) fn without<'a>(&'a self, other: &Fields) -> Vec<&'a str> {
         self.0.iter().map(String::as_str).filter(|path| !other.covers(path)).collect()
     }
 
-    /// The fields that stand in either of two lists.
+    /// The fields of either list.
     pub(crate) fn union(&self, other: &Fields) -> Fields {
         self.0.iter().chain(&other.0).filter(|path| !is_below_another(path, self, other)).cloned().collect()
     }
 }
 
-/// Whether a parent of this path stands in one of the lists, which says the same and more.
+/// Whether one of the lists has a parent of this path, and so the path too.
 fn is_below_another(path: &str, one: &Fields, other: &Fields) -> bool {
     path.rsplit_once('.').is_some_and(|(parent, _)| one.covers(parent) || other.covers(parent))
 }
@@ -91,12 +91,12 @@ impl fmt::Display for Fields {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Extent {
     pub(crate) filter: Filter,
-    /// The fields that are left out.
+    /// The fields that are not read.
     pub(crate) deselected: Fields,
 }
 
 impl Extent {
-    /// In which way this read brings more than an earlier one did, in words; `None` where the earlier one had it all.
+    /// Why this read covers more than an earlier one, in words; `None` if the earlier one covered it all.
     pub(crate) fn growth(&self, earlier: &Extent) -> Option<String> {
         if let Some((part, then, now)) = self.filter.wider_part(&earlier.filter) {
             let setting = match part {
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn growth_is_told_by_the_names_of_the_settings() {
+    fn growth_is_explained_by_the_names_of_the_settings() {
         let growth = |earlier, now| extent(now, "").growth(&extent(earlier, "")).unwrap();
         assert_eq!(growth("status=active", "status=all"), "contact_status was active and is now all");
         assert_eq!(growth("include=", "include=notes"), "include_subresources was empty and is now notes");

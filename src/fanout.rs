@@ -1,4 +1,4 @@
-//! An order-preserving parallel `flat_map`: several parents are fetched at once, and handed over in their order.
+//! An order-preserving parallel `flat_map`: several parents are fetched at once, and their items are passed on in order.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -6,37 +6,37 @@ use std::thread;
 
 use crate::error::{Error, Result};
 
-/// What may wait to be handed over, in bytes, beside the one item of the parent whose turn it is.
+/// How many bytes may wait for later parents. The current parent may have one more item waiting.
 const BUDGET: usize = 10 << 20;
 
-/// What comes of a parent: items, then how it ended.
+/// What a parent yields: its items, then its outcome.
 pub(crate) enum Step<T> {
     Item(T),
     End(Result<()>),
 }
 
-struct Shared<T> {
-    state: Mutex<State<T>>,
-    /// Something was handed over or taken.
+struct Handover<T> {
+    state: Mutex<Fetched<T>>,
+    /// Signalled when an item was added or taken.
     moved: Condvar,
 }
 
-struct State<T> {
-    /// What has been fetched of the parents from `head` on.
+struct Fetched<T> {
+    /// What is fetched and not yet passed on, one queue per parent, from parent `head` on.
     queues: VecDeque<VecDeque<Step<T>>>,
     head: usize,
     next: usize,
     held: usize,
-    /// Nobody takes anything any more.
+    /// Set when `each` has ended, so that the workers stop.
     closed: bool,
 }
 
-impl<T> Shared<T> {
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
+impl<T> Handover<T> {
+    fn lock(&self) -> MutexGuard<'_, Fetched<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
+    fn wait<'a>(&self, state: MutexGuard<'a, Fetched<T>>) -> MutexGuard<'a, Fetched<T>> {
         self.moved.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -48,9 +48,9 @@ impl<T> Shared<T> {
     }
 }
 
-/// Ends a parent whatever happens to its worker: a listing that just stopped would be taken for a complete one.
+/// Ends a parent even if its worker panics: a listing that just stopped would look complete.
 struct Fetching<'a, T> {
-    shared: &'a Shared<T>,
+    handover: &'a Handover<T>,
     parent: usize,
     outcome: Result<()>,
 }
@@ -58,18 +58,18 @@ struct Fetching<'a, T> {
 impl<T> Drop for Fetching<'_, T> {
     fn drop(&mut self) {
         let outcome = std::mem::replace(&mut self.outcome, Ok(()));
-        self.shared.end(self.parent, outcome);
+        self.handover.end(self.parent, outcome);
     }
 }
 
-/// Fetches from `parents`, up to `workers` at a time, and hands what comes to `each` in the order of the parents.
+/// Fetches from `parents`, up to `workers` at a time, and passes the items to `each` in the order of the parents.
 ///
-/// `fetch` runs on the workers and is given the position of the parent, which its calls have as their priority: what
-/// comes of an earlier parent is wanted first. It passes its items on, and is to stop when that answers false. The parent whose turn
-/// it is runs one item ahead of `each`; what the later ones bring is held up to a budget, measured by `weigh` in bytes.
+/// `fetch` runs on the workers. It gets the position of its parent, which is the priority of its calls, since earlier
+/// parents are needed first. It pushes items, and must stop when that returns false. The current parent runs one item
+/// ahead of `each`; items of later parents wait, up to a budget that `weigh` measures in bytes.
 ///
 /// # Errors
-/// What `each` returns; workers then stop after the call that they are in.
+/// What `each` returns; each worker then stops after its current call.
 pub(crate) fn in_order<P, T>(
     parents: Vec<P>,
     workers: usize,
@@ -81,17 +81,17 @@ where
     P: Send + Sync + 'static,
     T: Send + 'static,
 {
-    let state = State { queues: VecDeque::new(), head: 0, next: 0, held: 0, closed: false };
-    let shared = Arc::new(Shared { state: Mutex::new(state), moved: Condvar::new() });
+    let state = Fetched { queues: VecDeque::new(), head: 0, next: 0, held: 0, closed: false };
+    let handover = Arc::new(Handover { state: Mutex::new(state), moved: Condvar::new() });
     let (parents, fetch) = (Arc::new(parents), Arc::new(fetch));
     let workers = workers.min(parents.len());
-    // Detached, since an error must not wait for calls whose answers nobody wants.
+    // The threads are detached, so that an error need not wait for their calls.
     for worker in 0..workers {
-        let (shared, parents, fetch) = (Arc::clone(&shared), Arc::clone(&parents), Arc::clone(&fetch));
-        let work = move || work(&shared, &parents, 2 * workers, weigh, &*fetch);
+        let (handover, parents, fetch) = (Arc::clone(&handover), Arc::clone(&parents), Arc::clone(&fetch));
+        let work = move || work(&handover, &parents, 2 * workers, weigh, &*fetch);
         match thread::Builder::new().spawn(work) {
             Ok(_) => {}
-            // Where the system has no more of them, fewer do.
+            // With fewer threads than planned it is slower and works as well.
             Err(e) if worker > 0 => {
                 log::debug!("no more than {worker} threads can be started ({e})");
                 break;
@@ -106,11 +106,11 @@ where
     let outcome = parents.iter().try_for_each(|parent| {
         loop {
             let step = {
-                let mut state = shared.lock();
+                let mut state = handover.lock();
                 loop {
                     match state.queues.front_mut().and_then(VecDeque::pop_front) {
-                        Some(step) => break take(&shared, &mut state, step, weigh),
-                        None => state = shared.wait(state),
+                        Some(step) => break take(&handover, &mut state, step, weigh),
+                        None => state = handover.wait(state),
                     }
                 }
             };
@@ -121,12 +121,12 @@ where
             }
         }
     });
-    shared.lock().closed = true;
-    shared.moved.notify_all();
+    handover.lock().closed = true;
+    handover.moved.notify_all();
     outcome
 }
 
-fn take<T>(shared: &Shared<T>, state: &mut State<T>, step: Step<T>, weigh: fn(&T) -> usize) -> Step<T> {
+fn take<T>(handover: &Handover<T>, state: &mut Fetched<T>, step: Step<T>, weigh: fn(&T) -> usize) -> Step<T> {
     match &step {
         Step::Item(item) => state.held -= weigh(item),
         Step::End(_) => {
@@ -134,21 +134,21 @@ fn take<T>(shared: &Shared<T>, state: &mut State<T>, step: Step<T>, weigh: fn(&T
             state.head += 1;
         }
     }
-    shared.moved.notify_all();
+    handover.moved.notify_all();
     step
 }
 
 fn work<P, T>(
-    shared: &Shared<T>,
+    handover: &Handover<T>,
     parents: &[P],
     lookahead: usize,
     weigh: fn(&T) -> usize,
     fetch: &impl Fn(usize, &P, &mut dyn FnMut(T) -> bool) -> Result<()>,
 ) {
     loop {
-        let mut state = shared.lock();
+        let mut state = handover.lock();
         while !state.closed && state.next < parents.len() && state.next >= state.head + lookahead {
-            state = shared.wait(state);
+            state = handover.wait(state);
         }
         if state.closed || state.next == parents.len() {
             return;
@@ -158,10 +158,10 @@ fn work<P, T>(
         state.queues.push_back(VecDeque::new());
         drop(state);
         let died = Err(Error::Failed("a thread ended before its work; this is a defect of the tap".into()));
-        let mut fetching = Fetching { shared, parent, outcome: died };
+        let mut fetching = Fetching { handover, parent, outcome: died };
         fetching.outcome = fetch(parent, &parents[parent], &mut |item| {
             let weight = weigh(&item);
-            let mut state = shared.lock();
+            let mut state = handover.lock();
             loop {
                 if state.closed {
                     return false;
@@ -171,10 +171,10 @@ fn work<P, T>(
                 if fits {
                     state.queues[at].push_back(Step::Item(item));
                     state.held += weight;
-                    shared.moved.notify_all();
+                    handover.moved.notify_all();
                     return true;
                 }
-                state = shared.wait(state);
+                state = handover.wait(state);
             }
         });
     }

@@ -123,7 +123,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// What any JSON value is to a scalar field.
+/// Any JSON value, as a scalar field sees it.
 enum Scalar<'a> {
     Null,
     Bool(bool),
@@ -212,7 +212,7 @@ impl<'de> Scalar<'de> {
         })
     }
 
-    /// Whether it says no more than null does, where a number or a boolean is expected.
+    /// Whether it means null where a number or a boolean is expected.
     fn is_blank(&self) -> bool {
         match self {
             Scalar::Null => true,

@@ -1,4 +1,4 @@
-//! Counts the rows that cannot be written as they came, and says so once a field or stream.
+//! Counts rows that cannot be written as they are, and warns once per field or stream.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,21 +14,21 @@ pub(crate) struct OddRows(BTreeMap<&'static str, Odd>);
 /// What was odd about the rows of a stream so far.
 #[derive(Default)]
 struct Odd {
-    /// Fields that were warned of.
+    /// Unknown fields so far.
     unknown: BTreeSet<String>,
     rows: u64,
     left_out: u64,
 }
 
-/// Unknown fields are named up to this many a stream, then counted.
+/// Unknown fields are named up to this many per stream, then only counted.
 const NAMED_FIELDS: usize = 20;
-/// And counted up to this many, which is also the most that one page notes.
+/// Unknown fields are counted up to this many, which is also the most that one page reports.
 const COUNTED_FIELDS: usize = 1000;
-/// More rows than this must be left out, and more than one in ten, before the service counts as changed.
+/// If more rows than this are unusable, and more than one in ten, the service must have changed its format.
 const FEW_LEFT_OUT: u64 = 10;
 
 impl OddRows {
-    /// Takes the rows of a page into account, and warns of what is odd about them.
+    /// Counts the rows of a page, and warns about odd ones.
     pub(crate) fn note(&mut self, stream: &Stream, rows: usize, oddities: &Oddities) {
         let name = stream.name;
         let odd = self.0.entry(name).or_default();
@@ -38,7 +38,7 @@ impl OddRows {
                 && odd.unknown.insert(field.clone())
                 && odd.unknown.len() <= NAMED_FIELDS
             {
-                log::warn!("{name}: the field {field} is not known to this version and is left out");
+                log::warn!("{name}: unknown field {field} is not written");
             }
         }
         for (field, record) in &oddities.unreadable {
@@ -46,23 +46,23 @@ impl OddRows {
         }
         if let Some(why) = &oddities.why_left_out {
             if odd.left_out == 0 {
-                log::warn!("{name}: a row is left out: {why}");
+                log::warn!("{name}: a row cannot be used and is not written: {why}");
             }
             odd.left_out += oddities.left_out;
         }
     }
 
-    /// Tells what was odd about the rows of a stream in all.
+    /// Logs how many odd rows a stream had in all.
     ///
     /// # Errors
-    /// `Failed` when so many rows were left out that the service must have changed: no bookmark may move then.
+    /// `Failed` if so many rows were unusable that the service must have changed. The bookmark must not move then.
     pub(crate) fn check(&mut self, stream: &Stream) -> Result<()> {
         let Some(odd) = self.0.remove(stream.name) else { return Ok(()) };
         let name = stream.name;
         if odd.unknown.len() > NAMED_FIELDS {
             let at_least = if odd.unknown.len() < COUNTED_FIELDS { "" } else { "at least " };
             let more = odd.unknown.len() - NAMED_FIELDS;
-            log::warn!("{name}: {at_least}{more} more unknown fields are left out");
+            log::warn!("{name}: {at_least}{more} more unknown fields are not written");
         }
         if odd.left_out > FEW_LEFT_OUT && odd.left_out * 10 > odd.rows {
             return Err(Error::Failed(format!(
@@ -71,7 +71,7 @@ impl OddRows {
             )));
         }
         if odd.left_out > 0 {
-            log::warn!("{name}: {} of {} rows were left out, since they lack a usable key", odd.left_out, odd.rows);
+            log::warn!("{name}: {} of {} rows were not written because they lack a usable key", odd.left_out, odd.rows);
         }
         Ok(())
     }

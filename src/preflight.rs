@@ -1,4 +1,4 @@
-//! `--test`: what this login may read, what not and why, and what a full read would cost. Writes no message.
+//! `--test`: reports what this login may read, what not and why, and what a full sync costs. Writes no Singer message.
 
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ use crate::progress::Progress;
 use crate::run::Run;
 use crate::state::State;
 use crate::stream::Needs;
-use crate::streams::{self, ALL, Found, Probe, Shared, Source};
+use crate::streams::{self, ALL, AccountSize, Probe, Shared, Source};
 
-/// What is known of the grant.
+/// What the login is allowed to do.
 struct Grant {
-    /// Unknown where only an access token was given, or the server did not tell.
+    /// `None` if only an access token was given, or the server did not name them.
     scopes: Scopes,
-    /// Unknown where the service refuses to tell.
+    /// `None` if the service refuses to name them.
     privileges: Option<Vec<String>>,
 }
 
@@ -44,17 +44,17 @@ pub(crate) fn test(config: &Config, client: &Arc<Client>, catalog: &Catalog, _fo
     });
     say(&match &grant.scopes {
         Some(scopes) => format!("Scopes:  {}", scopes.join(", ")),
-        None => "Scopes:  not told".to_owned(),
+        None => "Scopes:  unknown".to_owned(),
     });
 
-    let mut found = Found { contact: config.contact_ids.first().cloned(), ..Found::default() };
+    let mut found = AccountSize { contact: config.contact_ids.first().cloned(), ..AccountSize::default() };
     let (mut readable, mut refused) = (Vec::<&'static Source>::new(), Vec::<&'static Source>::new());
     let mut lines = Vec::new();
     for source in ALL {
         let stream = &source.stream;
         let selected = catalog.get(stream.name).is_some();
         let tried = match (&source.probe, &found.contact) {
-            // The size of the account is told whatever is selected.
+            // Listings are counted even if they are not selected, to report the size of the account.
             (Probe::Listing(count), _) => count(client, config, &mut found).map(|()| "may be read"),
             (Probe::OfContact(_), _) if !selected => continue,
             (Probe::OfContact(ask), Some(id)) => match ask(client, config, id) {
@@ -62,9 +62,9 @@ pub(crate) fn test(config: &Config, client: &Arc<Client>, catalog: &Catalog, _fo
                 other => other.map(|()| "may be read"),
             },
             (Probe::OfContact(_), None) if found.contacts.is_none() => {
-                Err(Error::Forbidden("its contacts may not be listed".into()))
+                Err(Error::Forbidden("the contacts cannot be listed".into()))
             }
-            (Probe::OfContact(_), None) => Ok("may be read as far as is known: there is no contact to try it on"),
+            (Probe::OfContact(_), None) => Ok("may be read, probably: there is no contact to try it on"),
         };
         let (list, line) = match tried {
             Ok(line) => (&mut readable, line.to_owned()),
@@ -79,13 +79,13 @@ pub(crate) fn test(config: &Config, client: &Arc<Client>, catalog: &Catalog, _fo
     say(&format!("Account: {}", account(&found)));
     say(&format!("Streams:\n{}", lines.join("\n")));
     if !readable.is_empty() {
-        // What was learnt above is left out, so that the plan counts what a run would.
+        // The plan starts from nothing, so that it counts the calls of a run.
         let selected: Vec<_> = readable.iter().map(|source| &source.stream).collect();
         let progress = Progress::hidden(client.call_count(), config.requests_per_second);
         let messages = Messages::new(Output::Other(Box::new(std::io::sink())));
         let mut run = Run::new(config, client, catalog, &messages, &progress, State::new(&selected));
         let cost = streams::plan(&mut run, &mut Shared::default(), &readable)?;
-        say(&format!("A full read of what may be read: {cost}"));
+        say(&format!("Estimated full sync: {cost}"));
     }
     if refused.is_empty() {
         return Ok(());
@@ -94,15 +94,14 @@ pub(crate) fn test(config: &Config, client: &Arc<Client>, catalog: &Catalog, _fo
     Err(Error::Forbidden(format!("this login may not read {}", names.join(", "))))
 }
 
-fn account(size: &Found) -> String {
+fn account(size: &AccountSize) -> String {
     let counts = [("contacts", size.contacts), ("e-mail lists", size.lists), ("campaigns", size.campaigns)];
-    let counts =
-        counts.map(|(what, count)| count.map_or(format!("{what} not told"), |count| format!("{count} {what}")));
+    let counts = counts.map(|(what, count)| count.map_or(format!("{what} unknown"), |count| format!("{count} {what}")));
     counts.join(", ")
 }
 
 impl Grant {
-    /// Which of the three causes that share one answer it is, as far as can be told.
+    /// Why the service answered 403: scope, privilege or application, as far as that is known.
     fn lacks(&self, needs: &Needs) -> String {
         if let Some(granted) = &self.scopes {
             let missing = lacking(needs.scopes, granted);
@@ -111,7 +110,7 @@ impl Grant {
             }
         }
         let Some(privileges) = &self.privileges else {
-            return "not even the privileges may be read; the application is deactivated".into();
+            return "the service refuses even the list of privileges, so the application is deactivated".into();
         };
         let missing = lacking(needs.privileges, privileges);
         if !missing.is_empty() {
@@ -121,9 +120,9 @@ impl Grant {
             );
         }
         if self.scopes.is_none() {
-            return format!("the scope {} is missing, or the application deactivated", needs.scopes.join(" or "));
+            return format!("the scope {} is missing, or the application is deactivated", needs.scopes.join(" or "));
         }
-        "scope and privileges are there; the application may have been deactivated".into()
+        "scopes and privileges are there, so the application may be deactivated".into()
     }
 }
 

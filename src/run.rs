@@ -1,4 +1,4 @@
-//! What a stream reads and writes with: records out, bookmarks in and out. Knows no stream.
+//! What a stream works with: it writes records, and reads and moves bookmarks. Knows no stream.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::state::{Resume, Start, State, Terms, Wanted};
 use crate::stream::Stream;
 use crate::window::lower_bound;
 
-/// A run under way.
+/// The current run.
 pub(crate) struct Run<'a> {
     pub(crate) config: &'a Config,
     pub(crate) client: &'a Arc<Client>,
@@ -29,15 +29,15 @@ pub(crate) struct Run<'a> {
     catalog: &'a Catalog,
     messages: &'a Messages,
     pub(crate) state: State,
-    /// The streams whose SCHEMA is written, with a line that counts the records written since.
+    /// The streams whose SCHEMA is written, each with the progress line that counts its records.
     begun: BTreeMap<&'static str, Arc<Line>>,
     odd_rows: OddRows,
-    /// The streams that this run has nothing more to read of, although their turn is yet to come.
+    /// Streams that are finished before their turn, because another stream's read included them.
     finished: BTreeSet<&'static str>,
     last_state: Instant,
 }
 
-/// Whether a long read is to write a STATE, so long and so many lines after the last one.
+/// Whether to write a STATE in the middle of a stream, this long and this many lines after the last one.
 fn is_state_due(since_last: Duration, lines_since: u64) -> bool {
     since_last >= Duration::from_secs(60) || lines_since >= 10_000
 }
@@ -105,7 +105,7 @@ impl<'a> Run<'a> {
         self.messages.schema(stream.name, &schema, stream.keys, stream.replication_key)
     }
 
-    /// Says how many records a stream will have, as the service counts them.
+    /// Sets how many records a stream will have, according to the service's count.
     pub(crate) fn set_total(&self, stream: &Stream, records: u64) {
         self.progress.line(stream.name).set_total(records);
     }
@@ -125,20 +125,20 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Takes the rows of a page into account, and warns of what is odd about them.
+    /// Counts the rows of a page, and warns about odd ones.
     pub(crate) fn note_oddities(&mut self, stream: &Stream, rows: usize, oddities: &Oddities) {
         self.odd_rows.note(stream, rows, oddities);
     }
 
-    /// Tells what was odd about the rows of a stream in all.
+    /// Logs how many odd rows a stream had in all.
     ///
     /// # Errors
-    /// `Failed` when so many rows were left out that the service must have changed: no bookmark may move then.
+    /// `Failed` if so many rows were unusable that the service must have changed. The bookmark must not move then.
     pub(crate) fn check_oddities(&mut self, stream: &Stream) -> Result<()> {
         self.odd_rows.check(stream)
     }
 
-    /// The records written of a stream, with its metrics.
+    /// The number of records of a stream and the time they took; also logs the metrics.
     pub(crate) fn count_records(&self, stream: &Stream) -> (u64, Duration) {
         let line = &self.begun[stream.name];
         counter("record_count", line.records(), &json!({"stream": stream.name}));
@@ -148,13 +148,13 @@ impl<'a> Run<'a> {
 
     // STATE lines.
 
-    /// Writes down what is true before the first record of a stream.
+    /// Makes the start of a stream the checkpoint.
     pub(crate) fn checkpoint_start(&mut self, syncing: &Stream) {
         self.state.currently_syncing = Some(syncing.name.into());
         self.messages.checkpoint(self.state.to_value());
     }
 
-    /// Makes what was noted the checkpoint, and writes a STATE when the last one is long ago.
+    /// Makes the current state the checkpoint, and writes a STATE if the last one is long ago.
     pub(crate) fn checkpoint(&mut self) -> Result<()> {
         self.messages.checkpoint(self.state.to_value());
         if is_state_due(self.last_state.elapsed(), self.messages.records_since_checkpoint()) {
@@ -183,19 +183,19 @@ impl<'a> Run<'a> {
         self.messages.state()
     }
 
-    /// Says that this run has nothing more to read of a stream.
+    /// Marks a stream as finished for this run.
     pub(crate) fn finish(&mut self, stream: &'static Stream) {
         self.finished.insert(stream.name);
     }
 
-    /// Whether a stream was read together with another one, or is complete in the present round.
+    /// Whether a stream was already read together with another one, or is finished in this round.
     pub(crate) fn is_finished(&self, stream: &Stream) -> bool {
         self.finished.contains(stream.name)
     }
 
     // Bookmarks.
 
-    /// The rows and fields that this run reads of a stream, on a route where there are two.
+    /// The rows and fields that this run reads of a stream. `route` is for a contact report.
     fn extent(&self, stream: &Stream, route: Option<Route>) -> Extent {
         let left_out = self.mask(stream).left_out(&(stream.schema)());
         let by_contact = route == Some(Route::Contacts);
@@ -216,20 +216,20 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// In which way this run reads more of a stream than its bookmark speaks for, in words.
+    /// Why the bookmark of a stream does not cover what this run reads, in words; `None` if it does.
     fn growth(&self, stream: &Stream) -> Option<String> {
         let bookmark = self.state.bookmark(stream);
         let route = self.config.activity_route.fixed().or(bookmark.route());
         bookmark.growth(&self.extent(stream, route))
     }
 
-    /// Why a stream is read from the start although it has a bookmark, in words.
+    /// Why a stream with a bookmark is read from the start, in words.
     pub(crate) fn why_it_starts_over(&self, stream: &Stream) -> Option<String> {
         let is_expected = self.is_full_table(stream) || self.has_own_window(stream);
         if is_expected || self.resume(stream).is_some() { None } else { self.growth(stream) }
     }
 
-    /// The bookmark that bounds what is read of a stream.
+    /// The bookmark from which an incremental read starts.
     pub(crate) fn bookmark(&self, stream: &Stream) -> Option<DateTime<Utc>> {
         let value = self.state.bookmark(stream).value?;
         (!self.is_full_table(stream) && self.growth(stream).is_none()).then_some(value)
@@ -240,17 +240,16 @@ impl<'a> Run<'a> {
         self.since_less(stream, now, TimeDelta::zero())
     }
 
-    /// The same, with the bookmark moved back.
+    /// Like [`Run::since`], with the bookmark moved back by `back`.
     pub(crate) fn since_less(&self, stream: &Stream, now: DateTime<Utc>, back: TimeDelta) -> Option<DateTime<Utc>> {
         let Some(bookmark) = self.bookmark(stream) else { return self.beginning(stream, now) };
         let bookmark = bookmark.checked_sub_signed(back).unwrap_or(bookmark);
         lower_bound(Some(bookmark), self.config.updated_days_back, now, self.config.timezone)
     }
 
-    /// The lower bound of a read that the bookmark does not narrow.
+    /// The lower bound of a full read: `start_date`, or else `updated_days_back` in a first run.
     ///
-    /// It is never later than the bookmark, up to which the stream is known to be read. The days back, which only
-    /// ever widen what is read, are a bound where there is no other.
+    /// It is never later than the bookmark, so that a full read never reads less than an incremental one.
     pub(crate) fn beginning(&self, stream: &Stream, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let is_first = self.state.bookmark(stream).value.is_none() && !self.is_full_table(stream);
         if self.config.start_date.is_none() && !is_first {
@@ -260,19 +259,18 @@ impl<'a> Run<'a> {
         start.into_iter().chain(self.bookmark(stream)).min()
     }
 
-    /// Whether the contacts are to be read completely: there is no bookmark to go on from, or the last complete read is
-    /// too long ago.
+    /// Whether all contacts must be read: there is no bookmark, or the last complete read is too long ago.
     pub(crate) fn contacts_are_due(&self, stream: &Stream, now: DateTime<Utc>) -> bool {
         let days = self.config.contacts_full_refresh_days;
         self.bookmark(stream).is_none() || self.state.bookmark(stream).is_full_refresh_due(now, days)
     }
 
-    /// Notes in the bookmark, after [`Run::advance_bookmark`], that the contacts were read completely.
+    /// Records in the bookmark, after [`Run::advance_bookmark`], that all contacts were read.
     pub(crate) fn note_full_refresh(&mut self, stream: &Stream) {
         self.state.bookmark_mut(stream).note_full_refresh();
     }
 
-    /// Notes in the bookmark, after [`Run::advance_bookmark`], that some contacts may have been missed, so that the next
+    /// Records in the bookmark, after [`Run::advance_bookmark`], that some contacts may have been missed, so that the next
     /// run reads all of them again.
     pub(crate) fn note_missed_contacts(&mut self, stream: &Stream) {
         self.state.bookmark_mut(stream).note_missed_contacts();
@@ -296,7 +294,7 @@ impl<'a> Run<'a> {
         self.advance(stream, Start(since), until - overlap, Some(route));
     }
 
-    /// Ends the unfinished read with it, unless that is another one than this run's.
+    /// Moves the bookmark, and removes the resume point if it is of this read.
     fn advance(&mut self, stream: &Stream, since: Start, to: DateTime<Utc>, route: Option<Route>) {
         let mut terms = self.terms(stream, route);
         if let Some(resume) = self.resume(stream) {
@@ -310,7 +308,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Warns of older rows that a read leaves out although the settings now ask for them.
+    /// Warns about older rows that this run does not read, although the settings now include them.
     pub(crate) fn warn_of_unread(
         &self,
         stream: &Stream,
@@ -328,14 +326,14 @@ impl<'a> Run<'a> {
         }
     }
 
-    // Unfinished reads.
+    // Interrupted reads.
 
-    /// Whether a stream is read for the window of this run's settings, which neither uses nor moves the bookmark.
+    /// Whether `report_*` settings set the window of a stream. Then the bookmark is neither used nor moved.
     pub(crate) fn has_own_window(&self, stream: &Stream) -> bool {
         self.config.report.is_some() && stream.has_routes()
     }
 
-    /// What an unfinished read must have in common with this run's.
+    /// What an interrupted read must have in common with this run to be continued.
     fn wanted(&self, stream: &Stream) -> Wanted {
         let has_own_window = self.has_own_window(stream);
         let mut filter = String::new();
@@ -350,28 +348,28 @@ impl<'a> Run<'a> {
         Wanted { filter, has_own_window, route: self.config.activity_route.fixed(), from }
     }
 
-    /// Where an interrupted read goes on, if it can under the present settings.
+    /// The resume point of a stream, if the current settings can continue it.
     pub(crate) fn resume(&self, stream: &Stream) -> Option<Resume> {
         let bookmark = self.state.bookmark(stream);
         bookmark.resume.clone().filter(|_| bookmark.can_resume(&self.wanted(stream)))
     }
 
-    /// Why this run leaves the resume point of a stream as it is and can have none itself, in words.
+    /// Why this run must not replace the resume point of a stream, in words. It then cannot be resumed itself.
     pub(crate) fn why_not_resumable(&self, stream: &Stream) -> Option<&'static str> {
         let bookmark = self.state.bookmark(stream);
-        // Without the settings in its resume point, nothing tells one read from another: the newer one is it.
+        // Other streams do not store settings in the resume point, so any later read may replace it.
         if !stream.has_routes() || bookmark.can_resume(&self.wanted(stream)) {
             None
         } else if bookmark.resume.as_ref().is_some_and(|resume| !resume.is_complete) {
-            Some("the state holds an unfinished read under other settings, which is left as it is")
+            Some("the state holds an interrupted read with other settings, which stays as it is")
         } else if self.has_own_window(stream) && bookmark.value.is_some() {
-            Some("the state is that of runs without a report window, whose bookmark is left as it is")
+            Some("the bookmark in this state is of runs without a report window, and stays as it is")
         } else {
             None
         }
     }
 
-    /// Notes how far a read is written. The settings are filled in.
+    /// Stores the resume point of a stream, with the settings of this run filled in.
     pub(crate) fn note_progress(&mut self, stream: &Stream, reached: Resume) {
         if self.why_not_resumable(stream).is_some() {
             return;
@@ -385,14 +383,14 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A lower bound as the service is asked for it: whether it takes bounds as inclusive is not documented, and it
-/// keeps whole seconds, so one second more is asked for.
-pub(crate) fn asked_from(bound: DateTime<Utc>) -> String {
+/// A lower bound as a query parameter, one second earlier: the service keeps whole seconds, and does not document whether
+/// its bounds are inclusive.
+pub(crate) fn query_bound(bound: DateTime<Utc>) -> String {
     (bound - TimeDelta::seconds(1)).to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-/// Whether a row came only for the second that [`asked_from`] adds.
-pub(crate) fn in_extra_second(at: Option<DateTime<Utc>>, bound: Option<DateTime<Utc>>) -> bool {
+/// Whether a row was returned only because [`query_bound`] is a second earlier than the bound.
+pub(crate) fn is_before_bound(at: Option<DateTime<Utc>>, bound: Option<DateTime<Utc>>) -> bool {
     match (at, bound) {
         (Some(at), Some(bound)) => at < bound && at >= bound - TimeDelta::seconds(2),
         _ => false,

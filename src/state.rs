@@ -1,8 +1,7 @@
-//! The state of a sync: bookmarks, resume points, and the policy of both. Pure; when to write a state is not decided
-//! here.
+//! The state of a sync: bookmarks, resume points, and the rules for both. Pure; `run` decides when a STATE is written.
 //!
-//! Runners merge states, so that a key that an earlier STATE had comes back where a later one leaves it out. Hence every
-//! key of a selected stream is in every STATE, and its value is a scalar: `""`, `false` or 0 says "nothing".
+//! Runners merge states: if a later STATE omits a key, the value of an earlier one comes back. So every STATE has all keys
+//! of every selected stream, with scalar values: `""`, `false` or 0 means "nothing".
 
 use std::collections::BTreeMap;
 
@@ -18,17 +17,17 @@ use crate::timestamp::{instant, stamp};
 /// What a `--state` file holds and a STATE message says.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct State {
-    /// Short hashes of the account's oldest lists; empty where nobody knows them.
+    /// Short hashes of the account's oldest lists; empty if they are unknown.
     account: String,
-    /// The bookmarks as they were given: those of streams that are not selected go out as they came in.
+    /// The bookmarks as they were given. Those of streams that are not selected are written unchanged.
     given: Map<String, Value>,
     bookmarks: BTreeMap<&'static str, (&'static Stream, Bookmark)>,
     pub(crate) currently_syncing: Option<String>,
-    /// What others keep beside the bookmarks is theirs: it goes out as it came in.
+    /// Other keys of the state, which are written unchanged.
     other: Map<String, Value>,
 }
 
-/// A list of the account, by which the account is known.
+/// A list of contacts, by which the account is recognized.
 pub(crate) struct KnownList<'a> {
     pub(crate) created_at: Option<DateTime<Utc>>,
     pub(crate) id: &'a str,
@@ -37,30 +36,30 @@ pub(crate) struct KnownList<'a> {
 /// How far one stream was read.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Bookmark {
-    /// Everything up to this moment stands before the STATE that says it.
+    /// Everything up to this instant is on stdout before the STATE with it.
     pub(crate) value: Option<DateTime<Utc>>,
     full_refresh: FullRefresh,
-    /// The settings that it was made under.
+    /// The settings of the runs that made it.
     terms: Terms,
-    /// Where an unfinished read goes on.
+    /// Where an interrupted read continues.
     pub(crate) resume: Option<Resume>,
-    /// Members that this version does not know.
+    /// Keys that this version does not know.
     other: Map<String, Value>,
 }
 
 /// When the contacts were last read completely.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 enum FullRefresh {
-    /// Nobody says, as in a bookmark written by hand.
+    /// The bookmark does not say, as one written by hand.
     #[default]
     Unknown,
-    /// Not since some contacts may have been missed.
+    /// Some contacts may have been missed since.
     Missing,
     At(DateTime<Utc>),
 }
 
-/// The settings under which a stream is read, as far as its bookmark depends on them. In a bookmark, what is `None` is
-/// unknown and taken to be as at present.
+/// The settings that the bookmark of a stream depends on. In a bookmark, `None` means unknown, and the current setting is
+/// assumed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Terms {
     pub(crate) filter: Option<Filter>,
@@ -70,11 +69,11 @@ pub(crate) struct Terms {
     pub(crate) read_from: Option<Start>,
 }
 
-/// Where a read begins; `None` is the beginning of the account, which is before every moment.
+/// Where a read begins; `None` is the beginning of the account, and sorts before every instant.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Start(pub(crate) Option<DateTime<Utc>>);
 
-/// A read that was cut off: its whole window, and what of it is written.
+/// An interrupted read: its whole window, and how much of it is written.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Resume {
     pub(crate) since: Start,
@@ -82,27 +81,27 @@ pub(crate) struct Resume {
     pub(crate) route: Option<Route>,
     /// The last contact, campaign or campaign activity that is written, in the order of their ids.
     pub(crate) after: Option<String>,
-    /// All of it is written, and another report of the same round is not.
+    /// Whether all of it is written, but another report of the same round is not.
     pub(crate) is_complete: bool,
-    /// The settings that chose its rows; empty counts as the present ones.
+    /// The settings that select its rows; empty means the current ones.
     pub(crate) filter: String,
-    /// The fields that any run of it left out.
+    /// The fields that at least one of its runs did not read.
     pub(crate) deselected: Fields,
 }
 
-/// What a run asks of an unfinished read that it could go on with.
+/// What an interrupted read must match so that this run can continue it.
 pub(crate) struct Wanted {
-    /// What chooses the rows of this run.
+    /// The settings that select the rows of this run.
     pub(crate) filter: String,
-    /// The window is that of this run's settings, not that of the bookmark.
+    /// Whether `report_*` settings set the window, instead of the bookmark.
     pub(crate) has_own_window: bool,
-    /// The route, if it is fixed.
+    /// The route, if a setting fixes it.
     pub(crate) route: Option<Route>,
-    /// Where a run begins that ignores the bookmark.
+    /// Where this run begins, if it ignores the bookmark.
     pub(crate) from: Option<Start>,
 }
 
-/// How far a bookmark may lie ahead of this machine's clock: it is measured by the service's.
+/// How far a bookmark may be ahead of this machine's clock, since it comes from the service's clock.
 const CLOCKS_DIFFER: TimeDelta = TimeDelta::days(1);
 
 /// A complete read is due this much before its day is over, so that a nightly run that starts a little earlier than the
@@ -116,10 +115,10 @@ impl State {
         State { bookmarks, ..State::default() }
     }
 
-    /// Reads a state file. `now` is this machine's time. What is odd but harmless goes to `warnings`.
+    /// Reads a state file. `now` is this machine's time. Harmless oddities go to `warnings`.
     ///
     /// # Errors
-    /// `Usage` when the text is not a state: going on would be a silent full read.
+    /// `Usage` if the text is not a state: to continue would be a full read without a word.
     pub(crate) fn parse(
         text: &str,
         streams: &[&'static Stream],
@@ -148,14 +147,14 @@ impl State {
         &mut self.bookmarks.get_mut(stream.name).expect("only selected streams are read").1
     }
 
-    /// Ends a round: what was complete in it is read again in the next one.
+    /// Ends a round, so that the next run reads finished reports again.
     pub(crate) fn end_round(&mut self) {
         for (_, bookmark) in self.bookmarks.values_mut() {
             bookmark.resume.take_if(|resume| resume.is_complete);
         }
     }
 
-    /// Compares the account, by all its lists, with that of earlier runs, and remembers it.
+    /// Checks, by the lists, that the account is that of earlier runs, and remembers it.
     ///
     /// # Errors
     /// `Usage` when the state was made for another account.
@@ -196,7 +195,7 @@ impl State {
 }
 
 impl Bookmark {
-    /// Takes what the bookmark does not say to be as at present.
+    /// Fills in the current settings where the bookmark does not say.
     pub(crate) fn assume(&mut self, present: Terms) {
         let terms = &mut self.terms;
         terms.filter.get_or_insert(present.filter.unwrap_or_default());
@@ -206,12 +205,12 @@ impl Bookmark {
         terms.read_from = terms.read_from.or(present.read_from);
     }
 
-    /// The route that the stream's rows came by so far.
+    /// The route of the runs that made the bookmark.
     pub(crate) fn route(&self) -> Option<Route> {
         self.value.and(self.terms.route)
     }
 
-    /// In which way a read brings more than the bookmark speaks for, in words; `None` where it can go on from there.
+    /// Why the bookmark does not cover a read, in words; `None` if the read can start at the bookmark.
     pub(crate) fn growth(&self, extent: &Extent) -> Option<String> {
         self.value?;
         extent.growth(&Extent {
@@ -231,18 +230,18 @@ impl Bookmark {
         }
     }
 
-    /// Notes that the contacts were read completely up to the bookmark.
+    /// Records that all contacts were read up to the bookmark.
     pub(crate) fn note_full_refresh(&mut self) {
         self.full_refresh = self.value.map_or(FullRefresh::Missing, FullRefresh::At);
     }
 
-    /// Notes that some contacts may have been missed, so that the next run reads all of them again.
+    /// Records that some contacts may have been missed, so that the next run reads all of them again.
     pub(crate) fn note_missed_contacts(&mut self) {
         self.full_refresh = FullRefresh::Missing;
     }
 
-    /// Moves the bookmark to `to`, after everything from `since` up to there was written under `terms`. It never moves
-    /// back, unless what it spoke for was less than what was read now.
+    /// Moves the bookmark to `to`, after everything from `since` up to there was written with the settings `terms`. It only
+    /// moves back if it covered less than was read now.
     pub(crate) fn advance(&mut self, to: DateTime<Utc>, since: Start, terms: Terms) {
         let extent = Extent {
             filter: terms.filter.clone().unwrap_or_default(),
@@ -251,15 +250,15 @@ impl Bookmark {
         let continued = self.value.filter(|_| self.growth(&extent).is_none());
         let before = self.terms.read_from.or(terms.read_from).filter(|_| continued.is_some());
         if self.full_refresh == FullRefresh::Unknown {
-            // It was made by hand, by someone who had read the contacts up to there.
+            // Someone wrote the bookmark by hand, and so has the contacts up to there.
             self.full_refresh = continued.map_or(FullRefresh::Unknown, FullRefresh::At);
         }
         self.value = Some(continued.map_or(to, |old| old.max(to)));
         self.terms = Terms { read_from: Some(before.map_or(since, |before| before.min(since))), ..terms };
     }
 
-    /// What older rows a read from `since` under `terms` leaves unread although the settings now ask for them, in words.
-    /// Late rows are those of campaigns that were sent long before, of which the campaign route looks at the newest only.
+    /// Which older rows a read from `since` does not read, although the settings `terms` now include them, in words.
+    /// `has_late_rows` says whether the read skips campaigns that were sent too long ago, and so their late rows.
     pub(crate) fn unread(&self, since: Start, terms: &Terms, has_late_rows: bool) -> Vec<String> {
         let Some(bookmark) = self.value else { return Vec::new() };
         let mut unread = Vec::new();
@@ -293,7 +292,7 @@ impl Bookmark {
         unread
     }
 
-    /// Whether a run can go on with the unfinished read.
+    /// Whether a run can continue the interrupted read.
     pub(crate) fn can_resume(&self, run: &Wanted) -> bool {
         self.resume.as_ref().is_some_and(|resume| {
             let same_rows = resume.filter == run.filter || (resume.filter.is_empty() && !run.has_own_window);
@@ -304,8 +303,8 @@ impl Bookmark {
 
     fn to_value(&self, stream: &Stream) -> Value {
         let mut members = Map::new();
-        // A runner may drop the null of a bookmark that says nothing, and so bring back the value of an earlier one: the
-        // name that stands beside it tells.
+        // A runner may drop a null value, and so bring back the value of an earlier STATE. An empty `replication_key` shows
+        // that the value does not count.
         let key = stream.replication_key.filter(|_| self.value.is_some()).unwrap_or_default();
         members.insert("replication_key".into(), key.into());
         members.insert("replication_key_value".into(), self.value.map(stamp).into());
@@ -328,7 +327,7 @@ impl Bookmark {
             },
             "filter" => terms.and_then(|terms| terms.filter.as_ref()).map(Filter::as_str).unwrap_or_default().into(),
             "deselected" => {
-                // A resume point without a place for them: every run goes on with it.
+                // These resume points have no `resume_deselected`, so their fields are stored here.
                 let of_resume = resume.filter(|_| !stream.has_routes()).map(|resume| &resume.deselected);
                 let of_bookmark = terms.and_then(|terms| terms.deselected.as_ref());
                 of_resume.or(of_bookmark).map(Fields::to_string).unwrap_or_default().into()
@@ -367,7 +366,7 @@ fn read(
         return Err("the file is empty".into());
     }
     let mut value: Value = serde_json::from_str(text).map_err(|e| format!("not valid JSON ({e})"))?;
-    // The commonest slip: the whole STATE line of an output file instead of its value.
+    // A common mistake: the whole STATE line of an output file instead of its value.
     if value["type"] == "STATE" && value["value"].is_object() {
         value = value["value"].take();
     }
@@ -409,7 +408,7 @@ fn some_keys(map: &Map<String, Value>) -> String {
     map.keys().map(String::as_str).take(5).collect::<Vec<_>>().join(", ")
 }
 
-/// The members of a bookmark that are not read yet.
+/// The keys of a bookmark that are not parsed yet.
 struct Members {
     stream: &'static Stream,
     left: Map<String, Value>,
@@ -433,11 +432,11 @@ impl Members {
         let is_known = |key: &str| {
             ["replication_key", "replication_key_value"].contains(&key) || stream.bookmark_keys.contains(&key)
         };
-        // A resume point that is not understood would be a read that starts over without a word.
+        // Ignoring an unknown part of a resume point would start the read over without a word.
         if let Some(key) = left.keys().find(|key| key.starts_with("resume") && !is_known(key)) {
             return Err(format!("bookmarks.{name}.{key} is not known to this version"));
         }
-        // One that says nothing would be a silent full read.
+        // A bookmark without a known key would be a full read without a word.
         if !left.is_empty() && !left.keys().any(|key| is_known(key)) && stream.replication_key.is_some() {
             return Err(format!("bookmarks.{name} has no replication_key_value, only {}", some_keys(&left)));
         }
@@ -514,12 +513,12 @@ impl Members {
         format!("bookmarks.{}.{key} is {found}; allowed: {allowed}", self.stream.name)
     }
 
-    /// Whether a key is there and not null.
+    /// Whether a key exists and is not null.
     fn has(&self, key: &str) -> bool {
         self.left.get(key).is_some_and(|value| !value.is_null())
     }
 
-    /// Takes a member out; `None` where it is null, or belongs to other streams only.
+    /// Takes a value out; `None` if it is null, or if this stream has no such key.
     fn take(&mut self, key: &str) -> Option<Value> {
         let is_own = key.starts_with("replication_key") || self.stream.bookmark_keys.contains(&key);
         if !is_own {
@@ -559,7 +558,7 @@ impl Members {
         }
     }
 
-    /// A moment in any form that is plain: bookmarks are also written by hand, and by other taps.
+    /// An instant in any clear form: bookmarks are also written by hand, and by other taps.
     fn moment(&mut self, key: &str) -> std::result::Result<Option<DateTime<Utc>>, String> {
         const ALLOWED: &str = "a date or a date-time such as 2026-01-31T00:00:00Z";
         match self.take(key) {
@@ -572,11 +571,11 @@ impl Members {
         }
     }
 
-    /// The same; one that is yet to come is refused, since nothing would be read until then.
+    /// Like [`Members::moment`], but refuses the future, since nothing would be read until then.
     fn past_moment(&mut self, key: &str, now: DateTime<Utc>) -> std::result::Result<Option<DateTime<Utc>>, String> {
         let at = self.moment(key)?;
         match at.filter(|at| at.signed_duration_since(now) > CLOCKS_DIFFER) {
-            Some(at) => Err(format!("bookmarks.{}.{key} is {}, which is yet to come", self.stream.name, stamp(at))),
+            Some(at) => Err(format!("bookmarks.{}.{key} is {}, which is in the future", self.stream.name, stamp(at))),
             None => Ok(at),
         }
     }
@@ -698,7 +697,7 @@ mod tests {
             assert_eq!(read(at).unwrap(), "2026-01-02 00:00:00 UTC", "{at}");
         }
         assert!(read("2026-11-25T11:00:00Z").is_ok());
-        assert!(read("2026-11-26").unwrap_err().contains("yet to come"));
+        assert!(read("2026-11-26").unwrap_err().contains("in the future"));
         let error = read("soon").unwrap_err();
         assert!(error.contains("bookmarks.contacts.replication_key_value is \"soon\""), "{error}");
     }
@@ -808,7 +807,7 @@ mod tests {
         }
         bookmark.note_missed_contacts();
         assert!(bookmark.is_full_refresh_due(now, 0), "some contacts may have been missed");
-        // One that was written by hand speaks for a complete read where none is wanted.
+        // A bookmark written by hand counts as a complete read.
         let mut bookmark = Bookmark { value: Some(now), ..Bookmark::default() };
         assert!(bookmark.is_full_refresh_due(now, 1) && !bookmark.is_full_refresh_due(now, 0));
         bookmark.advance(now + TimeDelta::days(1), Start(Some(now)), Terms::default());

@@ -1,4 +1,4 @@
-//! What Singer and a person are told of a stream. Pure.
+//! The facts of a stream, from which discovery, SCHEMA messages, bookmarks and error texts are derived. Pure.
 
 use std::fmt;
 
@@ -12,20 +12,21 @@ use crate::extent::Filter;
 pub(crate) struct Stream {
     pub(crate) name: &'static str,
     pub(crate) keys: &'static [&'static str],
-    /// `None` for a stream that is read whole every time.
+    /// `None` for a stream that every run reads in full.
     pub(crate) replication_key: Option<&'static str>,
     pub(crate) schema: fn() -> Value,
     pub(crate) needs: Needs,
-    /// Which rows the settings choose.
+    /// Which rows the settings select.
     pub(crate) narrowed_by: fn(&Config) -> Filter,
-    /// What its bookmark holds beside the replication key and its value.
+    /// The keys of its bookmark, besides `replication_key` and `replication_key_value`.
     pub(crate) bookmark_keys: &'static [&'static str],
-    /// Fields that the contact route leaves null.
+    /// Fields that are null on the contact route.
     pub(crate) only_by_campaign: &'static [&'static str],
 }
 
 impl Stream {
-    /// Whether its rows come by either of two routes, and its resume point says under which settings it was made.
+    /// Whether it is a contact report, which has two routes: by contact and by campaign. The resume point of such a
+    /// stream also holds the settings of the interrupted read.
     pub(crate) fn has_routes(&self) -> bool {
         self.bookmark_keys.contains(&"resume_route")
     }

@@ -1,4 +1,4 @@
-//! Config, catalog and state in, messages out: the loop over the streams.
+//! The sync: the loop over the selected streams.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,8 +20,8 @@ use crate::streams::{self, ALL, Shared, Source};
 /// Reads every selected stream.
 ///
 /// # Errors
-/// The first that ends the run. A stream that the service refuses is left and the others are read; the error comes at
-/// the end.
+/// The first error that ends the run. If the service refuses a stream, the others are still read, and `Forbidden` is
+/// returned at the end.
 pub(crate) fn sync(
     config: &Config,
     client: &Arc<Client>,
@@ -40,7 +40,7 @@ pub(crate) fn sync(
     let mut run = Run::new(config, client, catalog, messages, progress, state);
     let given = run.state.to_value();
     let outcome = match (read_all(&mut run, &order), config.max_requests) {
-        // The next run would begin and end there as well.
+        // The run got nowhere, and the next one would not either.
         (Err(Error::Quota(_)), Some(most))
             if client.calls() >= most
                 && run.state.to_value()["bookmarks"] == given["bookmarks"]
@@ -50,7 +50,7 @@ pub(crate) fn sync(
         }
         (outcome, _) => outcome,
     };
-    // Whatever happened, the last line says what is true; a reader that has gone needs no line.
+    // Whatever happened, the last line is a STATE, unless nobody reads stdout any more.
     let last = if matches!(outcome, Err(Error::Closed)) { Ok(()) } else { run.last_state() };
     let status = if outcome.is_ok() { "succeeded" } else { "failed" };
     timer(Level::Info, "sync_duration", started.elapsed(), &json!({"status": status}));
@@ -63,7 +63,7 @@ fn read_all(run: &mut Run, order: &[&'static Source]) -> Result<()> {
     let mut refused = Vec::new();
     if let Some(first) = order.first() {
         run.progress.enter(Some(first.stream.name));
-        // The first call of every run also tells the service's time.
+        // The first call also gives the service's time, which is the start of the run.
         let lists = shared.lists.of_account(run.client, run.config).map_err(|e| e.context(first.stream.name))?;
         run.state.check_account(lists)?;
         log::info!("plan: {}", streams::plan(run, &mut shared, order)?);
@@ -99,13 +99,13 @@ fn read_all(run: &mut Run, order: &[&'static Source]) -> Result<()> {
     }
 }
 
-/// A full read may take days: its reason, its cost and the way round it are told before it begins.
+/// Warns before a stream is read from the start, with the reason, the cost and how to avoid it: it may take days.
 fn warn_of_starting_over(run: &mut Run, shared: &mut Shared, source: &Source) -> Result<()> {
     let (stream, name) = (&source.stream, source.stream.name);
     if let Some(why) = run.why_it_starts_over(stream) {
         let cost = streams::cost_of(run, shared, source)?;
         log::warn!(
-            "{name}: {why}, so that it is read from the start{}. To avoid this, undo the change, or use a state file of \
+            "{name}: {why}, so it is read from the start{}. To avoid this, undo the change, or use a state file of \
              its own for it",
             cost.map(|cost| format!(" ({cost})")).unwrap_or_default()
         );

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, TimeDelta, Utc};
 
-/// The whole second in UTC and the fractional digits of a timestamp in any of the forms met in the wild.
+/// The whole second in UTC and the fractional digits of a timestamp, in any of the forms that services send.
 fn parse(text: &str) -> Option<(DateTime<Utc>, &str)> {
     let (date, rest) = text.split_at_checked(10)?;
     let date = date_of(date.as_bytes())?;
@@ -81,14 +81,14 @@ pub(crate) fn normal(text: Cow<'_, str>) -> Option<Cow<'_, str>> {
     Some(Cow::Owned(out))
 }
 
-/// The moment of a timestamp in any of the forms met in the wild.
+/// The instant of a timestamp, in any of the forms that services send.
 pub(crate) fn instant(text: &str) -> Option<DateTime<Utc>> {
     let (second, fraction) = parse(text)?;
     let nanos = fraction.bytes().chain(std::iter::repeat(b'0')).take(9).fold(0, |n, b| n * 10 + i64::from(b - b'0'));
     second.checked_add_signed(TimeDelta::nanoseconds(nanos))
 }
 
-/// A moment as messages and state write it: RFC 3339, UTC, `Z`.
+/// An instant as messages and state write it: RFC 3339, UTC, `Z`.
 pub(crate) fn stamp(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }

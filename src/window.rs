@@ -10,7 +10,7 @@ use chrono_tz::Tz;
 pub(crate) struct Window {
     pub(crate) start: DateTime<Utc>,
     pub(crate) end: DateTime<Utc>,
-    /// Whether `report_*` settings name it. Then rows outside are left out, and bookmarks neither used nor moved.
+    /// Whether `report_*` settings set it. Then rows outside are not written, and bookmarks are neither used nor moved.
     pub(crate) bounded: bool,
 }
 
@@ -21,7 +21,7 @@ pub(crate) enum Edge {
     DaysBack(u32),
 }
 
-/// The window that the `report_*` settings name, in days.
+/// The window that the `report_*` settings set, in days.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum ReportWindow {
     Day(NaiveDate),
@@ -90,7 +90,7 @@ pub(crate) fn local(at: NaiveDateTime, zone: Tz) -> DateTime<Utc> {
     at.and_utc()
 }
 
-/// The instant at which a read begins. `updated_days_back` can move `from` earlier, or stand in for it.
+/// The lower bound of a read. `updated_days_back` can only make `from` earlier, or replace a missing one.
 pub(crate) fn lower_bound(
     from: Option<DateTime<Utc>>,
     updated_days_back: Option<u32>,

@@ -16,9 +16,10 @@ use serde_json::{Value, json};
 use super::durable_file::Lock;
 use super::token_answer;
 use crate::config::Config;
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, Result};
 use crate::http::{Decision, Retry, agent, is_untrusted, network_text, retry_after, untrusted_text};
 use crate::secret::{Secret, mask};
+use crate::shown::shown;
 
 /// The authorization server allows one call a second; the rest is for calls that take a different time to get there.
 const SPACING: Duration = Duration::from_millis(1050);
@@ -333,7 +334,7 @@ impl Refusal {
     /// `secrets` are those of the request, which the server may have echoed.
     pub(crate) fn new(code: &str, text: &str, secrets: &[String]) -> Refusal {
         // Masked before they are cut: half a secret would not be found.
-        let clean = |text: &str| shown(&mask(text, secrets.iter().map(String::as_str)));
+        let clean = |text: &str| shown(mask(text, secrets.iter().map(String::as_str)));
         Refusal { code: code.to_owned(), shown: clean(code), text: clean(text) }
     }
 }

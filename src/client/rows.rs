@@ -402,7 +402,8 @@ mod tests {
 
     #[derive(Debug, Deserialize, Serialize, JsonSchema)]
     struct Thing {
-        thing_id: Key,
+        #[serde(rename = "thing_id")]
+        id: Key,
         #[serde(default)]
         name: Text,
         #[serde(default)]
@@ -531,7 +532,7 @@ mod tests {
     #[test]
     fn one_object_is_read_like_a_row() {
         let (thing, oddities) = read_one::<Thing>(r#"{"thing_id":"1","size":"big","odd":1}"#).unwrap();
-        assert_eq!((thing.thing_id.as_str(), thing.size.0), ("1", None));
+        assert_eq!((thing.id.as_str(), thing.size.0), ("1", None));
         let noted = BTreeMap::from([("size".to_owned(), "thing_id=1".to_owned())]);
         assert_eq!(oddities, Oddities { unreadable: noted, ..Oddities::default() });
         for text in ["{}", r#"{"thing_id":null}"#, "[]", "7", r#"{"thing_id":"1""#] {

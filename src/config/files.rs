@@ -9,7 +9,8 @@ use std::slice;
 
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, Result};
+use crate::shown::shown;
 
 /// What one `--config` brought. It is read once, since a pipe cannot be read again.
 pub(crate) struct Source {

@@ -9,7 +9,8 @@ use url::Url;
 
 use super::coerce::{allowed, coerce};
 use super::{Config, Source};
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, Result};
+use crate::shown::shown;
 use crate::spelling::{nearest, slip};
 
 pub(super) struct Given<'s> {
@@ -82,7 +83,7 @@ impl<'s> Given<'s> {
     fn unknown(&mut self, source: &Source, key: &str, value: &Value) -> Option<String> {
         let settings = self.schema["properties"].as_object().into_iter().flat_map(Map::keys);
         let known: Vec<&str> = settings.map(String::as_str).chain([OTHER_NAME.0]).collect();
-        let shown_key = shown(&source.name_of(key));
+        let shown_key = shown(source.name_of(key));
         let is_empty = match value {
             Value::Null => true,
             Value::String(text) => text.trim().is_empty(),
@@ -180,9 +181,9 @@ fn value_shown(key: &str, value: &Value, setting: &Value) -> String {
     }
     match value {
         Value::String(url) if key.ends_with("_url") || key.ends_with("_uri") => {
-            format!("{:?}", shown(&without_credentials(url)))
+            format!("{:?}", shown(without_credentials(url)))
         }
-        other => shown(&other.to_string()),
+        other => shown(other),
     }
 }
 

@@ -1,4 +1,4 @@
-//! From what was read to what it means: one function for each question, pure.
+//! Turns observations into findings: one pure function per question.
 
 use std::fmt::Write;
 
@@ -17,7 +17,7 @@ pub(super) fn findings(seen: &Observations, config: &Config) -> Vec<Finding> {
             "contacts_are_all_listed",
             "The listing of contacts has as many as the service counts",
             &seen.contacts,
-            "The tap reads a listing again when it moved while it was read.",
+            "The tap reads a listing again if it changed while it was read.",
         ),
         counts(
             "lists_are_all_listed",
@@ -26,8 +26,8 @@ pub(super) fn findings(seen: &Observations, config: &Config) -> Vec<Finding> {
             "The tap reads e-mail and SMS lists, deleted ones too.",
         ),
         campaigns(seen),
-        boundary("updated_after_is_inclusive", "updated_after brings the second that it names", seen.updated_after),
-        boundary("optout_after_is_inclusive", "optout_after brings the second that it names", seen.optout_after),
+        boundary("updated_after_is_inclusive", "updated_after includes the second that it names", seen.updated_after),
+        boundary("optout_after_is_inclusive", "optout_after includes the second that it names", seen.optout_after),
         opt_outs(seen),
         deletions(seen, config),
         notes(seen, config),
@@ -42,13 +42,13 @@ pub(super) fn findings(seen: &Observations, config: &Config) -> Vec<Finding> {
             "page_size_500_is_honoured",
             "A page of contacts may have 500 rows",
             seen.page_500,
-            "The tap asks for page_size rows and follows the next link, however many come.",
+            "The tap requests page_size rows and follows the next link, however many rows it gets.",
         ),
         page_size(
             "page_size_1000_is_honoured",
             "A page of contact lists may have 1,000 rows",
             seen.page_1000,
-            "The tap asks for 500 at most, so it does not depend on this.",
+            "The tap requests 500 at most, so it does not depend on this.",
         ),
         latency(seen, config),
     ]
@@ -64,9 +64,9 @@ fn counts(id: &'static str, statement: &'static str, listed: &Listed, consequenc
         (None, Some(count)) if !listed.is_complete => (CannotTell, format!("{} of {count} were sampled.", listed.rows)),
         (None, Some(count)) => {
             let verdict = if listed.rows == count { Confirmed } else { Refuted };
-            (verdict, format!("The service counts {count}; the listing brought {}.", listed.rows))
+            (verdict, format!("The service counts {count}; the listing has {}.", listed.rows))
         }
-        (None, None) => (CannotTell, format!("The service tells no count; the listing brought {}.", listed.rows)),
+        (None, None) => (CannotTell, format!("The service gives no count; the listing has {}.", listed.rows)),
     };
     Finding::new(id, statement, verdict, consequence)
 }
@@ -77,31 +77,32 @@ fn campaigns(seen: &Observations) -> Finding {
         Some(why) => (CannotTell, format!("They could not be read: {why}.")),
         None if listed.rows == 0 => (CannotTell, "There is no campaign.".into()),
         None if !listed.is_complete => (CannotTell, format!("{} were sampled.", plural(listed.rows, "campaign"))),
-        None => (Confirmed, plural(listed.rows, "campaign") + " came; the service tells no count."),
+        None => (Confirmed, plural(listed.rows, "campaign") + " listed; the service gives no count."),
     };
     Finding::new(
         "campaigns_can_be_listed",
         "Campaigns can be listed to the end",
         verdict,
-        "The tap lists all campaigns in every run, and reads those that only the summaries name as well.",
+        "The tap lists all campaigns in every run, and also reads campaigns that are only in the summaries.",
     )
 }
 
 fn boundary(id: &'static str, statement: &'static str, boundary: Boundary) -> Finding {
     let verdict = match boundary {
-        Boundary::Inclusive => (Confirmed, "The newest row came when its own second was named.".to_owned()),
-        Boundary::Exclusive => (Refuted, "The newest row did not come when its own second was named.".to_owned()),
-        Boundary::Unknown => (CannotTell, "There is no row to ask for, or it was refused.".to_owned()),
+        Boundary::Inclusive => (Confirmed, "The newest row was returned when its own second was named.".to_owned()),
+        Boundary::Exclusive => (Refuted, "The newest row was not returned when its own second was named.".to_owned()),
+        Boundary::Unknown => (CannotTell, "There is no row to try it on, or the call was refused.".to_owned()),
     };
     Finding::new(
         id,
         statement,
         verdict,
-        "The tap asks from one second earlier and leaves out what is older, so that it is right either way.",
+        "The tap asks from one second earlier and skips older rows, so it is right either way.",
     )
 }
 
-/// Rows that say of a change whether it moved `updated_at`: dated later than the record's own date, or with it.
+/// Records that show whether a change moves `updated_at`: how many changes are dated later than the record, and how many
+/// at the same time.
 #[derive(Debug, Default, PartialEq)]
 struct Moves {
     later: u64,
@@ -122,8 +123,8 @@ impl Moves {
         moves
     }
 
-    /// Whether the change moves `updated_at`. One row dated later refutes it; that some are dated alike may be chance
-    /// unless there are several.
+    /// Whether the change moves `updated_at`. A single later date refutes it. Equal dates confirm it only if there are
+    /// several, since one may be chance.
     fn verdict(&self, what: &str) -> (Verdict, String) {
         let evidence = format!(
             "{} after the contact's own updated_at, {} at the same time.",
@@ -146,14 +147,14 @@ fn opt_outs(seen: &Observations) -> Finding {
         "opt_outs_move_updated_at",
         "An unsubscribe moves updated_at",
         moves.verdict("opt-out"),
-        "The tap asks for opt-outs in a pass of their own (optout_after), so that it is right either way.",
+        "The tap lists opt-outs separately (optout_after), so it is right either way.",
     )
 }
 
-/// What the complete reads of the contacts are for.
-const COMPLETE_READS: &str = "A complete read of the contacts brings it, whether it moves updated_at or not.";
+/// Why the tap reads all contacts now and then.
+const COMPLETE_READS: &str = "A complete read of the contacts finds the change, whether it moves updated_at or not.";
 
-/// A change that no incremental read brings is lost where there are no complete reads.
+/// A change that incremental reads do not find is lost if complete reads are off.
 fn undated_change(finding: Finding, config: &Config) -> Finding {
     let loses = finding.verdict == Refuted && config.contacts_full_refresh_days == 0;
     finding.losing_data(loses, "set contacts_full_refresh_days to 1, or to how often such changes must arrive")
@@ -199,7 +200,7 @@ fn consents(seen: &Observations, config: &Config) -> Finding {
     undated_change(finding, config)
 }
 
-/// Changes that carry no date: no read can tell.
+/// Changes without a date, which reads alone cannot decide.
 fn undated(id: &'static str, statement: &'static str, config: &Config) -> Finding {
     let mut finding = Finding::new(
         id,
@@ -208,7 +209,7 @@ fn undated(id: &'static str, statement: &'static str, config: &Config) -> Findin
         COMPLETE_READS,
     );
     if config.contacts_full_refresh_days == 0 {
-        finding.setting = Some("set contacts_full_refresh_days to 1, so that it does not matter".into());
+        finding.setting = Some("set contacts_full_refresh_days to 1; then it does not matter".into());
     }
     finding
 }
@@ -295,13 +296,13 @@ fn deleted_report(seen: &Observations) -> Finding {
     let verdict = match seen.deleted_report {
         DeletedReport::Answers => (Confirmed, "The report of a deleted contact answered.".to_owned()),
         DeletedReport::NotFound => (Refuted, "The report of a deleted contact answered 404.".to_owned()),
-        DeletedReport::Unknown => (CannotTell, "There is no deleted contact, or it was refused.".to_owned()),
+        DeletedReport::Unknown => (CannotTell, "There is no deleted contact, or the call was refused.".to_owned()),
     };
     Finding::new(
         "deleted_contacts_keep_their_reports",
         "A deleted contact's report can still be read",
         verdict,
-        "The tap counts contacts without a report in the log and goes on; campaign by campaign their rows come all the same.",
+        "The tap logs how many contacts have no report and continues; the campaign route has their rows all the same.",
     )
 }
 
@@ -309,8 +310,8 @@ fn page_size(id: &'static str, statement: &'static str, size: PageSize, conseque
     let verdict = match size {
         PageSize::Honoured => (Confirmed, "It was honoured.".to_owned()),
         PageSize::Refused => (Refuted, "It was refused with 400.".to_owned()),
-        PageSize::Capped => (Refuted, "Fewer rows came than were asked for, though there are more.".to_owned()),
-        PageSize::Unknown => (CannotTell, "There are too few rows to tell, or it was refused.".to_owned()),
+        PageSize::Capped => (Refuted, "The page had fewer rows than requested, although there are more.".to_owned()),
+        PageSize::Unknown => (CannotTell, "There are too few rows to try it on, or the call was refused.".to_owned()),
     };
     Finding::new(id, statement, verdict, consequence)
 }

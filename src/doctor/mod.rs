@@ -1,6 +1,7 @@
-//! `doctor`: what the service's documents leave open, settled on the account at hand, by reads alone.
+//! `doctor`: tests on the user's own account what the service's documentation does not say, with reads only.
 //!
-//! `observe` makes the reads, `findings` turns them into verdicts, `report` shows them. Nothing personal leaves it.
+//! `observe` makes the calls, `findings` turns the answers into verdicts, `report` prints them. The report holds nothing
+//! personal.
 
 mod findings;
 mod observe;
@@ -23,13 +24,15 @@ pub(crate) const MOST_CALLS: u64 = 200;
 /// Examines the account and writes the report to stdout.
 ///
 /// # Errors
-/// `LosesData` when a finding says that the present settings lose data; else what ended the examination.
+/// `LosesData` if a finding says that the current settings lose data; otherwise what ended the examination.
 pub(crate) fn examine(config: &Config, client: &Arc<Client>, options: &Doctor, messages: &Messages) -> Result<()> {
     say(&format!("Examining the account: up to {MOST_CALLS} API calls, reads only."));
     let seen = observe::observe(config, client)?;
     let mut findings = findings::findings(&seen, config);
     if !options.show_ids {
-        findings.iter_mut().for_each(|finding| finding.ids.clear());
+        for finding in &mut findings {
+            finding.ids.clear();
+        }
     }
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -44,7 +47,7 @@ pub(crate) fn examine(config: &Config, client: &Arc<Client>, options: &Doctor, m
     messages.answer(text.as_bytes())?;
     if report.loses_data() {
         return Err(Error::LosesData(
-            "under the present settings data are lost; the report says which and how to change it".into(),
+            "the current settings lose data; the report says which, and what to change".into(),
         ));
     }
     Ok(())

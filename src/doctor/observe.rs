@@ -1,4 +1,4 @@
-//! The reads of `doctor`: each is made once and serves several findings.
+//! The calls of `doctor`. Each is made once and serves several findings.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ const CONTACTS: usize = 8;
 const LOOKUPS: usize = 10;
 /// Calls that are timed.
 const LATENCY_CALLS: usize = 5;
-/// Counts younger than this may still lag behind the rows.
+/// Counts of campaigns sent more recently than this may be too low.
 const SETTLED: TimeDelta = TimeDelta::days(1);
 
 /// The six tracking reports, as the path and the counts spell them.
@@ -36,7 +36,8 @@ pub(super) const KINDS: [&str; 6] = ["sends", "opens", "clicks", "bounces", "opt
 /// A contact, as far as its dates say what moves `updated_at`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct Contact {
-    pub(super) contact_id: Key,
+    #[serde(rename = "contact_id")]
+    pub(super) id: Key,
     #[serde(default)]
     pub(super) updated_at: Timestamp,
     #[serde(default)]
@@ -100,7 +101,7 @@ impl Row for Campaign {
 
 /// A sent campaign with the service's own counts.
 #[derive(Debug, Deserialize, JsonSchema)]
-struct Counted {
+struct CountedCampaign {
     campaign_id: Key,
     #[serde(default)]
     last_sent_date: Timestamp,
@@ -108,7 +109,7 @@ struct Counted {
     unique_counts: BTreeMap<String, Integer>,
 }
 
-impl Row for Counted {
+impl Row for CountedCampaign {
     const ROWS: &'static str = "bulk_email_campaign_summaries";
     const IS_WHOLE: bool = false;
 }
@@ -150,14 +151,14 @@ pub(super) struct Listed {
     pub(super) refused: Option<String>,
 }
 
-/// What asking for the changes after a known row's own second brings.
+/// Whether a query for changes after a known row's own second returns that row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Boundary {
-    /// The row itself comes.
+    /// The row itself is returned.
     Inclusive,
-    /// It does not, and later ones do, or there are none.
+    /// It is not returned.
     Exclusive,
-    /// There is no such row, or it was not asked.
+    /// There is no such row, or the call was refused.
     Unknown,
 }
 
@@ -192,7 +193,7 @@ pub(super) enum DeletedReport {
 pub(super) enum PageSize {
     Honoured,
     Refused,
-    /// Fewer rows than asked for, though there are more.
+    /// Fewer rows than requested, although there are more.
     Capped,
     Unknown,
 }
@@ -207,7 +208,7 @@ pub(super) struct Observations {
     pub(super) updated_after: Boundary,
     pub(super) optout_after: Boundary,
     pub(super) reconciled: Vec<Reconciled>,
-    /// Whether the reports of campaigns may be read.
+    /// Why the reports of campaigns cannot be read.
     pub(super) reports_refused: Option<String>,
     pub(super) both_routes: Option<BothRoutes>,
     /// Activities of the sampled contacts: looked up, and of these the ones that belong to no listed campaign.
@@ -223,7 +224,7 @@ pub(super) struct Observations {
 /// Reads what the findings need.
 ///
 /// # Errors
-/// What ends a run; a part that the service refuses, or for which no calls are left, is left out.
+/// What ends the run. Parts that the service refuses, or for which no calls remain, are skipped.
 pub(super) fn observe(config: &Config, client: &Arc<Client>) -> Result<Observations> {
     let mut reads = Reads { client, config };
     let (contacts, sample) = reads.contacts()?;
@@ -266,23 +267,23 @@ struct Reads<'a> {
     config: &'a Config,
 }
 
-/// What was refused, or has no calls left, as text; other errors end the examination.
-fn left_out<T>(outcome: Result<T>) -> Result<std::result::Result<T, String>> {
+/// Turns a refusal, or a lack of calls, into a reason to skip the part; other errors end the examination.
+fn skippable<T>(outcome: Result<T>) -> Result<std::result::Result<T, String>> {
     match outcome {
         Ok(value) => Ok(Ok(value)),
         Err(Error::Forbidden(why) | Error::NotFound(why) | Error::Refused(why)) => Ok(Err(why)),
-        Err(Error::Quota(_)) => Ok(Err("no calls were left for it".into())),
+        Err(Error::Quota(_)) => Ok(Err("no calls remained for it".into())),
         Err(e) => Err(e),
     }
 }
 
 impl Reads<'_> {
-    /// The rows of a listing, up to so many calls.
+    /// The rows of a listing, at most [`LISTING_CALLS`] pages.
     fn listing<T: Row>(&self, path: &str, query: &[(&str, &str)], id: impl Fn(&T) -> &str) -> Result<(Listed, Vec<T>)> {
         let (mut listed, mut rows, mut seen) = (Listed::default(), Vec::new(), HashSet::new());
         let pages = self.client.pages::<T>("doctor", path, query, 0);
         for (number, page) in pages.enumerate() {
-            let page = match left_out(page)? {
+            let page = match skippable(page)? {
                 Ok(page) => page,
                 Err(why) => {
                     listed.refused = Some(why);
@@ -308,7 +309,7 @@ impl Reads<'_> {
 
     fn contacts(&mut self) -> Result<(Listed, Vec<Contact>)> {
         let query = [("status", "all"), ("limit", "500"), ("include_count", "true"), ("include", "notes")];
-        self.listing("/contacts", &query, |contact: &Contact| contact.contact_id.as_str())
+        self.listing("/contacts", &query, |contact: &Contact| contact.id.as_str())
     }
 
     fn lists(&mut self) -> Result<Listed> {
@@ -322,7 +323,7 @@ impl Reads<'_> {
         Ok((listed, rows.iter().map(|row| row.campaign_id.as_str().to_owned()).collect()))
     }
 
-    /// Asks for what came after the second of the newest row of a kind.
+    /// Queries changes after the second of the newest row.
     fn boundary(
         &mut self,
         filter: &str,
@@ -335,9 +336,9 @@ impl Reads<'_> {
         };
         let at = stamp(at);
         let query = [("status", "all"), ("limit", "500"), (filter, at.as_str())];
-        let page = left_out(self.client.first::<Contact>("doctor", "/contacts", &query, 0))?;
+        let page = skippable(self.client.first::<Contact>("doctor", "/contacts", &query, 0))?;
         Ok(match page {
-            Ok(page) if page.rows.iter().any(|row| row.contact_id == contact.contact_id) => Boundary::Inclusive,
+            Ok(page) if page.rows.iter().any(|row| row.id == contact.id) => Boundary::Inclusive,
             Ok(_) => Boundary::Exclusive,
             Err(_) => Boundary::Unknown,
         })
@@ -347,12 +348,12 @@ impl Reads<'_> {
         let Some(contact) = sample.iter().find(|contact| contact.deleted_at.instant().is_some()) else {
             return Ok(DeletedReport::Unknown);
         };
-        let path = format!("/reports/contact_reports/{}/activity_details", contact.contact_id.as_str());
+        let path = format!("/reports/contact_reports/{}/activity_details", contact.id.as_str());
         let query = [("tracking_activities_list", "em_sends"), ("limit", "1")];
         match self.client.first::<Detail>("doctor", &path, &query, 0) {
             Ok(_) => Ok(DeletedReport::Answers),
             Err(Error::NotFound(_)) => Ok(DeletedReport::NotFound),
-            other => left_out(other).map(|_| DeletedReport::Unknown),
+            other => skippable(other).map(|_| DeletedReport::Unknown),
         }
     }
 
@@ -362,11 +363,11 @@ impl Reads<'_> {
             Ok(page) if lists.is_some_and(|lists| lists > 500 && page.rows.len() <= 500) => Ok(PageSize::Capped),
             Ok(_) => Ok(PageSize::Honoured),
             Err(Error::Refused(_)) => Ok(PageSize::Refused),
-            other => left_out(other).map(|_| PageSize::Unknown),
+            other => skippable(other).map(|_| PageSize::Unknown),
         }
     }
 
-    /// The median time of a few calls, each made when the pace does not hold it back.
+    /// The median time of a few calls, spaced so that `requests_per_second` does not delay them.
     fn latency(&self) -> Result<Duration> {
         let spacing = Duration::from_secs_f64(1.1 / self.config.requests_per_second);
         let mut times = Vec::new();
@@ -374,7 +375,7 @@ impl Reads<'_> {
             thread::sleep(spacing);
             let start = Instant::now();
             let counts = self.client.object::<IgnoredAny>("doctor", "/contacts/counts", &[], 0);
-            if left_out(counts)?.is_ok() {
+            if skippable(counts)?.is_ok() {
                 times.push(start.elapsed());
             }
         }
@@ -386,7 +387,7 @@ impl Reads<'_> {
     fn reports(&mut self, seen: &mut Observations, listed: &HashSet<String>) -> Result<()> {
         let query = [("limit", "500")];
         let path = "/reports/summary_reports/email_campaign_summaries";
-        let counted = match left_out(self.client.first::<Counted>("doctor", path, &query, 0))? {
+        let counted = match skippable(self.client.first::<CountedCampaign>("doctor", path, &query, 0))? {
             Ok(page) => page.rows,
             Err(why) => {
                 seen.reports_refused = Some(why);
@@ -394,17 +395,17 @@ impl Reads<'_> {
             }
         };
         let now = self.client.run_start()?;
-        let count = |row: &Counted, kind: &str| {
+        let count = |row: &CountedCampaign, kind: &str| {
             row.unique_counts.get(kind).and_then(|count| count.0).map_or(0, i64::unsigned_abs)
         };
-        let pages = |row: &Counted| KINDS.iter().map(|kind| count(row, kind).div_ceil(500).max(1)).sum::<u64>();
-        let settled = |row: &&Counted| row.last_sent_date.instant().is_some_and(|at| now - at > SETTLED);
+        let pages = |row: &CountedCampaign| KINDS.iter().map(|kind| count(row, kind).div_ceil(500).max(1)).sum::<u64>();
+        let settled = |row: &&CountedCampaign| row.last_sent_date.instant().is_some_and(|at| now - at > SETTLED);
         let cheap =
             counted.iter().filter(settled).filter(|row| pages(row) <= CAMPAIGN_PAGES && count(row, "sends") > 0);
         let mut rows: HashMap<(String, String), Vec<(String, String)>> = HashMap::new();
         let mut activities: HashSet<String> = HashSet::new();
         for campaign in cheap.take(CAMPAIGNS) {
-            let Ok(ids) = left_out(self.activities(campaign.campaign_id.as_str()))? else { continue };
+            let Ok(ids) = skippable(self.activities(campaign.campaign_id.as_str()))? else { continue };
             let mut contacts: BTreeMap<&'static str, (u64, u64)> = BTreeMap::new();
             let mut complete = true;
             for kind in KINDS {
@@ -412,7 +413,7 @@ impl Reads<'_> {
                 for activity in &ids {
                     let path = format!("/reports/email_reports/{activity}/tracking/{kind}");
                     for page in self.client.pages::<Tracked>("doctor", &path, &[("limit", "500")], 0) {
-                        let Ok(page) = left_out(page)? else {
+                        let Ok(page) = skippable(page)? else {
                             complete = false;
                             break;
                         };
@@ -477,7 +478,7 @@ impl Reads<'_> {
             let mut found: Vec<(String, String, String)> = Vec::new();
             let mut complete = true;
             for page in self.client.pages::<Detail>("doctor", &path, &query, 0) {
-                let Ok(page) = left_out(page)? else {
+                let Ok(page) = skippable(page)? else {
                     complete = false;
                     break;
                 };
@@ -516,7 +517,7 @@ impl Reads<'_> {
         self.look_up(seen, others, listed)
     }
 
-    /// To which campaigns activities belong that none of the campaigns read has.
+    /// Looks up the campaigns of activities that belong to none of the campaigns read.
     fn look_up(&mut self, seen: &mut Observations, others: HashSet<String>, listed: &HashSet<String>) -> Result<()> {
         #[derive(Deserialize)]
         struct Activity {
@@ -531,7 +532,7 @@ impl Reads<'_> {
                 Ok(activity) => {
                     seen.looked_up += 1;
                     let is_listed = activity.campaign_id.as_str().is_some_and(|campaign| listed.contains(campaign));
-                    // A listing that was sampled says nothing of the campaigns that it left out.
+                    // A sampled listing does not show which campaigns exist.
                     if !is_listed && seen.campaigns.is_complete {
                         seen.foreign_activities.push(id);
                     }
@@ -541,7 +542,7 @@ impl Reads<'_> {
                     seen.foreign_activities.push(id);
                 }
                 other => {
-                    if left_out(other)?.is_err() {
+                    if skippable(other)?.is_err() {
                         return Ok(());
                     }
                 }

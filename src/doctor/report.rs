@@ -5,15 +5,15 @@ use std::fmt::Write;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// What `doctor` found out about the service on one account. It holds nothing personal: counts, days and the forms of
-/// answers; ids of the service only where they were asked for.
+/// What `doctor` found out about the service on one account. It holds nothing personal: counts, days and forms of
+/// answers, and ids of the service only with --show-ids.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Report {
     /// Version of the tap that wrote it.
     pub(super) version: &'static str,
     /// The day on which the account was examined, in UTC.
     pub(super) day: String,
-    /// API calls that it took.
+    /// How many API calls it took.
     pub(super) calls: u64,
     pub(super) findings: Vec<Finding>,
 }
@@ -23,18 +23,18 @@ pub(super) struct Report {
 pub(super) struct Finding {
     /// Name of the question, the same in every version.
     pub(super) id: &'static str,
-    /// What is confirmed or refuted, as a sentence.
+    /// The sentence that is confirmed or refuted.
     pub(super) statement: &'static str,
     pub(super) verdict: Verdict,
     /// The numbers behind the verdict.
     pub(super) evidence: String,
     /// What the tap does about it.
     pub(super) consequence: &'static str,
-    /// The setting to change, if any, and how.
+    /// Which setting to change and how, if any.
     pub(super) setting: Option<String>,
-    /// Whether data are lost under the present settings.
+    /// Whether the current settings lose data.
     pub(super) loses_data: bool,
-    /// Where a person must look; only with --show-ids.
+    /// Ids to look at; only with --show-ids.
     pub(super) ids: Vec<String>,
 }
 
@@ -44,12 +44,12 @@ pub(super) struct Finding {
 pub(super) enum Verdict {
     Confirmed,
     Refuted,
-    /// Nothing on this account tells.
+    /// This account has no data to decide it.
     CannotTell,
 }
 
 impl Finding {
-    /// A finding that loses nothing and asks for nothing.
+    /// A finding that loses no data and needs no other setting.
     pub(super) fn new(
         id: &'static str,
         statement: &'static str,
@@ -59,7 +59,7 @@ impl Finding {
         Finding { id, statement, verdict, evidence, consequence, setting: None, loses_data: false, ids: Vec::new() }
     }
 
-    /// The same, where the present settings lose data because of it.
+    /// Adds whether the current settings lose data, and which setting helps.
     pub(super) fn losing_data(self, loses: bool, setting: &str) -> Finding {
         Finding { loses_data: loses, setting: loses.then(|| setting.to_owned()), ..self }
     }

@@ -22,10 +22,12 @@ use crate::auth::store::{TokenStore, Tokens};
 use crate::cli::Login;
 use crate::client::Client;
 use crate::config::Config;
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, Result};
 use crate::logger::say;
 use crate::messages::Messages;
+use crate::shown::shown;
 use crate::signals::{Ending, end_on_signals};
+use crate::streams::ALL;
 use callback::{Callback, listen, read_pasted};
 
 const SCOPES: [&str; 3] = ["contact_data", "campaign_data", "offline_access"];
@@ -217,11 +219,9 @@ impl Flow<'_> {
         // An answer without scopes means that all the requested ones were granted.
         if let Some(granted) = answer.scopes() {
             for scope in SCOPES.iter().filter(|scope| !granted.iter().any(|g| g.as_str() == **scope)) {
-                let lost = match *scope {
-                    "contact_data" => "contact_lists, contacts and the contact reports",
-                    "campaign_data" => "email_campaigns",
-                    _ => "anything once a day has passed",
-                };
+                let needing = ALL.iter().map(|source| &source.stream).filter(|s| s.needs.scopes.contains(scope));
+                let lost: Vec<&str> = needing.map(|stream| stream.name).collect();
+                let lost = if lost.is_empty() { "anything once a day has passed".into() } else { lost.join(", ") };
                 log::warn!("the scope {scope} was not granted, so this login may not read {lost}");
             }
         }

@@ -1,5 +1,5 @@
-//! What the account has of campaigns: the listing, what the service counts for those sent, and details one by one.
-//! Each is fetched at most once a run, by whichever stream needs it first.
+//! The account's campaigns: the listing, the service's counts for sent campaigns, and the details of single ones. Each is
+//! fetched at most once per run, when the first stream needs it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::email_campaigns::EmailCampaign;
+use super::email_campaigns::record::EmailCampaign;
 use super::page::{Coverage, each_page, every_row};
 use super::seen::{Seen, Sighting};
 use crate::client::{Client, Oddities, Row};
@@ -17,48 +17,48 @@ use crate::error::Result;
 use crate::fanout::{self, Step};
 use crate::field::{Integer, Key, Text, Timestamp};
 use crate::id::Id;
-use crate::run::asked_from;
+use crate::run::query_bound;
 
-/// What a run has learned of the account's campaigns.
+/// What the run has fetched about campaigns so far.
 #[derive(Default)]
 pub(crate) struct KnownCampaigns {
-    /// By the moment since which campaigns were updated; `None` lists all.
-    listings: HashMap<Option<DateTime<Utc>>, Arc<Listing>>,
+    /// By lower bound of `updated_at`; `None` lists all campaigns.
+    listings: HashMap<Option<DateTime<Utc>>, Arc<CampaignListing>>,
     summaries: Option<Result<Arc<Summaries>>>,
     details: HashMap<Id, Result<Arc<EmailCampaign>>>,
-    /// The campaigns whose details the stream of campaigns will have asked for.
+    /// Campaigns whose details `email_campaigns` will fetch before the reports need them.
     planned: HashSet<Id>,
 }
 
-/// The campaigns that `GET /emails` names.
+/// The campaigns of `GET /emails`.
 #[derive(Default)]
-pub(super) struct Listing {
+pub(super) struct CampaignListing {
     /// Each campaign once, however often the listing repeats it.
-    pub(super) campaigns: BTreeMap<Id, Listed>,
+    pub(super) campaigns: BTreeMap<Id, ListedCampaign>,
     pub(super) oddities: PageOddities,
-    /// Why campaigns may be missing, where the listing changed while it was read.
+    /// Why campaigns may be missing, if the listing changed while it was read.
     pub(super) may_lack: Option<String>,
 }
 
 /// A campaign of the listing.
 #[derive(Clone)]
-pub(super) struct Listed {
+pub(super) struct ListedCampaign {
     pub(super) campaign: EmailCampaign,
     /// When its page was read.
     pub(super) extracted: Arc<str>,
 }
 
-/// What the service counts for the campaigns that were sent.
+/// The service's counts for all sent campaigns.
 #[derive(Default)]
 pub(super) struct Summaries {
     pub(super) sent: HashMap<Id, Summary>,
     pub(super) oddities: PageOddities,
 }
 
-/// What was odd about each page, with the number of its rows.
+/// For each page, the number of its rows and what was odd about them.
 pub(super) type PageOddities = Vec<(usize, Oddities)>;
 
-/// What the service counts for one campaign.
+/// The service's counts for one campaign.
 #[derive(Clone, Deserialize, JsonSchema)]
 pub(super) struct Summary {
     campaign_id: Key,
@@ -71,7 +71,7 @@ pub(super) struct Summary {
     _type: Text,
 }
 
-/// How many contacts did something, each counted once.
+/// How many contacts did something, counting each contact once.
 #[derive(Clone, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(super) struct UniqueCounts {
@@ -91,13 +91,13 @@ impl Row for Summary {
 }
 
 impl KnownCampaigns {
-    /// The campaigns updated since a moment, or all, the removed ones with them.
+    /// The campaigns updated since `since`, or all; including removed ones.
     pub(super) fn listing(
         &mut self,
         client: &Arc<Client>,
         config: &Config,
         since: Option<DateTime<Utc>>,
-    ) -> Result<Arc<Listing>> {
+    ) -> Result<Arc<CampaignListing>> {
         if let Some(known) = self.listings.get(&since) {
             return Ok(Arc::clone(known));
         }
@@ -106,7 +106,7 @@ impl KnownCampaigns {
         Ok(listing)
     }
 
-    /// The campaigns that were sent, by the service's own account of them; a refusal is remembered as well.
+    /// The sent campaigns with their counts. A refusal is remembered too.
     pub(super) fn summaries(&mut self, client: &Arc<Client>, config: &Config) -> Result<Arc<Summaries>> {
         if let Some(known) = &self.summaries {
             return known.clone();
@@ -116,17 +116,17 @@ impl KnownCampaigns {
         summaries
     }
 
-    /// The details of a campaign, or why the service refuses them, if they were asked for.
+    /// The details of a campaign, or why the service refused them; `None` if they were not fetched yet.
     pub(super) fn details_of(&self, id: &Id) -> Option<&Result<Arc<EmailCampaign>>> {
         self.details.get(id)
     }
 
-    /// Notes that the stream of campaigns will ask for the details of these, so that nobody else counts them.
+    /// Notes that `email_campaigns` will fetch the details of these campaigns, so that the reports do not count the calls.
     pub(super) fn plan_details(&mut self, campaigns: impl Iterator<Item = Id>) {
         self.planned.extend(campaigns);
     }
 
-    /// Whether the details of a campaign cost the reports no call.
+    /// Whether the reports get the details of a campaign without a call of their own.
     pub(super) fn has_or_plans_details(&self, id: &Id) -> bool {
         self.details.contains_key(id) || self.planned.contains(id)
     }
@@ -141,10 +141,10 @@ impl KnownCampaigns {
         self.details.iter().filter_map(|(id, details)| Some((id, &**details.as_ref().ok()?)))
     }
 
-    /// Asks for the details of those campaigns that no one has asked about before.
+    /// Fetches the details of those campaigns whose details are not known yet.
     ///
     /// # Errors
-    /// What ends a run, or `Forbidden`. A campaign that the service does not know by its id is none.
+    /// Any error but `NotFound` and `Refused`, which are remembered for the campaign.
     pub(super) fn learn_details(&mut self, client: &Arc<Client>, campaigns: &[Id]) -> Result<()> {
         let missing: Vec<Id> = campaigns.iter().filter(|id| !self.details.contains_key(id)).cloned().collect();
         let (fetching, workers) = (Arc::clone(client), client.workers());
@@ -173,14 +173,14 @@ impl KnownCampaigns {
     }
 }
 
-fn list(client: &Arc<Client>, config: &Config, since: Option<DateTime<Utc>>) -> Result<Listing> {
-    let (limit, after) = (config.page_size.to_string(), since.map(asked_from));
+fn list(client: &Arc<Client>, config: &Config, since: Option<DateTime<Utc>>) -> Result<CampaignListing> {
+    let (limit, after) = (config.page_size.to_string(), since.map(query_bound));
     let pages = move |client: &Arc<Client>, (): &(), priority| {
         let mut query = vec![("limit", limit.as_str())];
         query.extend(after.as_deref().map(|after| ("after_date", after)));
         client.pages::<EmailCampaign>("emails", "/emails", &query, priority)
     };
-    let mut listing = Listing::default();
+    let mut listing = CampaignListing::default();
     let coverage = every_row(client, "campaigns", vec![()], pages, &mut Seen::default(), |(), step, seen| {
         let page = match step {
             Step::Item(page) => page,
@@ -192,8 +192,8 @@ fn list(client: &Arc<Client>, config: &Config, since: Option<DateTime<Utc>>) -> 
             let id = Id::from(campaign.campaign_id.as_str());
             let (entered_at, changed_at) = (campaign.created_at.instant(), campaign.updated_at.instant());
             seen.insert(Sighting { id: id.clone(), entered_at, changed_at, is_wanted: true });
-            // The last of repeated rows is the newest.
-            listing.campaigns.insert(id, Listed { campaign, extracted: Arc::clone(&extracted) });
+            // If the listing repeats a row, the last one is the newest.
+            listing.campaigns.insert(id, ListedCampaign { campaign, extracted: Arc::clone(&extracted) });
         }
         Ok(())
     })?;
@@ -222,7 +222,7 @@ fn summaries(client: &Arc<Client>, config: &Config) -> Result<Summaries> {
     Ok(summaries)
 }
 
-/// The details of one campaign: its row of the listing, with its activities. Unlike there, the status is in capitals.
+/// Fetches the details of one campaign: its row of the listing plus its activities. Here the status is in capitals.
 pub(super) fn details(client: &Client, id: &Id, priority: usize) -> Result<(EmailCampaign, Oddities)> {
     client.one("email_campaign", &format!("/emails/{}", id.in_path()), priority)
 }

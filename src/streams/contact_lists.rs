@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::page::{Coverage, every_row};
 use super::seen::{Seen, Sighting};
-use super::{Found, Names, Probe, Shared, Source};
+use super::{AccountSize, Names, Probe, Shared, Source};
 use crate::client::{Client, Page, Row};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -35,7 +35,7 @@ pub(super) static SOURCE: Source = Source {
         only_by_campaign: &[],
     },
     probe: Probe::Listing(count),
-    // The SMS lists; the e-mail lists are the first call of every run.
+    // One call for the SMS lists. The e-mail lists are counted as the first call of every run.
     cost: |_, _| Ok(1),
     read,
 };
@@ -76,22 +76,22 @@ impl Row for ContactList {
     const IS_WHOLE: bool = true;
 }
 
-fn count(client: &Arc<Client>, _: &Config, found: &mut Found) -> Result<()> {
+fn count(client: &Arc<Client>, _: &Config, found: &mut AccountSize) -> Result<()> {
     let query = [("status", "all"), ("include_count", "true"), ("limit", "1")];
     found.lists = client.first::<ContactList>(ENDPOINT, "/contact_lists", &query, 0)?.count;
     Ok(())
 }
 
-/// The lists of the account, read once a run. SMS lists are a listing of their own: without `channel_type=sms` they
-/// stay unseen.
+/// The lists of the account, read once per run. SMS lists have a listing of their own: only `channel_type=sms` returns
+/// them.
 #[derive(Default)]
 pub(crate) struct Lists {
-    email: Option<Listing>,
-    sms: Option<Listing>,
+    email: Option<ChannelListing>,
+    sms: Option<ChannelListing>,
 }
 
-/// The pages of one listing that came, and how it ended.
-pub(super) struct Listing {
+/// The pages of one listing, and the outcome of reading it.
+pub(super) struct ChannelListing {
     channel: &'static str,
     pages: Vec<Page<ContactList>>,
     end: Result<()>,
@@ -99,19 +99,19 @@ pub(super) struct Listing {
 
 impl Lists {
     /// The listing of the e-mail lists.
-    pub(super) fn email(&mut self, client: &Arc<Client>, config: &Config) -> &Listing {
-        self.email.get_or_insert_with(|| Listing::read(client, config, "email"))
+    pub(super) fn email(&mut self, client: &Arc<Client>, config: &Config) -> &ChannelListing {
+        self.email.get_or_insert_with(|| ChannelListing::read(client, config, "email"))
     }
 
-    /// The listing of the SMS lists. Not every account may read it.
-    pub(super) fn sms(&mut self, client: &Arc<Client>, config: &Config) -> &Listing {
-        self.sms.get_or_insert_with(|| Listing::read(client, config, "sms"))
+    /// The listing of the SMS lists, which not every account may read.
+    pub(super) fn sms(&mut self, client: &Arc<Client>, config: &Config) -> &ChannelListing {
+        self.sms.get_or_insert_with(|| ChannelListing::read(client, config, "sms"))
     }
 
-    /// The e-mail lists, which tell one account from another; none where they cannot be read.
+    /// The e-mail lists, by which the state recognizes its account; empty if they cannot be read.
     ///
     /// # Errors
-    /// What would end any other call of the run as well.
+    /// What would end any other call as well, such as bad credentials.
     pub(crate) fn of_account(&mut self, client: &Arc<Client>, config: &Config) -> Result<Vec<KnownList<'_>>> {
         let listing = self.email(client, config);
         match &listing.end {
@@ -129,17 +129,17 @@ impl Lists {
         }
     }
 
-    /// The names of all lists, for other streams.
+    /// The names of all lists by id, for other streams.
     pub(super) fn names(&mut self, client: &Arc<Client>, config: &Config) -> Result<Names> {
         self.sms(client, config);
         self.email(client, config).end.clone()?;
-        let lists = self.email.iter().chain(&self.sms).flat_map(Listing::lists);
+        let lists = self.email.iter().chain(&self.sms).flat_map(ChannelListing::lists);
         Ok(lists.map(|list| (list.list_id.as_str(), &list.name)).collect())
     }
 }
 
-impl Listing {
-    fn read(client: &Arc<Client>, config: &Config, channel: &'static str) -> Listing {
+impl ChannelListing {
+    fn read(client: &Arc<Client>, config: &Config, channel: &'static str) -> ChannelListing {
         let limit = config.page_size.to_string();
         let pages = move |client: &Arc<Client>, channel: &&'static str, priority| {
             let mut query = vec![
@@ -148,7 +148,7 @@ impl Listing {
                 ("channel_type", *channel),
                 ("limit", &limit),
             ];
-            // Members of SMS lists are counted by this parameter alone, which means nothing to the other listing.
+            // Only this parameter makes the service count the members of SMS lists.
             if *channel == "sms" {
                 query.push(("include_sms_membership_count", "true"));
             }
@@ -177,7 +177,7 @@ impl Listing {
                 log::warn!("contact_lists: {why}. Lists may be missing; the next run lists them again");
             }
         });
-        Listing { channel, pages: read, end }
+        ChannelListing { channel, pages: read, end }
     }
 
     pub(super) fn lists(&self) -> impl Iterator<Item = &ContactList> {

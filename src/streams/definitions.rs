@@ -1,4 +1,4 @@
-//! What the ids on a contact mean: the account's custom fields, tags and lists, read once a run.
+//! The names behind the ids of a contact: the account's custom fields, tags and lists, read once per run.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::field::{Key, Text};
 use crate::run::Run;
 use crate::stream::Stream;
 
-/// Definitions by id. A kind is `None` where no selected field needs it or the service refuses it.
+/// Definitions by id. A kind is `None` if no selected field needs it, or the service refuses it.
 #[derive(Default)]
 pub(super) struct Definitions {
     pub(super) custom_fields: Option<CustomFields>,
@@ -31,9 +31,9 @@ pub(super) struct Needed {
 }
 
 impl Needed {
-    /// How many calls they take. `has_lists` where another stream reads the lists.
+    /// How many calls they take. `has_lists` says whether `contact_lists` reads the lists anyway.
     pub(super) fn calls(&self, has_lists: bool) -> u64 {
-        // Every run reads the listing of the e-mail lists; that of the SMS lists is one more.
+        // Every run lists the e-mail lists; the SMS lists take one more call.
         u64::from(self.custom_fields) + u64::from(self.tags) + u64::from(self.lists && !has_lists)
     }
 }
@@ -44,7 +44,7 @@ pub(crate) struct Names(HashMap<Box<str>, Text>);
 /// The account's custom fields.
 pub(super) struct CustomFields {
     fields: HashMap<Box<str>, Definition>,
-    /// How many fields have a name, in lower case: many databases do not tell columns apart by case.
+    /// How many fields share a name, in lower case: many databases ignore the case of column names.
     names: HashMap<String, u32>,
 }
 
@@ -87,10 +87,10 @@ impl Row for Tag {
 }
 
 impl Definitions {
-    /// Reads what is needed.
+    /// Reads the definitions that are needed.
     ///
     /// # Errors
-    /// Any failure but a refusal: records with null instead of names would clear what the target holds.
+    /// Any failure but a refusal: records without names would overwrite the names in the target with null.
     pub(super) fn read(run: &Run, shared: &mut Shared, stream: &Stream, needed: &Needed) -> Result<Definitions> {
         let client = run.client;
         let mut definitions = Definitions::default();
@@ -110,7 +110,7 @@ impl Definitions {
     }
 }
 
-/// What was read, or none with a warning where the service refuses it for good.
+/// The definitions, or `None` with a warning if the service refuses them.
 fn unless_refused<T>(stream: &Stream, kind: &str, fields: &str, outcome: Result<T>) -> Result<Option<T>> {
     match outcome {
         Ok(read) => Ok(Some(read)),
@@ -146,8 +146,7 @@ impl<'a> FromIterator<(&'a str, &'a Text)> for Names {
 }
 
 impl Names {
-    /// The names of these ids, in their order. An id without a definition, such as that of a deleted tag, stands for
-    /// itself.
+    /// The names of these ids, in their order. An id without a definition, such as a deleted tag, is its own name.
     pub(super) fn of(&self, ids: &[Text]) -> Vec<Text> {
         ids.iter()
             .map(|id| {
@@ -173,14 +172,14 @@ impl CustomFields {
         self.fields.get(id.as_str()?)
     }
 
-    /// The key of a field in `custom_field_values`: its name, or its id where the name does not tell which field it is.
+    /// The key of a field in `custom_field_values`: its name, or its id if another field has the same name.
     fn key<'a>(&'a self, id: &'a Text) -> Option<&'a str> {
         let name = self.get(id).and_then(|field| field.name.as_str()).filter(|name| !name.is_empty());
         let is_unique = |name: &&str| self.names.get(&name.to_lowercase()) == Some(&1);
         name.filter(is_unique).or(id.as_str())
     }
 
-    /// The labels of the choices made in a field. A choice without a definition stands as its id.
+    /// The labels of the choices made in a field. A choice without a definition keeps its id.
     pub(super) fn labels(&self, id: &Text, choice_ids: &[Text]) -> Vec<Text> {
         let choices = self.get(id).and_then(|field| field.choices.as_deref()).unwrap_or_default();
         choice_ids.iter().map(|id| label(choices, id).unwrap_or(id).clone()).collect()
@@ -200,7 +199,7 @@ impl CustomFields {
     }
 }
 
-/// The label of a choice. Definitions number the choices, contacts name them with zeros in front (`000001`).
+/// The label of a choice. Definitions number the choices (`1`); contacts name them with leading zeros (`000001`).
 fn label<'a>(choices: &'a [Choice], id: &Text) -> Option<&'a Text> {
     let id = id.as_str()?;
     let number = |id: &str| id.trim().parse::<u64>().ok();

@@ -1,4 +1,4 @@
-//! The streams: each one's file says its endpoint, its record and its quirks.
+//! The streams. Each has a file with its endpoint, its record and its quirks, and a [`Source`] that stands in [`ALL`].
 
 mod campaigns;
 mod contact_lists;
@@ -29,30 +29,30 @@ pub(crate) struct Source {
     pub(crate) read: fn(&mut Run, &mut Shared) -> Result<()>,
 }
 
-/// What streams of one run learn from each other, so that nothing is asked for twice.
+/// What one stream has fetched and another can use, so that no call is made twice in a run.
 #[derive(Default)]
 pub(crate) struct Shared {
     pub(crate) reports: reports::Learnt,
     pub(crate) lists: Lists,
-    /// What the stream under way needs, where that is less than all that it may need.
+    /// What the route of the current stream needs; `None` means what the stream's row says.
     pub(crate) needs: Option<&'static Needs>,
 }
 
-/// The cheap way to find out whether a stream may be read.
+/// A cheap call that shows whether this login may read a stream.
 pub(crate) enum Probe {
     /// Counts the rows of the listing.
-    Listing(fn(&Arc<Client>, &Config, &mut Found) -> Result<()>),
-    /// Asks for the report of one contact.
+    Listing(fn(&Arc<Client>, &Config, &mut AccountSize) -> Result<()>),
+    /// Reads the first page of one contact's report.
     OfContact(fn(&Client, &Config, &str) -> Result<()>),
 }
 
-/// What the probes of the listings have found.
+/// How large the account is, as far as the probes could count.
 #[derive(Default)]
-pub(crate) struct Found {
+pub(crate) struct AccountSize {
     pub(crate) contacts: Option<u64>,
     pub(crate) lists: Option<u64>,
     pub(crate) campaigns: Option<u64>,
-    /// The id of some contact.
+    /// The id of any one contact.
     pub(crate) contact: Option<String>,
     pub(crate) shared: Shared,
 }
@@ -61,12 +61,17 @@ pub(crate) struct Found {
 pub(crate) static ALL: [&Source; 5] =
     [&contact_lists::SOURCE, &contacts::SOURCE, &email_campaigns::SOURCE, &reports::SUMMARY, &reports::DETAILS];
 
-/// What reading these streams will cost, in words. A stream that is refused costs nothing.
+/// Whether the catalog selects a contact report.
+fn selects_reports(run: &Run) -> bool {
+    ALL.iter().any(|source| source.stream.has_routes() && run.selects(&source.stream))
+}
+
+/// What reading these streams costs, in words. A stream that the service refuses costs nothing.
 ///
 /// # Errors
-/// What ends a run.
+/// Any other error, since it would end the read as well.
 pub(crate) fn plan(run: &mut Run, shared: &mut Shared, sources: &[&'static Source]) -> Result<String> {
-    // The first call of every run lists the account's lists.
+    // Every run begins with one call for the account's lists.
     let mut calls = 1;
     let mut how_to_save = None;
     for source in sources {
@@ -86,10 +91,10 @@ pub(crate) fn plan(run: &mut Run, shared: &mut Shared, sources: &[&'static Sourc
     Ok([Some(cost), how_to_save, route].into_iter().flatten().collect::<Vec<_>>().join("; "))
 }
 
-/// What the read of a stream costs, in words; `None` where the service does not tell how much there is.
+/// What reading one stream costs, in words; `None` if the service does not say how much there is.
 ///
 /// # Errors
-/// What ends a run.
+/// Any error but a refusal, since it would end the read as well.
 pub(crate) fn cost_of(run: &mut Run, shared: &mut Shared, source: &Source) -> Result<Option<String>> {
     match (source.cost)(run, shared) {
         Ok(calls) => Ok((calls > 0).then(|| reports::cost(calls, run.config.requests_per_second))),
@@ -240,7 +245,7 @@ mod tests {
     fn every_stream_writes_what_its_schema_says() {
         any_row_fits_its_schema::<contacts::Contact>();
         any_row_fits_its_schema::<contact_lists::ContactList>();
-        any_row_fits_its_schema::<email_campaigns::EmailCampaign>();
+        any_row_fits_its_schema::<email_campaigns::record::EmailCampaign>();
         any_row_fits_its_schema::<reports::ActionSummary>();
         any_row_fits_its_schema::<reports::ActivityDetail>();
     }

@@ -1,4 +1,4 @@
-//! Pages of listings on their way from the client to a stream.
+//! What the streams share: fetching the pages of a listing, and deserializing lists and objects.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use crate::run::Run;
 use crate::stream::Stream;
 use crate::streams::seen::{PageFacts, Seen};
 
-/// How often a listing that moves is read at most.
+/// The most passes over a listing that keeps changing.
 const PASSES: u32 = 3;
 
-/// Whether every row came that was in its listing when the read began.
+/// Whether a read got every row that its listing had when the read began.
 #[derive(Debug, PartialEq)]
 #[must_use]
 pub(super) enum Coverage {
@@ -47,8 +47,8 @@ pub(super) fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     Ok(objects.map(|objects| objects.into_iter().map(|object| object.0).collect()))
 }
 
-/// The pages of several listings, fetched at the same time and handed over listing by listing: while one page is
-/// written, the next ones are under way.
+/// Fetches the pages of several listings in parallel and passes them to `each` in order, listing by listing: while one
+/// page is written, the next ones are being fetched.
 pub(super) fn each_page<P, T, I>(
     client: &Arc<Client>,
     listings: Vec<P>,
@@ -72,11 +72,11 @@ where
     fanout::in_order(listings, workers, |page| page.weight, fetch, each)
 }
 
-/// The same, with each listing read again when it moved, so that rows which slipped between two pages come after all.
+/// Like [`each_page`], but reads a listing again if it changed meanwhile, to find rows that slipped between two pages.
 ///
-/// `each` inserts every row of a page into the [`Seen`] it is given, and writes those that it is told to. A pass that
-/// may have missed rows is read again until a pass finds no more of those that were there at the start, three passes
-/// in all, as long as a pass takes less than half of the calls that are left.
+/// `each` inserts every row into the given [`Seen`], and writes the row if [`Seen::insert`] says so. Passes end when one
+/// finds no further row of those that were there at the start. There are at most three, and none that would take half of
+/// the remaining calls.
 ///
 /// `what` names the rows in the log, such as `contacts`.
 pub(super) fn every_row<P, T, I>(
@@ -92,7 +92,7 @@ where
     T: Row,
     I: Iterator<Item = Result<Page<T>>>,
 {
-    /// A listing, with the time of its first answer once it was read.
+    /// A listing to read, with the time of its first answer if an earlier pass has read it.
     #[derive(Clone)]
     struct Again<P> {
         listing: P,
@@ -152,7 +152,7 @@ where
     Ok(Coverage::Whole)
 }
 
-/// Takes the rows out of a page; what is odd about them is warned of in the stream's name.
+/// Takes the rows out of a page, and warns about odd ones in the name of the stream.
 pub(super) fn rows<T>(run: &mut Run, stream: &Stream, page: &mut Page<T>) -> Vec<T> {
     let rows = std::mem::take(&mut page.rows);
     run.note_oddities(stream, rows.len(), &page.oddities);

@@ -1,4 +1,4 @@
-//! Which rows of a listing have come, and whether the listing moved while it was read. Pure.
+//! Which rows of a listing have been read, and whether the listing changed while it was read. Pure.
 //!
 //! A cursor is a page number over a set that changes. When a row leaves the set, all later rows move up by one place,
 //! and the first row of the next page slips onto the page that was read already. The count does not show it if another
@@ -14,11 +14,11 @@ use crate::id::Id;
 /// This many pages in a row without a new row are always accepted.
 const REPEATED_PAGES: u32 = 10;
 
-/// The rows that came in any pass. One row of the map takes 33 bytes: an account may have 200,000 contacts.
+/// The rows read in any pass. An entry takes 33 bytes, because an account may have 200,000 contacts.
 #[derive(Default)]
 pub(super) struct Seen {
     rows: HashMap<Id, Mark>,
-    /// The page under way, counted from 1 over all passes.
+    /// The current page, counted from 1 over all passes.
     page: u32,
     pass: Pass,
 }
@@ -33,19 +33,19 @@ struct Mark {
 /// One pass through the pages of a listing.
 #[derive(Default)]
 struct Pass {
-    /// The service's time of the listing's first answer, in whole seconds as the rows are dated. An earlier pass may
-    /// have brought it.
+    /// The service's time of the listing's first answer, maybe in an earlier pass. In whole seconds, like the dates of
+    /// the rows.
     began: Option<DateTime<Utc>>,
     /// The last page before the pass.
     after: u32,
     /// What the service counted last.
     count: Option<u64>,
     has_moved: bool,
-    /// Rows of the pass, with those that were left out.
+    /// Rows of the pass, including unusable ones.
     rows: u64,
-    /// Rows that had come in no pass before and were in the listing when it began.
+    /// Rows that no earlier pass had, although they were in the listing when the read began.
     found: u64,
-    /// Whether the page under way brought a row that the pass did not have.
+    /// Whether the current page has a row that is new in this pass.
     is_page_new: bool,
     pages_with_new: u32,
     pages_without_new: u32,
@@ -57,7 +57,7 @@ pub(super) struct PageFacts {
     pub(super) at: DateTime<Utc>,
     /// How many rows the service counts in the listing.
     pub(super) count: Option<u64>,
-    /// How many rows came, with those that cannot be used.
+    /// How many rows it has, including unusable ones.
     pub(super) rows: u64,
 }
 
@@ -68,7 +68,7 @@ pub(super) struct Sighting {
     pub(super) entered_at: Option<DateTime<Utc>>,
     /// The latest change of the row that the service dates.
     pub(super) changed_at: Option<DateTime<Utc>>,
-    /// Whether the row is to be written; one that came only for the extra second of a lower bound is not.
+    /// Whether to write the row. It is false for one older than the lower bound: see `run::query_bound`.
     pub(super) is_wanted: bool,
 }
 
@@ -77,13 +77,13 @@ pub(super) struct Sighting {
 pub(super) struct PassEnd {
     /// Rows may have slipped between its pages.
     pub(super) has_moved: bool,
-    /// How many rows it brought that no pass before had, of those that were in the listing when it began.
+    /// How many rows no earlier pass had, although they were in the listing when the read began.
     pub(super) found: u64,
     pub(super) pages: u32,
 }
 
 impl Seen {
-    /// Begins a pass. `began` is the time of the listing's first answer where another pass has had it.
+    /// Begins a pass. `began` is the time of the listing's first answer, if an earlier pass got it.
     pub(super) fn start_pass(&mut self, began: Option<DateTime<Utc>>) {
         self.pass = Pass { began, after: self.page, ..Pass::default() };
     }
@@ -99,10 +99,10 @@ impl Seen {
         self.page += 1;
     }
 
-    /// Takes note of a row, and says whether to write it: at most once a run.
+    /// Records a row, and returns whether to write it: at most once per run.
     pub(super) fn insert(&mut self, row: Sighting) -> bool {
         let pass = &mut self.pass;
-        // A row of the very second may have come after the answer.
+        // A row dated in the same second may be later than the answer.
         let is_late = |at: Option<DateTime<Utc>>| at.zip(pass.began).is_some_and(|(at, began)| at >= began);
         pass.has_moved |= is_late(row.entered_at) || is_late(row.changed_at);
         let is_late = is_late(row.entered_at);
@@ -120,7 +120,7 @@ impl Seen {
     /// Ends a page of the pass.
     ///
     /// # Errors
-    /// `Failed` for a listing that goes on without new rows: it must not use up the day.
+    /// `Failed` for a listing that continues without new rows, so that it cannot use up the daily quota.
     pub(super) fn end_page(&mut self) -> Result<()> {
         let pass = &mut self.pass;
         if pass.is_page_new {
@@ -144,7 +144,7 @@ impl Seen {
         let pass = std::mem::take(&mut self.pass);
         let pages = self.page - pass.after;
         let is_short = pass.count.is_some_and(|count| count != pass.rows);
-        // A listing of one page is one moment's view.
+        // Rows cannot slip between pages when there is only one.
         PassEnd { has_moved: pages > 1 && (pass.has_moved || is_short), found: pass.found, pages }
     }
 

@@ -131,7 +131,7 @@ fn activities_that_refuse_their_reports_take_nothing_else_with_them() {
     for (status, word) in [(400, "2 with 400"), (403, "2 with 403"), (404, "2 with 404")] {
         let fake = start(40, 12);
         let all = fake.account().sent_activities();
-        let mut all: Vec<String> = all.iter().map(|id| id.to_string()).collect();
+        let mut all: Vec<String> = all.iter().map(ToString::to_string).collect();
         all.sort();
         // Not the first three, which would be the stream's refusal.
         let refused = [all[4].clone(), all[6].clone()];

@@ -249,7 +249,7 @@ fn files_that_cannot_be_used_are_named_and_left_alone() {
         (
             "--state",
             text(json!({"bookmarks": {"contacts": {"replication_key_value": "2999-01-01"}}})),
-            &["contacts.replication_key_value", "yet to come"],
+            &["contacts.replication_key_value", "in the future"],
         ),
         (
             "--state",
@@ -259,7 +259,7 @@ fn files_that_cannot_be_used_are_named_and_left_alone() {
         (
             "--state",
             text(json!({"bookmarks": {"contacts": {"full_refresh_at": "2999-01-01"}}})),
-            &["contacts.full_refresh_at", "yet to come"],
+            &["contacts.full_refresh_at", "in the future"],
         ),
         // What Meltano and others keep around a tap's state.
         ("--state", text(json!({"singer_state": {"bookmarks": {}}})), &["singer_state"]),

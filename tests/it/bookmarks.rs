@@ -49,7 +49,7 @@ fn value(ran: &Ran, stream: &str) -> DateTime<Utc> {
 }
 
 fn is_restarted(ran: &Ran) -> bool {
-    ran.stderr.contains("so that it is read from the start")
+    ran.stderr.contains("so it is read from the start")
 }
 
 #[test]

@@ -120,14 +120,14 @@ impl History {
             let keeps = self.any_keeping();
             let catalog = self.any_catalog();
             let refresh = self.random.u32(..8) == 0;
-            self.run(end, keeps, catalog, refresh)?;
+            self.run(end, keeps, &catalog, refresh)?;
             self.pass_time();
         }
         // In the end every stream is read, until nothing is left to go on with.
         let everything = self.catalog_of(&self.streams.clone(), &[]);
         for attempt in 0.. {
             let keeps = self.any_keeping();
-            if self.run(End::ByItself, keeps, everything.clone(), false)? == Some(0) {
+            if self.run(End::ByItself, keeps, &everything, false)? == Some(0) {
                 break;
             }
             if attempt == 3 {
@@ -136,7 +136,7 @@ impl History {
         }
         // What came up while the last of them went on.
         self.is_quiet = true;
-        self.run(End::ByItself, Keeps::Last, everything, false)?;
+        self.run(End::ByItself, Keeps::Last, &everything, false)?;
         self.compare()
     }
 
@@ -197,7 +197,7 @@ impl History {
     }
 
     /// One run, whose rows and states reach the target as far as they do; gives its exit code.
-    fn run(&mut self, end: End, keeps: Keeps, catalog: Value, refresh: bool) -> Result<Option<i32>, String> {
+    fn run(&mut self, end: End, keeps: Keeps, catalog: &Value, refresh: bool) -> Result<Option<i32>, String> {
         let routes = ["auto", "auto", "contacts", "campaigns"];
         let mut config = self.fake.config();
         config["page_size"] = json!(self.random.usize(2..30));
@@ -238,7 +238,7 @@ impl History {
                 }
             }
         }));
-        let (config, catalog) = (file(&config), file(&catalog));
+        let (config, catalog) = (file(&config), file(catalog));
         let state = self.state.as_ref().filter(|_| !refresh).map(file);
         let mut command = command();
         command.arg("--config").arg(config.path()).arg("--catalog").arg(catalog.path());
@@ -326,7 +326,7 @@ impl History {
             let lost: Vec<&String> = truth.iter().filter(|row| held.binary_search(row).is_err()).collect();
             let invented: Vec<&String> = held.iter().filter(|row| truth.binary_search(row).is_err()).collect();
             if !lost.is_empty() || !invented.is_empty() {
-                let some = |rows: &[&String]| rows.iter().take(3).map(|row| format!("\n    {row}")).collect::<String>();
+                let some = |rows: &[&String]| rows.iter().take(3).flat_map(|row| ["\n    ", row]).collect::<String>();
                 return Err(self.failure(&format!(
                     "{stream}: of {} rows {} are lost:{}\n  and {} invented or stale:{}",
                     truth.len(),

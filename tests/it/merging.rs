@@ -129,7 +129,7 @@ fn a_report_window_leaves_bookmarks_and_unfinished_reads_alone() {
         for key in ["replication_key_value", "filter", "read_from"] {
             assert_eq!(is["contact_action_summary"][key], state["bookmarks"]["contact_action_summary"][key]);
         }
-        let told = "WARNING contact_activity_details: the state holds an unfinished read under other settings";
+        let told = "WARNING contact_activity_details: the state holds an interrupted read with other settings";
         assert_eq!(bounded.stderr.matches(told).count(), 1, "{}", bounded.stderr);
     }
     // Nor does it leave a resume point of its own beside a bookmark.
@@ -145,7 +145,7 @@ fn a_report_window_leaves_bookmarks_and_unfinished_reads_alone() {
     let second = tap_with(&fake, &window, Some(&first.last_state()), Some(&reports));
     assert_eq!(second.code, Some(0), "{}", second.stderr);
     let asked = fake.api_calls().iter().filter(|call| call.path.contains("activity_details")).count();
-    assert!(asked < 20 && !second.stderr.contains("unfinished read"), "{asked}: {}", second.stderr);
+    assert!(asked < 20 && !second.stderr.contains("interrupted read with"), "{asked}: {}", second.stderr);
     let end = &second.last_state()["bookmarks"];
     for report in &REPORTS {
         assert!(end[report]["replication_key_value"].is_null() && end[report]["resume_until"] == "", "{end}");

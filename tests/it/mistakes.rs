@@ -394,7 +394,7 @@ fn what_is_odd_draws_one_warning() {
         ),
         (
             "{\"re\\u001b[31mport\": 1}",
-            r#"WARNING config.json: unknown setting "re[31mport" is ignored; the nearest setting is "report_date""#,
+            r#"WARNING config.json: unknown setting "re�[31mport" is ignored; the nearest setting is "report_date""#,
         ),
     ] {
         let folder = folder(&fake, &[("config.json", members)]);

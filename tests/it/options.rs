@@ -382,7 +382,7 @@ fn other_settings_start_a_stream_over_and_say_so() {
     assert_eq!(sorted(next.records("contacts")), truth(&fake, "contacts", |_| true));
     assert_eq!(
         next.stderr
-            .matches("contact_status was active and is now all, so that it is read from the start (about ")
+            .matches("contact_status was active and is now all, so it is read from the start (about 5 calls")
             .count(),
         1,
         "{}",

@@ -87,7 +87,7 @@ fn the_plan_holds_on_both_routes_and_the_test_mode_names_the_same_number() {
             }
             // The plan comes before the first record, and counts whatever is read.
             assert!(ran.stderr.find("INFO plan: ").unwrap() < ran.stderr.find(": reading").unwrap(), "{}", ran.stderr);
-            assert_eq!(test_mode(&fake, &more, streams), planned, "{case}");
+            assert!((test_mode(&fake, &more, streams) - planned).abs() < 0.5, "{case}");
             for stream in REPORTS.into_iter().filter(|stream| streams.contains(stream)) {
                 let truth = sorted(fake.account().truth(stream).iter().map(without_nulls));
                 assert!(sorted(ran.records(stream)) == truth, "{case}: {stream}");
@@ -105,7 +105,7 @@ fn test_mode(fake: &Fake, more: &Value, streams: &[&str]) -> f64 {
     command.arg("--test").arg("--config").arg(config.path()).arg("--catalog").arg(catalog.path());
     let ran = Ran::of(&command.output().unwrap());
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    planned(ran.stderr.lines().find(|line| line.contains("full read")).unwrap())
+    planned(ran.stderr.lines().find(|line| line.contains("full sync")).unwrap())
 }
 
 #[test]
@@ -165,8 +165,8 @@ fn landing_pages_and_named_contacts_take_the_contact_route() {
     let fake = start(account(60, 3));
     let ids: Vec<String> = fake.account().contacts.iter().take(3).map(|c| c.id.to_string()).collect();
     for (more, why) in [
-        (json!({"tracking_activity_types": "em_opens,p_contact_open"}), "since landing pages (p_*) have no other"),
-        (json!({"contact_ids": ids}), "since contact_ids names the contacts"),
+        (json!({"tracking_activity_types": "em_opens,p_contact_open"}), "the only one for landing pages (p_*)"),
+        (json!({"contact_ids": ids}), "because contact_ids is set"),
         (json!({"activity_route": "contacts"}), "set by activity_route"),
     ] {
         let (ran, ..) = run(&fake, &more, None, &REPORTS);

@@ -115,13 +115,13 @@ fn an_application_that_was_deactivated_is_told() {
     let ran = preflight(&all, &json!({}), &[]);
     assert_eq!(ran.code, Some(3), "{}", ran.stderr);
     assert!(line(&ran, "contact_lists").contains("the application is deactivated"), "{}", ran.stderr);
-    assert!(!ran.stderr.contains("A full read"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("Estimated full sync"), "{}", ran.stderr);
     // The privileges are told, and nothing of them is missing.
     let rest = fake();
     rest.fault(Fault { path: "/contact_lists".into(), skip: 0, times: usize::MAX, what: What::Forbidden });
     let ran = preflight(&rest, &json!({}), &["contact_lists"]);
     assert_eq!(ran.code, Some(3), "{}", ran.stderr);
-    assert!(line(&ran, "contact_lists").contains("may have been deactivated"), "{}", ran.stderr);
+    assert!(line(&ran, "contact_lists").contains("may be deactivated"), "{}", ran.stderr);
 }
 
 /// A listing that says how much there is.
@@ -187,7 +187,7 @@ fn an_access_token_alone_is_told_to_end() {
     let alone = json!({"refresh_token": null, "access_token": tokens["access_token"]});
     let ran = preflight(&fake, &alone, &["contact_lists"]);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    assert_says(&ran, &["until the access token ends", "Scopes:  not told"]);
+    assert_says(&ran, &["until the access token ends", "Scopes:  unknown"]);
     // Which of the causes it is cannot be told, so all are.
     fake.tokens().granted_scopes = vec!["campaign_data".into()];
     let ran = preflight(&fake, &alone, &["contact_lists"]);

@@ -170,7 +170,7 @@ fn an_unfinished_read_goes_on_by_its_own_route() {
         let (ran, _) = read(&fake, other, &json!({}), Some(&state), &REPORTS);
         assert!(sorted(ran.records(REPORTS[1])) == truth(REPORTS[1]), "{other}");
         assert_eq!(
-            ran.stderr.matches("contact_activity_details: the state holds an unfinished read").count(),
+            ran.stderr.matches("contact_activity_details: the state holds an interrupted read").count(),
             1,
             "{}",
             ran.stderr

@@ -124,8 +124,8 @@ impl Place {
         let halves = secrets.iter().map(|secret| secret.chars().take(12).collect::<String>());
         halves
             .flat_map(|half| {
-                let escaped = half.bytes().map(|b| format!("\\u{b:04x}")).collect();
-                let percent = half.bytes().map(|b| format!("%{b:02X}")).collect();
+                let escaped = half.bytes().fold(String::new(), |text, b| text + &format!("\\u{b:04x}"));
+                let percent = half.bytes().fold(String::new(), |text, b| text + &format!("%{b:02X}"));
                 [half, escaped, percent]
             })
             .collect()

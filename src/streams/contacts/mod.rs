@@ -1,4 +1,5 @@
-//! `contacts`: `GET /contacts`. Unsubscribing does not move a contact's `updated_at`, hence two passes.
+//! `contacts`: `GET /contacts`. Unsubscribing does not change a contact's `updated_at`, so an incremental read makes two
+//! listings: by `updated_after` and by `optout_after`.
 
 mod record;
 
@@ -20,7 +21,7 @@ use crate::fanout::Step;
 use crate::field::{Key, Timestamp};
 use crate::id::Id;
 use crate::quota::DAILY_QUOTA;
-use crate::run::{Run, asked_from, in_extra_second};
+use crate::run::{Run, is_before_bound, query_bound};
 use crate::schema;
 use crate::stream::{Needs, Stream};
 pub(super) use record::Contact;
@@ -53,7 +54,7 @@ pub(super) static SOURCE: Source = Source {
     read,
 };
 
-/// The pages of all contacts, or one for each pass over what has changed, and the definitions of their fields.
+/// The pages of all contacts, or one page for each listing of changes, plus the definitions of their fields.
 fn cost(run: &mut Run, _: &mut Shared) -> Result<u64> {
     let stream = &SOURCE.stream;
     let start = run.client.run_start()?;
@@ -80,13 +81,13 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     let pages = pages(run.config, &include);
     let complete = complete_read(run, start, &pages)?;
     let is_complete = complete.is_some();
-    let Reading { listings, first } = match complete {
+    let Passes { listings, first } = match complete {
         Some(reading) => reading,
-        None => Reading::of(run.since(stream, start)),
+        None => Passes::of(run.since(stream, start)),
     };
     let first = Arc::new(Mutex::new(first));
-    let pages = move |client: &Arc<Client>, filter: &Filter, priority| {
-        // Only the first listing can have begun, and only its first pass.
+    let pages = move |client: &Arc<Client>, filter: &ChangeFilter, priority| {
+        // Only the first pass over the first listing can have begun already.
         let begun = first.lock().unwrap_or_else(PoisonError::into_inner).take_if(|begun| begun.filter == *filter);
         let (page, rest) = match begun {
             Some(begun) => (Some(Ok(begun.page)), begun.rest),
@@ -112,43 +113,43 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     Ok(())
 }
 
-/// What a run reads of the contacts.
-struct Reading {
-    listings: Vec<Filter>,
-    /// The first listing, where its first page was read to learn the count.
+/// The listings that a run reads.
+struct Passes {
+    listings: Vec<ChangeFilter>,
+    /// The first listing, if its first page was already read for the count.
     first: Option<Begun>,
 }
 
 /// A listing whose first page has been read.
 struct Begun {
-    filter: Filter,
+    filter: ChangeFilter,
     page: Page<Contact>,
     rest: Pages<Contact>,
 }
 
-impl Reading {
-    /// The contacts that changed since a bound. Unsubscribing is not such a change, so it takes a listing of its own.
-    fn of(since: Option<DateTime<Utc>>) -> Reading {
+impl Passes {
+    /// All contacts, or those that changed since a bound: unsubscribing is not an update, so it has a listing of its own.
+    fn of(since: Option<DateTime<Utc>>) -> Passes {
         let listings = match since {
             None => vec![None],
             Some(bound) => vec![Some(("updated_after", bound)), Some(("optout_after", bound))],
         };
-        Reading { listings, first: None }
+        Passes { listings, first: None }
     }
 }
 
-/// A read of all contacts, if one is due and its calls can be afforded.
+/// The read of all contacts, if it is due and there are enough calls for it.
 fn complete_read(
     run: &Run,
     start: DateTime<Utc>,
-    pages: &impl Fn(&Arc<Client>, &Filter, usize) -> Pages<Contact>,
-) -> Result<Option<Reading>> {
+    pages: &impl Fn(&Arc<Client>, &ChangeFilter, usize) -> Pages<Contact>,
+) -> Result<Option<Passes>> {
     let stream = &SOURCE.stream;
     if !run.contacts_are_due(stream, start) {
         return Ok(None);
     }
-    let mut reading = Reading::of(run.beginning(stream, start));
-    // Without a bookmark there is nothing cheaper.
+    let mut reading = Passes::of(run.beginning(stream, start));
+    // Without a bookmark, reading all contacts is the only way.
     if run.bookmark(stream).is_some() {
         let filter = reading.listings[0];
         let mut rest = pages(run.client, &filter, 0);
@@ -168,11 +169,11 @@ fn complete_read(
     Ok(Some(reading))
 }
 
-/// Sub-resources whose ids the tap translates, and the field that it fills in.
+/// Sub-resources that hold ids, and the field into which the tap writes their names.
 const TRANSLATED: [(&str, &str); 3] =
     [("custom_fields", "custom_field_values"), ("taggings", "tag_names"), ("list_memberships", "list_names")];
 
-/// The sub-resources that the selected fields need, as far as `include_subresources` allows them.
+/// The sub-resources that the selected fields need and `include_subresources` allows.
 fn include(run: &Run) -> Vec<Subresource> {
     let wants = |field: &str| run.wants(&SOURCE.stream, &[field]);
     let is_needed = |subresource: &Subresource| {
@@ -201,7 +202,7 @@ fn needed_definitions(run: &Run, include: &[Subresource]) -> Needed {
 fn pages<T: Row>(
     config: &Config,
     include: &[Subresource],
-) -> impl Fn(&Arc<Client>, &Filter, usize) -> Pages<T> + Clone + Send + Sync + use<T> + 'static {
+) -> impl Fn(&Arc<Client>, &ChangeFilter, usize) -> Pages<T> + Clone + Send + Sync + use<T> + 'static {
     let (status, include) = (words(&config.contact_status), words(include));
     let limit = config.page_size.to_string();
     move |client, filter, priority| {
@@ -209,13 +210,13 @@ fn pages<T: Row>(
         if !include.is_empty() {
             query.push(("include", &include));
         }
-        let from = filter.map(|(name, bound)| (name, asked_from(bound)));
+        let from = filter.map(|(name, bound)| (name, query_bound(bound)));
         query.extend(from.as_ref().map(|(name, from)| (*name, from.as_str())));
         client.pages(ENDPOINT, "/contacts", &query, priority)
     }
 }
 
-/// The baseline of the benchmark: see the function of this name in the crate's root.
+/// The baseline of the benchmark: see the function of this name in the root of the crate.
 pub(crate) fn parse_and_write(page: &str, out: &mut impl std::io::Write) -> std::io::Result<()> {
     #[derive(Deserialize)]
     struct Body {
@@ -229,11 +230,11 @@ pub(crate) fn parse_and_write(page: &str, out: &mut impl std::io::Write) -> std:
 }
 
 /// The filter of a listing with its lower bound; `None` lists everything.
-type Filter = Option<(&'static str, DateTime<Utc>)>;
+type ChangeFilter = Option<(&'static str, DateTime<Utc>)>;
 
 fn write(
     run: &mut Run,
-    filter: Filter,
+    filter: ChangeFilter,
     mut page: Page<Contact>,
     definitions: &Definitions,
     seen: &mut Seen,
@@ -251,7 +252,7 @@ fn write(
     Ok(())
 }
 
-fn sighting(contact: &Contact, filter: Filter) -> Sighting {
+fn sighting(contact: &Contact, filter: ChangeFilter) -> Sighting {
     let email = contact.email_address.as_ref();
     let (created_at, updated_at) = (contact.created_at.instant(), contact.updated_at.instant());
     let opt_out_date = email.and_then(|email| email.opt_out_date.instant());
@@ -265,11 +266,11 @@ fn sighting(contact: &Contact, filter: Filter) -> Sighting {
         id: Id::from(contact.contact_id.as_str()),
         entered_at,
         changed_at: [created_at, updated_at, email_updated_at, opt_out_date].into_iter().flatten().max(),
-        is_wanted: filter.is_none_or(|(_, bound)| !in_extra_second(entered_at, Some(bound))),
+        is_wanted: filter.is_none_or(|(_, bound)| !is_before_bound(entered_at, Some(bound))),
     }
 }
 
-/// A contact's id, and the dates that show whether it moved.
+/// A contact's id, and the dates that show whether its place in the listing changed.
 #[derive(Deserialize, JsonSchema)]
 struct ContactId {
     #[serde(rename = "contact_id")]
@@ -294,13 +295,13 @@ impl Row for ContactId {
     const IS_WHOLE: bool = false;
 }
 
-/// A contact that the reports are read for.
+/// A contact whose reports are read.
 pub(super) struct ListedContact {
     pub(super) id: Id,
     pub(super) created_at: Option<DateTime<Utc>>,
 }
 
-/// The contacts that the reports are read for, in the order of their ids, and whether they are all.
+/// The contacts whose reports are read, in the order of their ids, and whether the listing surely had all of them.
 pub(super) fn listed(run: &Run) -> Result<(Vec<ListedContact>, bool)> {
     let mut list = Vec::new();
     let mut seen = Seen::default();
@@ -329,7 +330,7 @@ pub(super) fn listed(run: &Run) -> Result<(Vec<ListedContact>, bool)> {
     Ok((list, coverage == Coverage::Whole))
 }
 
-/// How many contacts there are, and the id of one.
+/// How many contacts there are, and the id of any one.
 pub(super) fn count(client: &Client, config: &Config) -> Result<(u64, Option<String>)> {
     let status = words(&config.contact_status);
     let query = [("status", status.as_str()), ("limit", "1"), ("include_count", "true")];

@@ -1,7 +1,7 @@
-//! `email_campaigns`: `GET /emails`, with drafts and removed ones, what the service counts for each, and the e-mail
-//! that it sends.
+//! `email_campaigns`: `GET /emails`, including drafts and removed campaigns, with the service's counts, the activities
+//! and the primary e-mail of each.
 
-mod record;
+pub(super) mod record;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,10 +10,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::campaigns::{self, KnownCampaigns, Listing, PageOddities, Summaries, Summary};
+use super::campaigns::{self, CampaignListing, KnownCampaigns, PageOddities, Summaries, Summary};
 use super::page::list;
-use super::reports;
-use super::{Found, Probe, Shared, Source};
+use super::{AccountSize, Probe, Shared, Source, selects_reports};
 use crate::client::{Client, Oddities};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -26,7 +25,7 @@ use crate::schema;
 use crate::state::{Resume, Start};
 use crate::stream::{Needs, Stream};
 use crate::timestamp::stamp;
-pub(super) use record::{CampaignActivity, EmailCampaign};
+use record::EmailCampaign;
 
 /// Changes can become visible up to this long after their `updated_at`.
 const OVERLAP: TimeDelta = TimeDelta::minutes(5);
@@ -47,21 +46,21 @@ pub(super) static SOURCE: Source = Source {
     read,
 };
 
-/// The service counts no campaigns: they are listed, 500 a call.
-fn count(client: &Arc<Client>, config: &Config, found: &mut Found) -> Result<()> {
+/// The service gives no count of campaigns, so they are listed, 500 per call.
+fn count(client: &Arc<Client>, config: &Config, found: &mut AccountSize) -> Result<()> {
     let known = &mut found.shared.reports.campaigns.known;
     found.campaigns = Some(known.listing(client, config, None)?.campaigns.len() as u64);
     Ok(())
 }
 
-/// What the selected fields have to be asked for, beyond the listing.
+/// What the selected fields need beyond the listing.
 #[derive(Clone, Copy)]
-struct Wanted {
-    /// What the service counts, 500 campaigns a call.
+struct Extras {
+    /// The service's counts, 500 campaigns per call.
     counts: bool,
-    /// The activities, one call a campaign.
+    /// The activities, one call per campaign.
     details: bool,
-    /// The primary e-mail, one call more.
+    /// The primary e-mail, one more call per campaign.
     email: bool,
 }
 
@@ -79,46 +78,46 @@ const COUNTS: [&str; 9] = [
 const EMAIL: [&str; 7] =
     ["subject", "preheader", "from_name", "from_email", "reply_to_email", "contact_list_ids", "segment_ids"];
 
-impl Wanted {
-    const NOTHING: Wanted = Wanted { counts: false, details: false, email: false };
+impl Extras {
+    const NOTHING: Extras = Extras { counts: false, details: false, email: false };
 
-    fn by(run: &Run) -> Wanted {
+    fn selected(run: &Run) -> Extras {
         let wants = |field: &&str| run.wants(&SOURCE.stream, &[field]);
         let email = EMAIL.iter().any(wants);
-        // Which e-mail is the primary one, only the details say.
-        Wanted { counts: COUNTS.iter().any(wants), details: email || wants(&"campaign_activities"), email }
+        // Only the details say which e-mail is the primary one.
+        Extras { counts: COUNTS.iter().any(wants), details: email || wants(&"campaign_activities"), email }
     }
 }
 
-/// A campaign that is to be written.
+/// A campaign to write.
 struct Chosen {
-    /// Its row of the listing; `None` for one that the service counts and does not list.
-    listed: Option<campaigns::Listed>,
+    /// Its row of the listing; `None` for a campaign that is in the summaries but not in the listing.
+    listed: Option<campaigns::ListedCampaign>,
     summary: Option<Summary>,
-    wanted: Wanted,
-    /// Its details, or why they are refused, where an earlier stream has asked for them.
+    wanted: Extras,
+    /// Its details, or why the service refused them, if another stream has fetched them already.
     details: Option<Result<Arc<EmailCampaign>>>,
 }
 
 impl Chosen {
-    /// Whether its details are to be asked for: also where nothing else tells what it is.
+    /// Whether its details are needed. They always are for a campaign that is not listed.
     fn needs_details(&self) -> bool {
         self.wanted.details || self.listed.is_none()
     }
 
-    /// The calls that it takes.
+    /// How many calls it takes.
     fn calls(&self) -> u64 {
         u64::from(self.needs_details() && self.details.is_none()) + u64::from(self.wanted.email)
     }
 }
 
-/// What was asked about one campaign.
+/// What was fetched for one campaign.
 struct Answers {
-    /// Its details, or why they are refused; `None` where they were not needed.
+    /// Its details, or why the service refuses them; `None` if they were not needed.
     details: Option<Result<Arc<EmailCampaign>>>,
-    /// Its primary e-mail, or why it is refused; `None` where it was not needed or there is none.
+    /// Its primary e-mail, or why the service refuses it; `None` if it was not needed or there is none.
     email: Option<Result<Mailing>>,
-    /// When the last of them came; `None` where nothing was asked for now.
+    /// When the last answer came; `None` if no call was made.
     extracted: Option<String>,
     oddities: Vec<Oddities>,
 }
@@ -144,7 +143,7 @@ struct Mailing {
     segment_ids: Option<Vec<Integer>>,
 }
 
-/// The pages of the listing and of the counts, and what the selected fields take for each campaign to write.
+/// The pages of the listing and of the counts, plus the calls for each campaign to write.
 fn cost(run: &mut Run, shared: &mut Shared) -> Result<u64> {
     let place = begin(run)?;
     let choice = choose(run, &mut shared.reports.campaigns.known, &place)?;
@@ -155,26 +154,26 @@ fn cost(run: &mut Run, shared: &mut Shared) -> Result<u64> {
     Ok(calls)
 }
 
-/// More calls than this for details are worth a word in the plan.
+/// If the stream takes at least this many calls, the plan says how to save them.
 const MANY_CALLS: u64 = 200;
 
-/// What to deselect to save most of these calls of the stream, if they are many.
+/// Which fields to deselect to save most of the stream's calls, if there are many.
 pub(super) fn how_to_save(run: &Run, calls: u64) -> Option<String> {
-    let wanted = Wanted::by(run);
+    let wanted = Extras::selected(run);
     let fields = match (wanted.email, wanted.details) {
         _ if calls < MANY_CALLS => return None,
         (true, _) => format!("campaign_activities, {}", EMAIL.join(", ")),
         (false, true) => "campaign_activities".to_owned(),
         (false, false) => return None,
     };
-    Some(format!("{calls} of them for email_campaigns, which deselecting its fields {fields} would save"))
+    Some(format!("{calls} of them for email_campaigns; deselect its fields {fields} to save them"))
 }
 
 fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     let stream = &SOURCE.stream;
     let mut place = begin(run)?;
     let known = &mut shared.reports.campaigns.known;
-    let Choice { listing, summaries, refused, chosen } = choose(run, known, &place)?;
+    let Selection { listing, summaries, refused, chosen } = choose(run, known, &place)?;
     note(run, &listing.oddities);
     if let Some(why) = &listing.may_lack {
         log::warn!("email_campaigns: {why}. Campaigns may be missing; run once with --full-table email_campaigns");
@@ -182,14 +181,14 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     if let Some(summaries) = &summaries {
         note(run, &summaries.oddities);
     }
-    if let Some(why) = refused.filter(|_| Wanted::by(run).counts) {
+    if let Some(why) = refused.filter(|_| Extras::selected(run).counts) {
         log::warn!(
             "email_campaigns: the service refuses the counts of campaigns ({why}), so last_sent_date and the unique_ \
              fields are null"
         );
     }
     if let Some(after) = &place.after {
-        log::info!("{}: going on after campaign {after}; {} are left", stream.name, chosen.len());
+        log::info!("{}: continuing after campaign {after}; {} campaigns to go", stream.name, chosen.len());
     }
     write(run, known, &mut place, chosen)?;
     run.check_oddities(stream)?;
@@ -197,7 +196,7 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     Ok(())
 }
 
-/// Where the read begins. One that was interrupted goes on as it began: what happened since then comes with the next run.
+/// Where the read begins. An interrupted read continues with its own window; the next run reads newer changes.
 fn begin(run: &Run) -> Result<Resume> {
     let stream = &SOURCE.stream;
     let start = run.client.run_start()?;
@@ -205,9 +204,9 @@ fn begin(run: &Run) -> Result<Resume> {
     Ok(run.resume(stream).unwrap_or_else(|| Resume { since: since(), until: start, ..Resume::default() }))
 }
 
-/// What a read has to write, and what was asked to know it.
-struct Choice {
-    listing: Arc<Listing>,
+/// The campaigns that a read writes, and the answers that it needed to choose them.
+struct Selection {
+    listing: Arc<CampaignListing>,
     summaries: Option<Arc<Summaries>>,
     /// Why the service refuses the summaries.
     refused: Option<Error>,
@@ -215,18 +214,17 @@ struct Choice {
     chosen: BTreeMap<Id, Chosen>,
 }
 
-fn choose(run: &Run, known: &mut KnownCampaigns, place: &Resume) -> Result<Choice> {
-    let (wanted, since) = (Wanted::by(run), place.since.0);
-    let reports = [&reports::SUMMARY.stream, &reports::DETAILS.stream];
-    // Counts grow while `updated_at` stands, and the reports look at every campaign that was sent.
-    let is_whole = since.is_none() || wanted.counts || reports.iter().any(|report| run.selects(report));
+fn choose(run: &Run, known: &mut KnownCampaigns, place: &Resume) -> Result<Selection> {
+    let (wanted, since) = (Extras::selected(run), place.since.0);
+    // Counts grow while `updated_at` stays the same, and the reports look at every campaign that was sent.
+    let is_whole = since.is_none() || wanted.counts || selects_reports(run);
     let listing = known.listing(run.client, run.config, since.filter(|_| !is_whole))?;
     let lookback = TimeDelta::days(i64::from(run.config.activity_lookback_days));
     let due = |updated_at: Option<DateTime<Utc>>, summary: Option<&Summary>| {
         let sent = summary.filter(|_| wanted.counts).and_then(|summary| summary.last_sent_date.instant());
         is_due(updated_at, sent, since, lookback)
     };
-    // A removed campaign that was never sent has no details to ask for, and only the summaries tell it from others.
+    // A removed campaign that was never sent has no details. Only the summaries show which ones were sent.
     let mut rows = listing.campaigns.values();
     let removed =
         wanted.details && rows.any(|row| row.campaign.is_removed() && due(row.campaign.updated_at.instant(), None));
@@ -244,7 +242,7 @@ fn choose(run: &Run, known: &mut KnownCampaigns, place: &Resume) -> Result<Choic
             continue;
         }
         let is_never_sent = sent.is_some() && summary.is_none();
-        let wanted = if listed.campaign.is_removed() && is_never_sent { Wanted::NOTHING } else { wanted };
+        let wanted = if listed.campaign.is_removed() && is_never_sent { Extras::NOTHING } else { wanted };
         let details = known.details_of(id).cloned();
         let campaign = Chosen { listed: Some(listed.clone()), summary: summary.cloned(), wanted, details };
         chosen.insert(id.clone(), campaign);
@@ -260,10 +258,10 @@ fn choose(run: &Run, known: &mut KnownCampaigns, place: &Resume) -> Result<Choic
         chosen = chosen.split_off(&after);
         chosen.remove(&after);
     }
-    Ok(Choice { listing, summaries, refused, chosen })
+    Ok(Selection { listing, summaries, refused, chosen })
 }
 
-/// Whether a campaign is to be written: it was updated since the bound, or sent so lately that its counts still grow.
+/// Whether to write a campaign: it was updated since the bound, or sent so recently that its counts still grow.
 fn is_due(
     updated_at: Option<DateTime<Utc>>,
     sent_at: Option<DateTime<Utc>>,
@@ -281,7 +279,7 @@ fn note(run: &mut Run, pages: &PageOddities) {
     }
 }
 
-/// Writes the campaigns one by one; what is to be asked about the next ones is under way meanwhile.
+/// Writes the campaigns one by one, while the details of the next ones are being fetched.
 fn write(run: &mut Run, known: &mut KnownCampaigns, place: &mut Resume, chosen: BTreeMap<Id, Chosen>) -> Result<()> {
     let stream = &SOURCE.stream;
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
@@ -290,7 +288,7 @@ fn write(run: &mut Run, known: &mut KnownCampaigns, place: &mut Resume, chosen: 
         Ok(())
     };
     let mut refused = Refused::default();
-    // Answers are small, and only so many are fetched ahead.
+    // Answers are small, so all weigh the same: the number of workers limits how many are fetched ahead.
     fanout::in_order(
         chosen.into_iter().collect(),
         workers,
@@ -320,16 +318,16 @@ fn write(run: &mut Run, known: &mut KnownCampaigns, place: &mut Resume, chosen: 
     )
 }
 
-/// Asks for what a campaign lacks.
+/// Fetches the details and the e-mail of a campaign.
 ///
 /// # Errors
-/// What may be answered otherwise another time: nulls in its place would clear what the target holds.
+/// Any error but a refusal: writing null instead would overwrite the values in the target.
 fn ask(client: &Client, id: &Id, chosen: &Chosen, priority: usize) -> Result<Answers> {
     let mut answers = Answers { details: chosen.details.clone(), email: None, extracted: None, oddities: Vec::new() };
     if !chosen.needs_details() {
         answers.details = None;
     } else if answers.details.is_none() {
-        let details = unless_it_passes(campaigns::details(client, id, priority))?;
+        let details = keep_refusal(campaigns::details(client, id, priority))?;
         answers.details = Some(details.map(|(details, oddities)| {
             answers.oddities.push(oddities);
             Arc::new(details)
@@ -339,7 +337,7 @@ fn ask(client: &Client, id: &Id, chosen: &Chosen, priority: usize) -> Result<Ans
     let primary = answers.details.as_ref().and_then(|details| details.as_ref().ok()?.primary_email());
     if let Some(activity) = primary.filter(|_| chosen.wanted.email) {
         let path = format!("/emails/activities/{}", Id::from(activity).in_path());
-        let email = unless_it_passes(client.one::<Mailing>("email_campaign_activity", &path, priority))?;
+        let email = keep_refusal(client.one::<Mailing>("email_campaign_activity", &path, priority))?;
         answers.email = Some(email.map(|(email, oddities)| {
             answers.oddities.push(oddities);
             email
@@ -349,15 +347,15 @@ fn ask(client: &Client, id: &Id, chosen: &Chosen, priority: usize) -> Result<Ans
     Ok(answers)
 }
 
-/// An answer, or that it is refused for good; the error is one that another try may not meet.
-fn unless_it_passes<T>(answer: Result<T>) -> Result<Result<T>> {
+/// Splits the errors of a call: a refusal is permanent and becomes part of the answer; others may pass, and end the read.
+fn keep_refusal<T>(answer: Result<T>) -> Result<Result<T>> {
     match answer {
         Err(why) if !why.is_refusal() => Err(why),
         answer => Ok(answer),
     }
 }
 
-/// The record of a campaign; `None` for one that is neither listed nor known one by one.
+/// The record of a campaign; `None` if it is neither listed nor known by its id.
 fn record(chosen: &Chosen, answers: &Answers) -> Option<EmailCampaign> {
     let details = answers.details.as_ref().and_then(|details| details.as_ref().ok());
     let mut record = match &chosen.listed {
@@ -391,7 +389,7 @@ fn record(chosen: &Chosen, answers: &Answers) -> Option<EmailCampaign> {
     Some(record)
 }
 
-/// Details in the way of the listing, which spells the status `Done` instead of `DONE`.
+/// Details in the form of the listing, which spells the status `Done` instead of `DONE`.
 fn as_listed(details: &EmailCampaign) -> EmailCampaign {
     let status = details.current_status.as_str().map(|status| {
         let lower = status.to_lowercase();
@@ -402,7 +400,7 @@ fn as_listed(details: &EmailCampaign) -> EmailCampaign {
     EmailCampaign { current_status: status.unwrap_or_default(), ..details.clone() }
 }
 
-/// What was refused and warned of: the first of each kind is a WARNING, the others are logged at DEBUG.
+/// Which kinds of refusal were logged: the first of each kind is a WARNING, the others are logged at DEBUG.
 #[derive(Default)]
 struct Refused {
     details: bool,
@@ -422,7 +420,7 @@ impl Refused {
         match (&answers.details, &chosen.listed) {
             (Some(Err(why)), None) => warn(
                 |refused| &mut refused.unlisted,
-                format!("campaign {id} was sent, but is neither listed nor known by its id ({why}); it is left out"),
+                format!("campaign {id} was sent, but is neither listed nor known by its id ({why}); it is not written"),
             ),
             (Some(Err(why)), Some(_)) => warn(
                 |refused| &mut refused.details,

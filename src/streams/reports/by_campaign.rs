@@ -1,5 +1,4 @@
-//! The contact reports on the campaign route: the rows of each sent campaign activity, 500 a call, and the summary
-//! counted from them.
+//! The campaign route: reads the rows of each sent campaign activity, 500 per call, and counts the summary from them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -28,7 +27,7 @@ use crate::streams::page::rows;
 
 const TRACKING: &str = "email_reports";
 
-/// A row of any of the six reports.
+/// A row of any of the six tracking reports.
 #[derive(Deserialize, JsonSchema)]
 struct Tracked {
     contact_id: Key,
@@ -66,7 +65,7 @@ impl Row for Tracked {
     const IS_WHOLE: bool = true;
 }
 
-impl newest_first::Activity for Tracked {
+impl newest_first::DatedRow for Tracked {
     type Identity<'a> = (&'a str, &'a str, Option<&'a str>);
 
     fn identity(&self) -> Self::Identity<'_> {
@@ -78,21 +77,21 @@ impl newest_first::Activity for Tracked {
     }
 }
 
-/// One activity of a campaign, and which reports want its rows.
-struct Activity {
+/// One activity of a campaign, and which reports need its rows.
+struct ActivityToRead {
     id: Id,
     campaign: Arc<CampaignToRead>,
     summary: bool,
     details: bool,
-    /// The service has refused one of its reports: the others are not asked for.
+    /// Set once the service has refused one of its tracking reports; the others are then skipped.
     is_refused: AtomicBool,
 }
 
 /// One tracking report of one activity.
-struct Listing {
-    activity: Arc<Activity>,
+struct TrackingReport {
+    activity: Arc<ActivityToRead>,
     kind: Kind,
-    /// Rows older than this are not wanted.
+    /// Older rows are not needed.
     until: Option<DateTime<Utc>>,
     is_last_of_activity: bool,
 }
@@ -105,7 +104,7 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
     let listings = listings(&activities, readings);
     let types = Kind::chosen(&run.config.tracking_activity_types);
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
-    let fetch = move |priority: usize, listing: &Listing, push: &mut dyn FnMut(Part<Tracked>) -> bool| {
+    let fetch = move |priority: usize, listing: &TrackingReport, push: &mut dyn FnMut(Part<Tracked>) -> bool| {
         if listing.activity.is_refused.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -116,8 +115,8 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
     };
     let mut refusals = Refusals::new(&activities);
     let (mut has_begun, mut is_skipped) = (false, false);
-    let mut counted = Counted::default();
-    // Contact and moment of each row, as their hash: a report may have a row for every contact of the account.
+    let mut counted = CountedRows::default();
+    // Keyed by the hash of contact and time: a report may have a row for every contact of the account.
     let (mut occurrences, hasher) = (HashMap::<u64, u32>::new(), RandomState::new());
     fanout::in_order(
         listings,
@@ -126,7 +125,7 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
         fetch,
         |listing, step| {
             match step {
-                // What workers happened to fetch of it before it was refused must not depend on chance.
+                // Which pages the workers fetched before the refusal depends on timing, so none of them is written.
                 Step::Item(_) if is_skipped => {}
                 Step::Item(mut part) => {
                     has_begun = true;
@@ -167,7 +166,7 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
                     occurrences.clear();
                     if listing.is_last_of_activity {
                         let counted = std::mem::take(&mut counted);
-                        // Counts of some of the reports would be taken for those of all.
+                        // Without all reports of the activity, its counts would be too low.
                         if !std::mem::take(&mut is_skipped) {
                             counted.emit(run, readings, &listing.activity)?;
                         }
@@ -185,28 +184,28 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
     Ok(())
 }
 
-/// The contacts whose rows count, where not those of all do.
+/// The contacts whose rows are written; `None` means all contacts.
 fn chosen_contacts(run: &mut Run, shared: &mut Shared, readings: &mut [Reading]) -> Result<Option<HashSet<Id>>> {
     if run.config.contact_ids.is_empty() && run.config.reads_all_contacts() {
         return Ok(None);
     }
     let contacts = shared.reports.contacts(run)?;
     for reading in readings.iter_mut() {
-        reading.every_contact(contacts.are_all);
+        reading.note_contacts(contacts.are_all);
     }
     Ok(Some(contacts.list.iter().map(|contact| contact.id.clone()).collect()))
 }
 
 /// The tracking reports of the activities, in the order in which they are written.
-fn listings(activities: &[Arc<Activity>], readings: &[Reading]) -> Vec<Listing> {
+fn listings(activities: &[Arc<ActivityToRead>], readings: &[Reading]) -> Vec<TrackingReport> {
     let details = readings.iter().find(|reading| !reading.is_summary());
-    let of = |activity: &Arc<Activity>| {
+    let of = |activity: &Arc<ActivityToRead>| {
         let activity = Arc::clone(activity);
-        // The summary counts every row, the details stop at their lower bound.
+        // The summary counts every row; the details stop at their lower bound.
         let until = details.filter(|_| !activity.summary).and_then(|reading| reading.since);
         let kinds: Vec<Kind> = activity.campaign.kinds.iter().map(|to_read| to_read.kind).collect();
         let last = kinds.len().saturating_sub(1);
-        kinds.into_iter().enumerate().map(move |(at, kind)| Listing {
+        kinds.into_iter().enumerate().map(move |(at, kind)| TrackingReport {
             activity: Arc::clone(&activity),
             kind,
             until,
@@ -217,7 +216,7 @@ fn listings(activities: &[Arc<Activity>], readings: &[Reading]) -> Vec<Listing> 
 }
 
 /// The activities to read, in the order of their ids.
-fn activities(run: &mut Run, shared: &mut Shared, readings: &[Reading]) -> Result<Vec<Arc<Activity>>> {
+fn activities(run: &mut Run, shared: &mut Shared, readings: &[Reading]) -> Result<Vec<Arc<ActivityToRead>>> {
     let learnt = &mut shared.reports;
     let mut campaigns = plan::campaigns_to_read(run, learnt, readings)?;
     let ids: Vec<Id> = campaigns.iter().map(|campaign| campaign.id.clone()).collect();
@@ -240,7 +239,7 @@ fn activities(run: &mut Run, shared: &mut Shared, readings: &[Reading]) -> Resul
             if summary || details {
                 let (id, campaign) = (activity.id.clone(), Arc::clone(&campaign));
                 let is_refused = AtomicBool::new(false);
-                found.insert(id.clone(), Arc::new(Activity { id, campaign, summary, details, is_refused }));
+                found.insert(id.clone(), Arc::new(ActivityToRead { id, campaign, summary, details, is_refused }));
             }
         }
     }
@@ -253,9 +252,9 @@ fn activities(run: &mut Run, shared: &mut Shared, readings: &[Reading]) -> Resul
     Ok(found.into_values().collect())
 }
 
-/// So many campaigns must refuse their first report before the refusal is that of the stream.
+/// If the first this many campaigns all answer 403, the login may not read the stream.
 const REFUSING_CAMPAIGNS: usize = 3;
-/// So many refused activities are named.
+/// How many refused activities the warning names.
 const NAMED_ACTIVITIES: usize = 3;
 
 /// The activities whose reports the service refuses.
@@ -269,7 +268,7 @@ struct Refusals {
 }
 
 impl Refusals {
-    fn new(activities: &[Arc<Activity>]) -> Refusals {
+    fn new(activities: &[Arc<ActivityToRead>]) -> Refusals {
         let campaigns: HashSet<&Id> = activities.iter().map(|activity| &activity.campaign.id).collect();
         Refusals {
             by_status: BTreeMap::new(),
@@ -280,11 +279,11 @@ impl Refusals {
         }
     }
 
-    /// Takes note of an error on the first page of a report.
+    /// Records an error on the first page of a report.
     ///
     /// # Errors
-    /// What is no refusal of this one activity: any other failure, and a 403 to all that were asked first.
-    fn note(&mut self, listing: &Listing, error: Error) -> Result<()> {
+    /// Any error that does not concern this activity alone: other failures, and 403 for each of the first campaigns.
+    fn note(&mut self, listing: &TrackingReport, error: Error) -> Result<()> {
         let activity = &listing.activity;
         let (status, why) = match error {
             Error::Refused(why) => (400, why),
@@ -325,7 +324,7 @@ impl Refusals {
     }
 }
 
-fn emit(run: &mut Run, listing: &Listing, row: Tracked, occurrence: u64, extracted: &str) -> Result<()> {
+fn emit(run: &mut Run, listing: &TrackingReport, row: Tracked, occurrence: u64, extracted: &str) -> Result<()> {
     let (activity, campaign) = (listing.activity.id.to_string(), &listing.activity.campaign);
     let detail = ActivityDetail {
         contact_id: row.contact_id,
@@ -345,22 +344,22 @@ fn emit(run: &mut Run, listing: &Listing, row: Tracked, occurrence: u64, extract
     run.emit(&DETAILS.stream, &detail, extracted)
 }
 
-/// The counts of one activity, contact by contact in the order of their ids.
+/// The counts of one activity for each contact, in the order of their ids.
 #[derive(Default)]
-struct Counted {
+struct CountedRows {
     contacts: BTreeMap<Id, Counts>,
-    /// When its last page was read; empty before the first.
+    /// When the last page was read; empty before the first.
     extracted: String,
 }
 
 #[derive(Default)]
 struct Counts {
-    /// The last send to the contact, or the first of anything where no send is reported.
+    /// The last send to the contact, or the first activity of any kind if no send is reported.
     start_on: Option<DateTime<Utc>>,
     rows: [u32; KINDS.len()],
 }
 
-impl Counted {
+impl CountedRows {
     fn row(&mut self, contact: &Id, kind: Kind, row: &Tracked) {
         let at = row.created_time.instant();
         let counts = self.contacts.entry(contact.clone()).or_default();
@@ -374,8 +373,8 @@ impl Counted {
         counts.rows[kind as usize] += 1;
     }
 
-    /// Writes the rows whose last send lies in the window, once all reports of the activity have come.
-    fn emit(self, run: &mut Run, readings: &[Reading], activity: &Activity) -> Result<()> {
+    /// Writes the rows whose last send is in the window, after all reports of the activity were read.
+    fn emit(self, run: &mut Run, readings: &[Reading], activity: &ActivityToRead) -> Result<()> {
         let Some(reading) = readings.iter().find(|reading| reading.is_summary()) else { return Ok(()) };
         let campaign_id = Text::from(activity.campaign.id.to_string().as_str());
         let activity = activity.id.to_string();

@@ -1,4 +1,4 @@
-//! The contact route: one contact at a time, in the order of their ids, so that one id says how far a read got.
+//! The contact route: one contact after the other, in the order of their ids, so that the last id is the resume point.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,48 +10,47 @@ use serde::Deserialize;
 use super::newest_first::{Listing, Part, newest_first};
 use super::reading::Reading;
 use super::records::{ActionSummary, ActivityDetail, OfActivity};
-use super::{ACTIVITY_DETAILS, ACTIVITY_SUMMARY, DETAILS, Learnt};
-use super::{plan, route};
+use super::{ACTIVITY_DETAILS, ACTIVITY_SUMMARY, DETAILS, Learnt, route};
 use crate::client::{Client, Oddities, Page, Row};
 use crate::config::{Route, Word};
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::field::{Key, KeyInteger, Timestamp};
 use crate::id::Id;
-use crate::run::{Run, asked_from, in_extra_second};
+use crate::run::{Run, is_before_bound, query_bound};
 use crate::streams::Shared;
 use crate::streams::contacts::{self, ListedContact};
 use crate::streams::page::rows;
 use crate::timestamp::stamp;
 use crate::window::five_year_windows;
 
-/// 1998-01-01, before which there was no Constant Contact: the start of a summary that nothing bounds.
+/// 1998-01-01, when there was no Constant Contact yet: the start of a summary without a lower bound.
 const BEFORE_THE_SERVICE: DateTime<Utc> = DateTime::from_timestamp(883_612_800, 0).expect("it is a moment");
 
-/// From a moment to another.
+/// Start and end of a window.
 type Range = (DateTime<Utc>, DateTime<Utc>);
 
 const CONTACT: &str = "contact";
-/// How many of the contacts that were named, but have no report, a warning names.
+/// How many of the `contact_ids` without a report the warning names.
 const SHOWN_IDS: usize = 10;
-/// Rows of a page of the summary; the service lets nobody choose.
+/// Rows of a page of the summary, which has no `limit`.
 const SUMMARY_PAGE: u64 = 200;
 /// The most rows of a page of the details.
 const DETAILS_PAGE: u32 = 100;
-/// After that many contacts the plan is compared with the calls made.
+/// The plan is compared with the calls made after each so many contacts.
 const CHECK_AFTER: u64 = 100;
 
-/// The contacts that the reports are read for, in the order of their ids.
+/// The contacts whose reports are read, in the order of their ids.
 pub(super) struct Contacts {
     pub(super) list: Vec<ListedContact>,
-    /// Whether the listing is sure to have named them all.
+    /// Whether the listing surely had all of them.
     pub(super) are_all: bool,
-    /// When contacts were created that no listing dates, as far as they were asked for.
+    /// Creation dates that were fetched one by one, for contacts that come from no listing.
     created: Mutex<HashMap<Id, Option<DateTime<Utc>>>>,
 }
 
 impl Contacts {
-    /// Those of `contact_ids`, or the listed ones.
+    /// The contacts of `contact_ids`, or all listed ones.
     pub(super) fn fetch(run: &Run) -> Result<Contacts> {
         if run.config.contact_ids.is_empty() {
             let (list, are_all) = contacts::listed(run)?;
@@ -64,15 +63,15 @@ impl Contacts {
         Ok(Contacts { list, are_all: true, created: Mutex::default() })
     }
 
-    /// When a contact was created; `None` where that is not known yet.
-    #[expect(clippy::option_option, reason = "a contact that was asked for may have no date")]
+    /// When a contact was created; `None` if that is not known yet.
+    #[expect(clippy::option_option, reason = "a known contact may have no date")]
     fn known_creation(&self, id: &Id) -> Option<Option<DateTime<Utc>>> {
         let at = self.list.binary_search_by(|contact| contact.id.cmp(id)).ok()?;
         let listed = self.list[at].created_at.map(Some);
         listed.or_else(|| self.created.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied())
     }
 
-    /// When a contact was created, asked for where no listing dates it.
+    /// When a contact was created; fetched if it is not known.
     fn creation(&self, client: &Client, priority: usize, id: &Id) -> Result<Option<DateTime<Utc>>> {
         #[derive(Deserialize)]
         struct Created {
@@ -89,25 +88,25 @@ impl Contacts {
     }
 }
 
-/// How many rows a page of a report has at most.
+/// The most rows of a page of a report.
 pub(super) fn rows_a_page(run: &Run, reading: &Reading) -> u64 {
     if reading.is_summary() { SUMMARY_PAGE } else { u64::from(run.config.page_size.min(DETAILS_PAGE)) }
 }
 
-/// Asks for the report of one contact, and passes its pages on until that answers false.
+/// Fetches the report of one contact, and passes its pages on until the receiver returns false.
 type Ask<T> = dyn Fn(&Arc<Client>, usize, &Id, &mut dyn FnMut(Part<T>) -> bool) -> Result<()> + Send + Sync;
 
-/// The pages of a contact, and how they ended.
+/// The pages of a contact's report, and the outcome of reading them.
 type Kept<T> = (Vec<Part<T>>, Result<()>);
 
-/// Writes a page of a contact.
+/// Writes a page of a contact's report.
 type Write<T> = fn(&mut Run, &mut Learnt, &Reading, &mut OneContact, &Id, Part<T>) -> Result<()>;
 
-/// The report of any contact: pages that the plan has read come from memory, once.
+/// Fetches the report of any contact. Pages that the plan has read come from memory, once.
 pub(super) struct ContactFetch<T> {
     since: Option<DateTime<Utc>>,
     until: DateTime<Utc>,
-    /// The range is part of the call.
+    /// Whether the range is a parameter of the call.
     has_range: bool,
     ask: Box<Ask<T>>,
     kept: Mutex<HashMap<Id, Kept<T>>>,
@@ -136,12 +135,12 @@ impl<T> ContactFetch<T> {
         outcome
     }
 
-    /// Keeps what came for a contact until it is fetched again.
+    /// Keeps the pages of a contact until it is fetched again.
     pub(super) fn keep(&self, id: Id, parts: Vec<Part<T>>, outcome: Result<()>) {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(id, (parts, outcome));
     }
 
-    /// Whether the service may refuse the range for its length.
+    /// Whether the range is so long that the service may refuse it.
     pub(super) fn asks_long_range(&self) -> bool {
         self.has_range && is_long(&range(self.since, self.until))
     }
@@ -151,7 +150,7 @@ impl<T> ContactFetch<T> {
     }
 }
 
-/// The activity summary of a contact. `must_split` is set once the service has refused a range of over five years.
+/// Fetches activity summaries. Sets `must_split` once the service has refused a range of more than five years.
 pub(super) fn summary(
     reading: &Reading,
     contacts: Arc<Contacts>,
@@ -162,7 +161,7 @@ pub(super) fn summary(
         move |client: &Arc<Client>, priority: usize, id: &Id, push: &mut dyn FnMut(Part<ActionSummary>) -> bool| {
             let path = format!("/reports/contact_reports/{}/activity_summary", id.in_path());
             let mut ask_range = |(start, end): Range| -> Result<()> {
-                let (start, end) = (asked_from(start), stamp(end));
+                let (start, end) = (query_bound(start), stamp(end));
                 for page in client.pages(ACTIVITY_SUMMARY, &path, &[("start", &start), ("end", &end)], priority) {
                     if !push(Part::whole(of_contact(page?, id)?)) {
                         break;
@@ -182,7 +181,7 @@ pub(super) fn summary(
     ContactFetch::new(reading, true, Box::new(ask))
 }
 
-/// The range of a summary: it must have a start.
+/// The range of a summary, which needs a start.
 fn range(since: Option<DateTime<Utc>>, until: DateTime<Utc>) -> Range {
     (since.unwrap_or(BEFORE_THE_SERVICE), until)
 }
@@ -192,7 +191,7 @@ fn is_long((start, end): &Range) -> bool {
     *end > *start + Months::new(60)
 }
 
-/// The windows of at most five years in which the summary of a contact is read: nothing is older than the contact.
+/// Splits the range of a contact's summary into windows of at most five years. Nothing is older than the contact.
 fn summary_windows((start, end): Range, created_at: Option<DateTime<Utc>>) -> Vec<Range> {
     let born = created_at.map(|at| at - TimeDelta::days(1));
     let start = born.map_or(start, |born| born.max(start)).min(end);
@@ -201,26 +200,27 @@ fn summary_windows((start, end): Range, created_at: Option<DateTime<Utc>>) -> Ve
     if windows.is_empty() { vec![(start, end)] } else { windows }
 }
 
-/// The least calls that the report of these contacts takes: of one without a row.
-pub(super) fn least_calls(reading: &Reading, contacts: &Contacts, left: &[Id], must_split: bool) -> u64 {
+/// How many calls the reports of these contacts take if none has a row.
+pub(super) fn least_calls(reading: &Reading, contacts: &Contacts, unread: &[Id], must_split: bool) -> u64 {
     let range = range(reading.since, reading.until);
     if !reading.is_summary() || !must_split || !is_long(&range) {
-        return left.len() as u64;
+        return unread.len() as u64;
     }
     let windows = |id: &Id| Some(summary_windows(range, contacts.known_creation(id)?).len() as u64);
-    let known: Vec<u64> = left.iter().filter_map(windows).collect();
-    // Contacts that no listing dates are like those that were asked for, at one call more each.
-    let asked = if contacts.list.iter().all(|contact| contact.created_at.is_none()) { left.len() as u64 } else { 0 };
-    asked + route::scaled(known.iter().sum(), left.len() as u64, known.len() as u64)
+    let known: Vec<u64> = unread.iter().filter_map(windows).collect();
+    // Contacts that come from no listing have no creation date, so each takes one more call.
+    let is_undated = contacts.list.iter().all(|contact| contact.created_at.is_none());
+    let dates = if is_undated { unread.len() as u64 } else { 0 };
+    dates + route::scaled(known.iter().sum(), unread.len() as u64, known.len() as u64)
 }
 
-/// The activity details of a contact.
+/// Fetches activity details.
 pub(super) fn details(run: &Run, reading: &Reading) -> Arc<ContactFetch<ActivityDetail>> {
     let types: Vec<&'static str> = run.config.tracking_activity_types.iter().map(|kind| kind.as_str()).collect();
     let only_type = <[&str; 1]>::try_from(types.as_slice()).ok().map(|[only]| only);
     let types = types.join(",");
     let limit = run.config.page_size.min(DETAILS_PAGE).to_string();
-    // The service calls leaving the names out cheaper.
+    // The service documents that the call is faster without the names.
     let names = if run.wants(&DETAILS.stream, &["campaign_activity_name"]) { "true" } else { "false" };
     let since = reading.since;
     let ask =
@@ -248,14 +248,14 @@ pub(super) fn details(run: &Run, reading: &Reading) -> Arc<ContactFetch<Activity
     ContactFetch::new(reading, false, Box::new(ask))
 }
 
-/// Gives rows without a type the one that was asked for.
+/// Fills in the type of rows that have none, if only one type was requested.
 fn fill_in_type(rows: &mut [ActivityDetail], only: &str) {
     for row in rows.iter_mut().filter(|row| row.tracking_activity_type.is_empty()) {
         row.tracking_activity_type = Key::from(only);
     }
 }
 
-/// A page, where it is of the contact that was asked for.
+/// Checks that a page is of the requested contact.
 fn of_contact<T>(page: Page<T>, id: &Id) -> Result<Page<T>> {
     if let Some(contact_id) = &page.contact_id {
         is_of(id, contact_id)?;
@@ -289,16 +289,16 @@ fn each_contact<T: Row>(
     write: Write<T>,
 ) -> Result<()> {
     let contacts = shared.reports.contacts(run)?;
-    reading.every_contact(contacts.are_all);
+    reading.note_contacts(contacts.are_all);
     let ids = contacts.list.iter().map(|contact| &contact.id);
-    let left: Vec<Id> = ids.filter(|id| reading.wants(id)).cloned().collect();
-    let mut check = Check::new(run, shared, reading, left.len() as u64);
+    let unread: Vec<Id> = ids.filter(|id| reading.wants(id)).cloned().collect();
+    let mut check = PlanCheck::new(run, shared, reading, unread.len() as u64);
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
     let mut contact = OneContact::default();
     let (mut gone, mut shown) = (0, Vec::new());
     let fetching = Arc::clone(fetch);
     fanout::in_order(
-        left,
+        unread,
         workers,
         |part: &Part<T>| part.page.weight,
         move |priority, id, push| fetching.fetch(&client, priority, id, push),
@@ -310,7 +310,7 @@ fn each_contact<T: Row>(
                 }
                 Step::End(outcome) => {
                     match outcome {
-                        // What has begun is known: a later page that is not is a failure.
+                        // A 404 after the first page is a failure: the service knows this contact.
                         Err(Error::NotFound(why)) if !contact.has_begun => {
                             log::debug!("{}: no report of contact {id}: {why}", reading.stream.name);
                             gone += 1;
@@ -344,8 +344,8 @@ fn each_contact<T: Row>(
     Ok(())
 }
 
-/// Compares the plan with the calls made, and corrects it in the log where it turns out worse.
-struct Check {
+/// Compares the plan with the calls made, and logs a new estimate if the plan was too low.
+struct PlanCheck {
     stream: &'static str,
     planned: u64,
     contacts: u64,
@@ -354,12 +354,12 @@ struct Check {
     is_corrected: bool,
 }
 
-impl Check {
-    fn new(run: &Run, shared: &Shared, reading: &Reading, contacts: u64) -> Check {
-        let planned = plan::of_report(&shared.reports, reading);
+impl PlanCheck {
+    fn new(run: &Run, shared: &Shared, reading: &Reading, contacts: u64) -> PlanCheck {
+        let planned = shared.reports.planned_calls(reading.stream);
         run.progress.expect_calls(planned);
         let calls_before = run.client.calls();
-        Check { stream: reading.stream.name, planned, contacts, done: 0, calls_before, is_corrected: false }
+        PlanCheck { stream: reading.stream.name, planned, contacts, done: 0, calls_before, is_corrected: false }
     }
 
     fn one_more(&mut self, run: &Run) {
@@ -372,7 +372,7 @@ impl Check {
             self.is_corrected = true;
             run.progress.expect_calls(expected - (run.client.calls() - self.calls_before));
             log::info!(
-                "{}: the plan is corrected: about {}, not {}, since contacts have more rows than those of the sample",
+                "{}: new estimate: {}, not {}, because contacts have more rows than those of the sample",
                 self.stream,
                 route::cost(expected, run.config.requests_per_second),
                 self.planned
@@ -381,12 +381,12 @@ impl Check {
     }
 }
 
-/// What has come of the contact whose turn it is.
+/// What has been read of the current contact.
 #[derive(Default)]
 struct OneContact {
     has_begun: bool,
     summaries: HashSet<Id>,
-    /// Two opens in one second are equal in all that the service sends.
+    /// How many rows had the same activity, type and time: two opens in one second are equal in all fields.
     occurrences: HashMap<(String, String, String), u64>,
 }
 
@@ -405,7 +405,7 @@ fn write_summary(
     let contact_id = Key::from(id.to_string().as_str());
     for mut row in rows {
         let at = row.start_on.instant();
-        let is_outside = in_extra_second(at, reading.since) || (reading.is_bounded && at == Some(reading.until));
+        let is_outside = is_before_bound(at, reading.since) || (reading.is_bounded && at == Some(reading.until));
         let activity = Id::from(row.campaign_activity_id.as_str());
         if !is_outside && contact.summaries.insert(activity.clone()) {
             row.contact_id = contact_id.clone();
@@ -460,7 +460,7 @@ fn write_details(
     Ok(())
 }
 
-/// A row whose type only the request could tell, which asked for several.
+/// The warning for a row without a type, if several types were requested.
 fn without_type(row: &ActivityDetail) -> Oddities {
     let name = format!("contact_id={}, created_time={}", row.contact_id.as_str(), row.created_time.as_str());
     Oddities {

@@ -1,4 +1,4 @@
-//! The campaign of each activity, for the contact route, whose rows name the activity alone.
+//! The campaign of each activity, for the contact route: its rows name only the activity.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -17,13 +17,13 @@ const STATS: &str = "email_activity_stats";
 /// How many activities one call may name.
 const IDS: usize = 10;
 
-/// What is known of activities so far: each is looked up once a run, ten a call.
+/// The campaigns of activities known so far. Each activity is looked up once per run, ten per call.
 #[derive(Default)]
 pub(super) struct CampaignIds {
     known: HashMap<Id, Text>,
-    /// Activities that will come, looked up together with the first that does.
+    /// Activities that later rows will name. They are looked up together with the first one.
     expected: BTreeSet<Id>,
-    /// The service refuses to tell, which costs the field and not the rows.
+    /// Whether the service refuses to name campaigns. Then the field is null and the rows are written.
     is_refused: bool,
 }
 
@@ -33,15 +33,15 @@ impl CampaignIds {
         self.known.get(activity).cloned().unwrap_or_default()
     }
 
-    /// Takes note of activities that will come.
+    /// Announces activities that later rows will name.
     pub(super) fn expect(&mut self, activities: impl Iterator<Item = Id>) {
         self.expected.extend(activities);
     }
 
-    /// Looks up those of the activities that are not known yet, where the stream selects the field.
+    /// Looks up the activities that are not known yet, if the stream selects the field.
     ///
     /// # Errors
-    /// What ends a run. A refusal does not.
+    /// What ends the run; a refusal does not.
     pub(super) fn learn<'a>(
         &mut self,
         run: &Run,
@@ -58,7 +58,7 @@ impl CampaignIds {
         }
         missing.append(&mut self.expected);
         missing.retain(|id| !self.known.contains_key(id));
-        // Where the details of campaigns were read, they tell it for nothing.
+        // If the details of a campaign were read, they name its activities without another call.
         for (campaign, activity) in campaigns.known_activities() {
             if missing.remove(&activity.id) {
                 self.known.insert(activity.id.clone(), Text::from(campaign.to_string().as_str()));
@@ -104,7 +104,7 @@ impl CampaignIds {
                     }
                 }
             }
-            // One id that the service does not accept fails the call for all.
+            // A single id that the service does not accept fails the whole call.
             Err(Error::NotFound(_) | Error::Refused(_)) if ids.len() > 1 => {
                 let (some, others) = ids.split_at(ids.len() / 2);
                 self.ask(client, some)?;

@@ -1,4 +1,4 @@
-//! What the account has of campaigns, and which of them the reports must look at.
+//! Which campaigns may have rows for the reports.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -14,79 +14,80 @@ use crate::fanout::{self, Step};
 use crate::field::{Integer, Text};
 use crate::id::Id;
 use crate::streams::campaigns::KnownCampaigns;
-use crate::streams::email_campaigns::{CampaignActivity, EmailCampaign};
+use crate::streams::email_campaigns::record::{CampaignActivity, EmailCampaign};
 
 const STATS: &str = "email_campaign_stats";
 
 /// How many campaigns one call for their stats may name.
 const STATS_IDS: usize = 150;
-/// While the counts of a campaign are younger than this, rows may exist that they do not include.
+/// The service's counts of a campaign may be this late: newer rows can be missing from them.
 const COUNTS_LAG: TimeDelta = TimeDelta::days(1);
-/// A sending may take hours, and its date is known to the service later than its first rows.
+/// Sending a campaign may take hours, and the service dates it later than its first rows.
 const SENDING_TAKES: TimeDelta = TimeDelta::days(2);
 
-/// What one run has learnt of the account's campaigns; each part is asked for once, when it is first needed.
+/// What the run has fetched about campaigns so far. Each part is fetched once, when it is first needed.
 #[derive(Default)]
 pub(crate) struct Campaigns {
     pub(in crate::streams) known: KnownCampaigns,
-    listed: Option<Vec<Listed>>,
+    listed: Option<Vec<CampaignFacts>>,
     sent: Option<HashMap<Id, Sent>>,
 }
 
-/// A campaign of the listing.
-pub(in crate::streams) struct Listed {
+/// What the listing says about a campaign.
+pub(in crate::streams) struct CampaignFacts {
     id: Id,
     name: Option<Box<str>>,
     created_at: Option<DateTime<Utc>>,
-    /// A draft, or scheduled for later.
+    /// Whether it is a draft, or scheduled for later.
     is_unsent: bool,
-    /// When it was removed, at the latest.
+    /// For a removed campaign, its last update: it was removed then or earlier.
     removed_at: Option<DateTime<Utc>>,
 }
 
-/// What the service counts for a sent campaign.
+/// The service's counts for a sent campaign.
 struct Sent {
     last: Option<DateTime<Utc>>,
     rows: [u64; KINDS.len()],
-    /// Opens and clicks are all counted, not one per contact.
+    /// Whether the counts of opens and clicks include repeated ones, not one per contact.
     counts_all: bool,
 }
 
 /// One activity of a campaign.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Activity {
+pub(crate) struct KnownActivity {
     pub(crate) id: Id,
     pub(crate) role: Option<Box<str>>,
 }
 
-impl Activity {
-    /// As the details of a campaign name it.
-    fn of(activity: &CampaignActivity) -> Option<Activity> {
+impl KnownActivity {
+    /// From the details of a campaign.
+    fn of(activity: &CampaignActivity) -> Option<KnownActivity> {
         let id = Id::from(activity.campaign_activity_id.as_str()?);
-        Some(Activity { id, role: activity.role.0.clone() })
+        Some(KnownActivity { id, role: activity.role.0.clone() })
     }
 
-    /// Whether it can have tracking reports. Roles that nobody has documented are asked, and may refuse.
+    /// Whether it can have tracking reports. For undocumented roles it is tried, and the service may refuse.
     pub(super) fn is_tracked(&self) -> bool {
         !self.role.as_deref().is_some_and(|role| role.eq_ignore_ascii_case("permalink"))
     }
 }
 
-/// What one report needs of the campaigns.
+/// Which campaigns one report needs.
 #[derive(Clone, Debug)]
 pub(super) struct Demand {
-    /// The summary counts every row of an activity. The details stop at the first row before `rows_from`.
+    /// The summary needs every row of an activity; the details stop at the first row older than `rows_from`.
     pub(super) is_summary: bool,
-    /// Campaigns last sent before this have nothing for it; `None` looks at all.
+    /// Campaigns last sent before this are skipped; `None` skips none.
     pub(super) sent_from: Option<DateTime<Utc>>,
-    /// Campaigns created after this have nothing for it.
+    /// Campaigns created at or after this are skipped.
     pub(super) created_before: Option<DateTime<Utc>>,
     /// The oldest row that is wanted.
     pub(super) rows_from: Option<DateTime<Utc>>,
 }
 
 impl Demand {
-    /// What a report with this window needs; `lookback` is for how long late rows are looked for, `None` for ever.
+    /// What a report with this window needs. `lookback` is how long after its last send a campaign is checked for late rows;
+    /// `None` means always.
     pub(super) fn new(
         is_summary: bool,
         from: Option<DateTime<Utc>>,
@@ -99,19 +100,19 @@ impl Demand {
     }
 }
 
-/// A campaign whose reports must be looked at.
+/// A campaign whose tracking reports must be read.
 #[derive(Clone, Debug)]
 pub(super) struct CampaignToRead {
     pub(super) id: Id,
     pub(super) name: Option<Box<str>>,
-    /// Whether each demand, in their order, is to look at it.
+    /// Whether each demand needs it, in the order of the demands.
     pub(super) is_wanted_by: Vec<bool>,
     pub(super) kinds: Vec<KindToRead>,
-    /// Known to have been sent; a removed one may have been a draft.
+    /// Whether it surely was sent. A removed campaign may have been a draft.
     pub(super) is_sent: bool,
-    /// How many of its activities have reports, where its detail has been read.
+    /// How many of its activities have reports, if its details are known.
     pub(super) tracked: Option<u64>,
-    /// Its detail is known, or will be when the reports are read.
+    /// Whether its details are known, or will be when the reports are read.
     pub(super) has_detail: bool,
 }
 
@@ -119,22 +120,23 @@ pub(super) struct CampaignToRead {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct KindToRead {
     pub(super) kind: Kind,
-    /// How many rows will be read, by the service's counts.
+    /// How many rows will be read, according to the service's counts.
     pub(super) rows: u64,
 }
 
 impl Campaigns {
-    /// How many campaigns were sent, as far as the summaries were read.
+    /// How many campaigns were sent; 0 if the summaries were not read.
     pub(super) fn sent_count(&self) -> u64 {
         self.sent.as_ref().map_or(0, |sent| sent.len() as u64)
     }
 
-    /// The campaigns that these demands must look at, in the order of their ids, with the number of their rows.
+    /// The campaigns that these demands need, in the order of their ids, with the number of their rows.
     ///
-    /// `types` are the kinds of rows that the details want. A campaign that only the summaries name is looked at too.
+    /// `types` are the kinds of rows that the details need. A campaign that is in the summaries but not in the listing
+    /// counts too.
     ///
     /// # Errors
-    /// What ends a run, or `Forbidden`.
+    /// `Forbidden` if the service refuses campaigns; otherwise what ends the run.
     pub(super) fn choose(
         &mut self,
         client: &Arc<Client>,
@@ -151,7 +153,7 @@ impl Campaigns {
         Ok(self.select(demands, types, now, lookback))
     }
 
-    /// The same from what is known already. Pure.
+    /// Chooses from what is known already. Pure.
     fn select(
         &self,
         demands: &[Demand],
@@ -164,7 +166,7 @@ impl Campaigns {
         let mut found = BTreeMap::new();
         for listed in self.listed.iter().flatten() {
             let counted = sent.get(&listed.id);
-            // One that was sent and is not counted yet has an unknown date; it is looked at.
+            // A campaign that was just sent may have no counts yet, and so no date: it is needed.
             if counted.is_some() || !listed.is_unsent {
                 found.insert(&listed.id, (Some(listed), counted));
             }
@@ -182,7 +184,7 @@ impl Campaigns {
     fn one_to_read(
         &self,
         id: &Id,
-        listed: Option<&Listed>,
+        listed: Option<&CampaignFacts>,
         counted: Option<&Sent>,
         demands: &[Demand],
         types: &[Kind],
@@ -191,7 +193,7 @@ impl Campaigns {
     ) -> Option<CampaignToRead> {
         let last = counted.and_then(|sent| sent.last);
         let removed = listed.and_then(|listed| listed.removed_at);
-        // Nothing is sent after a campaign was removed.
+        // A removed campaign is not sent any more.
         let last_possible = last.or(removed.filter(|_| counted.is_none()));
         let created_at = listed.and_then(|listed| listed.created_at);
         let is_wanted_by: Vec<bool> = demands
@@ -205,16 +207,16 @@ impl Campaigns {
         let wanting = || demands.iter().zip(&is_wanted_by).filter(|(_, wanted)| **wanted).map(|(demand, _)| demand);
         wanting().next()?;
         let is_counted_whole = wanting().any(|demand| demand.is_summary);
-        // The details stop at the first row before their bound, which every page of an older campaign has.
+        // The details stop at the first row older than their bound, which is on the first page of an older campaign.
         let is_only_late = !is_counted_whole
             && wanting().all(|demand| demand.rows_from.zip(last).is_some_and(|(from, last)| last < from));
-        // The counts lag behind the rows, so a zero is believed only when nothing more is expected.
-        let is_at_rest = last.is_some_and(|last| now - last > lookback.max(COUNTS_LAG));
+        // The counts are later than the rows, so a count of 0 is trusted only when no more rows are expected.
+        let is_counted_fully = last.is_some_and(|last| now - last > lookback.max(COUNTS_LAG));
         let rows = |kind: Kind| counted.map_or(0, |sent| sent.rows[kind as usize]);
         let kinds: Vec<KindToRead> = KINDS
             .into_iter()
             .filter(|kind| is_counted_whole || types.contains(kind))
-            .filter(|kind| !(is_at_rest && counted.is_some() && rows(*kind) == 0))
+            .filter(|kind| !(is_counted_fully && counted.is_some() && rows(*kind) == 0))
             .map(|kind| KindToRead { kind, rows: if is_only_late { 0 } else { rows(kind) } })
             .collect();
         if kinds.is_empty() {
@@ -232,10 +234,10 @@ impl Campaigns {
     }
 
     /// All campaigns, the removed ones included.
-    fn listed(&mut self, client: &Arc<Client>, config: &Config) -> Result<&[Listed]> {
+    fn listed(&mut self, client: &Arc<Client>, config: &Config) -> Result<&[CampaignFacts]> {
         if self.listed.is_none() {
             let listing = self.known.listing(client, config, None)?;
-            let listed = listing.campaigns.iter().map(|(id, row)| Listed {
+            let listed = listing.campaigns.iter().map(|(id, row)| CampaignFacts {
                 id: id.clone(),
                 name: row.campaign.name.0.clone(),
                 created_at: row.campaign.created_at.instant(),
@@ -252,7 +254,7 @@ impl Campaigns {
         if self.sent.is_none() {
             let summaries = self.known.summaries(client, config)?;
             let sent = summaries.sent.iter().map(|(id, row)| {
-                // A count that is not sent does not mean that there are no rows.
+                // A missing count does not mean that there are no rows.
                 let at_least = |count: Integer| count.0.map_or(1, i64::unsigned_abs);
                 let rows = row.unique_counts.as_ref().map_or([1; KINDS.len()], |c| {
                     [c.sends, c.opens, c.clicks, c.bounces, c.optouts, c.forwards].map(at_least)
@@ -264,7 +266,7 @@ impl Campaigns {
         Ok(self.sent.get_or_insert_default())
     }
 
-    /// Counts all opens and clicks of these campaigns: the summaries count one a contact.
+    /// Fetches the counts of all opens and clicks of these campaigns: the summaries count one per contact.
     fn count_all(&mut self, client: &Arc<Client>, campaigns: &[CampaignToRead]) -> Result<()> {
         #[derive(Deserialize)]
         struct Answer {
@@ -326,10 +328,10 @@ impl Campaigns {
                         }
                         Ok(())
                     }
-                    // One id that the service does not accept fails the call for all.
+                    // A single id that the service does not accept fails the whole call.
                     Step::End(Err(Error::NotFound(why) | Error::Refused(why))) => {
                         log::debug!(
-                            "the stats of {} campaigns cannot be had ({why}); the plan counts too low",
+                            "the service refuses the stats of {} campaigns ({why}), so the plan is too low",
                             ids.len()
                         );
                         Ok(())
@@ -340,39 +342,39 @@ impl Campaigns {
         )
     }
 
-    /// Learns the activities of campaigns, asked for where they are not known yet.
+    /// Fetches the activities of campaigns, unless they are known.
     ///
     /// # Errors
-    /// What ends a run, or `Forbidden`.
+    /// `Forbidden` if the service refuses campaigns; otherwise what ends the run.
     pub(in crate::streams) fn activities(&mut self, client: &Arc<Client>, campaigns: &[Id]) -> Result<()> {
         self.known.learn_details(client, campaigns)
     }
 
-    /// The activities of a campaign that [`Campaigns::activities`] has asked for; `None` where the service lists the
+    /// The activities of a campaign, after [`Campaigns::activities`] has fetched them; `None` if the service lists the
     /// campaign but does not know it by its id.
-    pub(in crate::streams) fn activities_of(&self, campaign: &Id) -> Option<Vec<Activity>> {
+    pub(in crate::streams) fn activities_of(&self, campaign: &Id) -> Option<Vec<KnownActivity>> {
         let details = self.known.details_of(campaign)?.as_ref().ok()?;
-        Some(details.activities().into_iter().filter_map(Activity::of).collect())
+        Some(details.activities().into_iter().filter_map(KnownActivity::of).collect())
     }
 
-    /// How many activities of a campaign have reports, where they are known.
+    /// How many activities of a campaign have reports, if its activities are known.
     fn tracked(&self, campaign: &Id) -> Option<u64> {
         self.known.details_of(campaign)?;
         let known = self.activities_of(campaign).unwrap_or_default();
         Some(known.iter().filter(|activity| activity.is_tracked()).count() as u64)
     }
 
-    /// Takes note of the activities that became known since these campaigns were chosen.
+    /// Fills in the activities that became known since these campaigns were chosen.
     pub(super) fn note_activities(&self, campaigns: &mut [CampaignToRead]) {
         for campaign in campaigns {
             campaign.tracked = self.tracked(&campaign.id);
         }
     }
 
-    /// The campaigns whose activities are known, with them.
-    pub(super) fn known_activities(&self) -> impl Iterator<Item = (&Id, Activity)> {
-        let activities = |(id, details): (_, &EmailCampaign)| -> Vec<(_, Activity)> {
-            details.activities().into_iter().filter_map(Activity::of).map(|activity| (id, activity)).collect()
+    /// All known activities, each with its campaign.
+    pub(super) fn known_activities(&self) -> impl Iterator<Item = (&Id, KnownActivity)> {
+        let activities = |(id, details): (_, &EmailCampaign)| -> Vec<(_, KnownActivity)> {
+            details.activities().into_iter().filter_map(KnownActivity::of).map(|activity| (id, activity)).collect()
         };
         self.known.detailed().flat_map(activities)
     }
@@ -390,7 +392,7 @@ mod tests {
     fn sent_on(days: &[i64], rows: u64) -> Campaigns {
         let id = |day: &i64| Id::from(format!("sent {day}").as_str());
         let sent = days.iter().map(|day| (id(day), Sent { last: Some(at(*day)), rows: [rows; 6], counts_all: true }));
-        let listed = days.iter().map(|day| Listed {
+        let listed = days.iter().map(|day| CampaignFacts {
             id: id(day),
             name: None,
             created_at: Some(at(*day - 1)),
@@ -433,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_zero_is_believed_of_a_campaign_at_rest_only() {
+    fn a_count_of_zero_is_trusted_only_when_no_more_rows_are_expected() {
         let everything = Demand::new(true, None, None, None);
         assert_eq!(selected(&sent_on(&[-20, -40], 0), &[everything], &[]), ["sent -20"]);
     }
@@ -442,7 +444,7 @@ mod tests {
     fn a_campaign_that_only_the_summaries_name_is_looked_at_and_a_draft_is_not() {
         let mut campaigns = sent_on(&[-5, -6], 3);
         campaigns.listed.as_mut().unwrap().retain(|listed| listed.id != Id::from("sent -5"));
-        campaigns.listed.as_mut().unwrap().push(Listed {
+        campaigns.listed.as_mut().unwrap().push(CampaignFacts {
             id: Id::from("draft"),
             name: None,
             created_at: Some(at(-5)),

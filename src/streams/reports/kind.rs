@@ -1,4 +1,4 @@
-//! The kinds of rows that both routes have.
+//! The kinds of activity that both routes have.
 
 use crate::config::{ActivityType, Word};
 
@@ -35,7 +35,7 @@ impl Kind {
         &self.name()["em_".len()..]
     }
 
-    /// Those of the kinds that the settings name.
+    /// The kinds that `tracking_activity_types` selects.
     pub(super) fn chosen(types: &[ActivityType]) -> Vec<Kind> {
         KINDS.into_iter().filter(|kind| types.iter().any(|name| name.as_str() == kind.name())).collect()
     }

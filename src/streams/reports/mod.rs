@@ -1,7 +1,16 @@
-//! The two contact reports. Two routes lead to the same rows: the reports of each contact, or those of each campaign.
+//! The two contact reports, `contact_action_summary` and `contact_activity_details`.
 //!
-//! [`plan`] asks for what the choice of a route depends on, [`route`] chooses and counts the calls, [`by_contact`] and
-//! [`by_campaign`] read. [`campaigns`] knows what the account has of campaigns, [`reading`] how far a report got.
+//! The service has their rows twice: in the reports of each contact, and in those of each campaign. A run takes one of
+//! these routes for both streams. [`read`] shows the steps:
+//!
+//! 1. [`plan`] picks the route before the first record. Settings, an interrupted read or `contact_ids` may fix it;
+//!    otherwise [`route::choose`] compares the cost of both routes in API calls, which `plan` fetches or estimates.
+//!    [`route::Reason`] lists all reasons.
+//! 2. [`by_contact`] or [`by_campaign`] reads the rows and writes them.
+//! 3. [`Reading::finish`] moves the bookmark.
+//!
+//! [`reading`] holds the window and the resume point of one report, [`campaigns`] decides which campaigns may have rows
+//! in it, and [`newest_first`] reads listings that grow while they are read.
 
 mod by_campaign;
 mod by_contact;
@@ -36,9 +45,8 @@ use crate::schema;
 use crate::stream::{Needs, Stream};
 use crate::timestamp::stamp;
 
-/// Before the route is known.
-const NEEDS: Needs =
-    Needs { scopes: &["contact_data", "campaign_data"], privileges: &["ui:campaign:metrics", "contacts:read"] };
+/// What the contact route needs. It is also what the reports need at least: where the campaign route is refused, the
+/// contact route is tried.
 const BY_CONTACT: Needs = Needs { scopes: &["contact_data"], privileges: &["ui:campaign:metrics", "contacts:read"] };
 const BY_CAMPAIGN: Needs = Needs { scopes: &["campaign_data"], privileges: &["ui:campaign:metrics", "campaign:read"] };
 
@@ -66,7 +74,7 @@ pub(super) static SUMMARY: Source = Source {
         keys: &["contact_id", "campaign_activity_id"],
         replication_key: Some("start_on"),
         schema: schema::of::<ActionSummary>,
-        needs: NEEDS,
+        needs: BY_CONTACT,
         narrowed_by: |config| Filter::of(&[contacts_of(config)]),
         bookmark_keys: BOOKMARK_KEYS,
         only_by_campaign: &[],
@@ -86,7 +94,7 @@ pub(super) static DETAILS: Source = Source {
         keys: &["contact_id", "campaign_activity_id", "tracking_activity_type", "created_time", "occurrence"],
         replication_key: Some("created_time"),
         schema: schema::of::<ActivityDetail>,
-        needs: NEEDS,
+        needs: BY_CONTACT,
         narrowed_by: |config| Filter::of(&[contacts_of(config), ("types", words(&config.tracking_activity_types))]),
         bookmark_keys: BOOKMARK_KEYS,
         only_by_campaign: &["email_address", "device_type", "url_id", "link_url", "bounce_code", "opt_out_reason"],
@@ -97,12 +105,12 @@ pub(super) static DETAILS: Source = Source {
         let query = [("tracking_activities_list", types.as_str()), ("limit", "1")];
         client.first::<ActivityDetail>(ACTIVITY_DETAILS, &path, &query, 0).map(|_| ())
     }),
-    // Both reports have one plan.
+    // One plan covers both reports: the first selected one counts its cost.
     cost: |run, shared| if run.selects(&SUMMARY.stream) { Ok(0) } else { Ok(plan::of(run, shared)?.calls) },
     read: |run, shared| read(run, shared, &DETAILS.stream),
 };
 
-/// The contacts whose reports are read. Those that are named are read whatever their status.
+/// Which contacts are read, as a part of the filter. Contacts named in `contact_ids` are read whatever their status.
 fn contacts_of(config: &Config) -> (&'static str, String) {
     if config.contact_ids.is_empty() {
         ("status", words(&config.contact_status))
@@ -111,8 +119,8 @@ fn contacts_of(config: &Config) -> (&'static str, String) {
     }
 }
 
-/// A report that is complete in a round is left alone until the round ends: as long as another selected report of it is
-/// unfinished.
+/// Whether a report is finished in this round. A round is one read of both reports, maybe over several runs; it ends when
+/// the other selected report is finished too. Until then this one is not read again.
 fn is_complete_in_round(run: &Run, stream: &Stream) -> bool {
     let complete = run.resume(stream).filter(|resume| resume.is_complete);
     complete.is_some_and(|complete| {
@@ -124,7 +132,7 @@ fn is_complete_in_round(run: &Run, stream: &Stream) -> bool {
 
 const REPORTS: [&Stream; 2] = [&SUMMARY.stream, &DETAILS.stream];
 
-/// What one run has learnt for the contact reports; nothing is asked for twice.
+/// What the run has fetched for the contact reports so far, so that no call is made twice.
 #[derive(Default)]
 pub(crate) struct Learnt {
     pub(in crate::streams) campaigns: Campaigns,
@@ -132,7 +140,7 @@ pub(crate) struct Learnt {
     contacts: Option<Arc<Contacts>>,
     summaries: Option<Arc<ContactFetch<ActionSummary>>>,
     details: Option<Arc<ContactFetch<ActivityDetail>>>,
-    /// Set once the service has refused a summary of over five years.
+    /// Set once the service has refused a summary over more than five years.
     must_split: Arc<AtomicBool>,
     campaign_ids: CampaignIds,
     sampled: Sampled,
@@ -140,12 +148,18 @@ pub(crate) struct Learnt {
 }
 
 impl Learnt {
-    /// The route and why, once the reports are planned.
+    /// The route and the reason, in words, once the plan is made.
     pub(super) fn words(&self) -> Option<&str> {
         self.plan.as_ref().map(|plan| plan.words.as_str())
     }
 
-    /// The contacts that the reports are read for.
+    /// How many calls the plan expects one report to take on the contact route.
+    fn planned_calls(&self, report: &Stream) -> u64 {
+        let planned = self.plan.iter().flat_map(|plan| &plan.of_report);
+        planned.filter(|(name, _)| *name == report.name).map(|(_, calls)| calls).sum()
+    }
+
+    /// The contacts whose reports are read.
     fn contacts(&mut self, run: &Run) -> Result<Arc<Contacts>> {
         if self.contacts.is_none() {
             self.contacts = Some(Arc::new(Contacts::fetch(run)?));
@@ -153,7 +167,7 @@ impl Learnt {
         Ok(Arc::clone(self.contacts.as_ref().expect("they were just fetched")))
     }
 
-    /// The summary of any contact, with what the plan has kept.
+    /// Fetches the summary of any contact, reusing the pages that the plan has read.
     fn summaries(&mut self, run: &Run, reading: &Reading) -> Result<Arc<ContactFetch<ActionSummary>>> {
         let contacts = self.contacts(run)?;
         let known = self.summaries.take().filter(|fetch| fetch.is_for(reading));
@@ -161,19 +175,19 @@ impl Learnt {
         Ok(Arc::clone(self.summaries.insert(fetch)))
     }
 
-    /// The details of any contact, with what the plan has kept.
+    /// Fetches the details of any contact, reusing the pages that the plan has read.
     fn details(&mut self, run: &Run, reading: &Reading) -> Arc<ContactFetch<ActivityDetail>> {
         let known = self.details.take().filter(|fetch| fetch.is_for(reading));
         Arc::clone(self.details.insert(known.unwrap_or_else(|| by_contact::details(run, reading))))
     }
 }
 
-/// The readings of the selected reports that this run still has to read.
+/// The selected reports that this run still has to read.
 fn readings(run: &mut Run) -> Result<Vec<Reading>> {
     // Decided before anything is read: what ends the round in this run must not begin the next one in it.
     for report in REPORTS {
         if run.selects(report) && !run.is_finished(report) && is_complete_in_round(run, report) {
-            log::info!("{}: complete in this round; read again in the next", report.name);
+            log::info!("{}: already finished in this round of both reports; skipped until the round ends", report.name);
             run.finish(report);
         }
     }
@@ -186,8 +200,8 @@ fn readings(run: &mut Run) -> Result<Vec<Reading>> {
     Ok(readings)
 }
 
-/// Both reports are read together on the campaign route, whose pages hold the rows of both, and one after the other on
-/// the contact route.
+/// Reads a report. On the campaign route the same pages serve both reports, so the first call reads both. On the contact
+/// route each report has pages of its own.
 fn read(run: &mut Run, shared: &mut Shared, stream: &'static Stream) -> Result<()> {
     shared.needs = match run.config.activity_route.fixed() {
         Some(Route::Contacts) => Some(&BY_CONTACT),

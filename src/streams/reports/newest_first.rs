@@ -1,9 +1,9 @@
-//! Listings that are sorted newest first and grow while they are read.
+//! Reads listings that are sorted newest first and grow while they are read.
 //!
-//! Their cursor is a page number. A new row moves the last row of each page below it onto the next page, where it comes
-//! again; late rows land anywhere in the listing, not only at its top. Rows that are equal in all that the service sends
-//! may also be two activities of the same second. What the page before looks like now tells which it is: a row that it
-//! has lost is the one that moved on.
+//! Their cursor is a page number. A new row pushes the last row of each page below it onto the next page, where it is
+//! read a second time. Late rows can appear anywhere, not only at the top. But two equal rows may also be two activities
+//! of the same second. To tell the cases apart, the previous page is read again: a row that is no longer on it is the one
+//! that was pushed to the next page.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
@@ -14,15 +14,14 @@ use chrono::{DateTime, Utc};
 use crate::client::{Client, Page, Row};
 use crate::error::{Error, Result};
 
-/// How often a page is read at most while the listing changes around it.
+/// The most attempts at a page while the listing keeps changing.
 const TRIES: u32 = 5;
-/// So many repeated pages in a row, and at least as many as there were others, are a listing without an end.
+/// The listing counts as endless after this many repeated pages in a row, and at least as many as there were others.
 const REPEATED_PAGES: usize = 10;
 
 /// A row of a listing that is sorted newest first.
-pub(super) trait Activity: Row {
-    /// What makes it the activity that it is. What the service says of the contact beside that, such as a name, may
-    /// change between two pages.
+pub(super) trait DatedRow: Row {
+    /// The fields that identify the activity. Others, such as the contact's name, may change between two pages.
     type Identity<'a>: std::hash::Hash
     where
         Self: 'a;
@@ -31,10 +30,10 @@ pub(super) trait Activity: Row {
     fn at(&self) -> Option<DateTime<Utc>>;
 }
 
-/// A page of tracked activities, some of which may have come on an earlier page.
+/// A page of activities. Some may be repeated from an earlier page.
 pub(super) struct Part<T> {
     pub(super) page: Page<T>,
-    /// The positions of rows that came before.
+    /// The positions of the repeated rows.
     repeated: Vec<usize>,
 }
 
@@ -44,7 +43,7 @@ impl<T> Part<T> {
         Part { page, repeated: Vec::new() }
     }
 
-    /// Those of the page's rows that did not come before.
+    /// The rows that are not repeated. `rows` are those of the page, in its order.
     pub(super) fn fresh(&self, rows: Vec<T>) -> impl Iterator<Item = T> + use<T> {
         let repeated = self.repeated.clone();
         rows.into_iter().enumerate().filter(move |(at, _)| !repeated.contains(at)).map(|(_, row)| row)
@@ -59,17 +58,17 @@ pub(super) struct Listing<'a> {
     pub(super) priority: usize,
 }
 
-/// Passes the pages of a listing on until one reaches back before `until`, or `push` answers false.
+/// Passes the pages of a listing to `push` until one has a row older than `until`, or `push` returns false.
 ///
 /// # Errors
-/// What ends a run; `Failed` for a listing that repeats its pages without an end.
-pub(super) fn newest_first<T: Activity>(
+/// Those of the calls, and `Failed` for a listing that repeats its pages endlessly.
+pub(super) fn newest_first<T: DatedRow>(
     client: &Arc<Client>,
     listing: &Listing,
     until: Option<DateTime<Utc>>,
     push: &mut dyn FnMut(Part<T>) -> bool,
 ) -> Result<()> {
-    let (mut seen, hasher) = (Seen::default(), RandomState::new());
+    let (mut seen, hasher) = (SeenRows::default(), RandomState::new());
     let hash_rows = |page: &Page<T>| page.rows.iter().map(|row| hasher.hash_one(row.identity())).collect::<Vec<u64>>();
     let Listing { endpoint, path, query, priority } = *listing;
     let mut pages = client.pages::<T>(endpoint, path, query, priority);
@@ -85,16 +84,16 @@ pub(super) fn newest_first<T: Activity>(
                     break;
                 }
                 let Some(previous) = pages.previous() else { break };
-                if seen.has_rested(hash_rows(&previous?)) {
+                if seen.is_unchanged(hash_rows(&previous?)) {
                     break;
                 }
-                // More rows came in between, so this page may have moved as well.
+                // The listing grew again in between, so this page may have changed as well.
                 page = pages.again()?;
                 rows = hash_rows(&page);
             }
             repeated = seen.insert(&rows)?;
         }
-        // There is no date filter, but the newest come first.
+        // The service has no date filter here, but the newest rows come first.
         let reaches_back = |until| page.rows.iter().any(|row| row.at().is_some_and(|at| at < until));
         let enough = !last && until.is_some_and(reaches_back);
         if !push(Part { page, repeated }) || enough {
@@ -104,51 +103,51 @@ pub(super) fn newest_first<T: Activity>(
     Ok(())
 }
 
-/// What has been read of a listing.
+/// The rows of a listing that have been read, as hashes.
 #[derive(Default)]
-struct Seen {
+struct SeenRows {
     rows: HashSet<u64>,
-    /// The page before, as it was when its rows were taken.
+    /// The previous page, as it was when its rows were passed on.
     before: Vec<u64>,
-    /// The same page as it was when it was read last.
+    /// The same page, as it was when it was last read again.
     now: Vec<u64>,
-    /// Rows that have left their page for a later one, and did not come again yet.
+    /// How often each row was pushed to a later page and has not been read again there.
     moved_on: HashMap<u64, usize>,
-    /// More rows than a page has have moved on.
+    /// Whether a whole page or more was pushed on, so that nobody knows how many rows are repeated.
     is_lost: bool,
-    /// Each page as the hash of its rows in their order.
+    /// Each page, as the hash of its rows in order.
     pages: HashSet<u64>,
-    /// How many pages in a row came before as they are.
+    /// How many pages in a row were exact repeats.
     repeated_pages: usize,
 }
 
-impl Seen {
+impl SeenRows {
     fn is_begun(&self) -> bool {
         !self.pages.is_empty()
     }
 
-    /// Whether a page has a row like one that came before.
+    /// Whether a page has a row equal to an earlier one.
     fn has_any(&self, rows: &[u64]) -> bool {
         rows.iter().any(|row| self.rows.contains(row))
     }
 
-    /// Takes note of how the page before is now, and says whether it is as when it was read last.
-    fn has_rested(&mut self, now: Vec<u64>) -> bool {
-        let rested = self.now == now;
+    /// Records how the previous page is now, and returns whether it is as it was when it was last read.
+    fn is_unchanged(&mut self, now: Vec<u64>) -> bool {
+        let unchanged = self.now == now;
         self.now = now;
-        rested
+        unchanged
     }
 
-    /// Takes a page in, and gives the positions of those of its rows that are not only like earlier ones, but the same.
+    /// Records a page, and returns the positions of repeated rows: the same activity again, not an equal one.
     fn insert(&mut self, rows: &[u64]) -> Result<Vec<usize>> {
-        // Rows are only added, so those that are left of the page before stand on it in their old order.
+        // Rows are only added, so the rows that stayed on the previous page keep their order.
         let mut now = self.now.iter();
-        let left = self.before.iter().take_while(|row| now.any(|other| other == *row)).count();
-        for row in &self.before[left..] {
+        let stayed = self.before.iter().take_while(|row| now.any(|other| other == *row)).count();
+        for row in &self.before[stayed..] {
             *self.moved_on.entry(*row).or_default() += 1;
         }
-        // With none of them left, nobody knows how many rows of earlier pages have moved on too.
-        self.is_lost |= left == 0 && !self.before.is_empty();
+        // If none stayed, rows of earlier pages may have been pushed on too.
+        self.is_lost |= stayed == 0 && !self.before.is_empty();
         let mut repeated = Vec::new();
         for (at, row) in rows.iter().enumerate() {
             match self.moved_on.get_mut(row) {
@@ -188,13 +187,13 @@ mod tests {
 
     /// Reads a listing page by page; `grow` changes it before each look at it.
     fn read(listing: &mut Vec<u64>, size: usize, mut grow: impl FnMut(&mut Vec<u64>, usize)) -> Vec<u64> {
-        let (mut seen, mut found) = (Seen::default(), Vec::new());
+        let (mut seen, mut found) = (SeenRows::default(), Vec::new());
         let page = |listing: &Vec<u64>, number: usize| listing.chunks(size).nth(number).map(<[u64]>::to_vec);
         for number in 0.. {
             grow(listing, number);
             let Some(mut rows) = page(listing, number) else { break };
             while number > 0 && seen.has_any(&rows) {
-                if seen.has_rested(page(listing, number - 1).unwrap()) {
+                if seen.is_unchanged(page(listing, number - 1).unwrap()) {
                     break;
                 }
                 rows = page(listing, number).unwrap();
@@ -262,12 +261,13 @@ mod tests {
     #[test]
     fn a_listing_that_repeats_its_pages_ends_with_an_error() {
         let pages_until_error = |distinct: u64| {
-            let mut seen = Seen::default();
-            (0..).find(|page| seen.insert(&[page % distinct, 100 + page % distinct]).is_err()).unwrap() + 1 - distinct
+            let mut seen = SeenRows::default();
+            (0..100).find(|page| seen.insert(&[page % distinct, 100 + page % distinct]).is_err()).unwrap() + 1
+                - distinct
         };
         assert_eq!((pages_until_error(1), pages_until_error(3), pages_until_error(20)), (10, 10, 20));
         // Rows that came before in another order are no repeated page.
-        let mut seen = Seen::default();
+        let mut seen = SeenRows::default();
         assert!((0..30).all(|page| seen.insert(&[page % 3, page % 5, page % 7]).is_ok()));
     }
 }

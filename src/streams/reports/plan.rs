@@ -1,7 +1,7 @@
-//! The plan of the contact reports: their route and what it costs, made once a run, before the first record.
+//! The plan of the contact reports: their route and its cost. It is made once per run, before the first record.
 //!
-//! It asks for as little as the choice needs, and nothing twice: pages of contacts that it reads for a sample are kept
-//! for the read, as are the listings and the details of campaigns.
+//! Making it takes API calls: the campaigns are listed and counted, and some contacts and campaigns are read as a sample.
+//! It makes as few as the choice needs, and keeps the answers, so that the read does not repeat them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,36 +24,37 @@ use crate::id::Id;
 use crate::run::Run;
 use crate::streams::{Shared, contacts};
 
-/// How many contacts are read to learn how rows spread over them.
+/// How many contacts are read to see how many rows a contact has.
 const CONTACT_SAMPLE: usize = 20;
-/// How many campaigns are looked at to learn how many activities one has.
+/// How many campaigns are read to see how many activities a campaign has.
 const CAMPAIGN_SAMPLE: usize = 20;
 
 /// How the contact reports of this run are read.
 pub(super) struct Plan {
     pub(super) route: Route,
-    /// The calls of both reports together, those that made the plan included.
+    /// The calls of both reports together, including those that made the plan.
     pub(super) calls: u64,
-    /// The calls of the read itself, those of the sample included.
+    /// The calls of the read itself, including those for the sample.
     of_read: u64,
-    /// The calls of each report, where they are read one after the other.
-    of_report: Vec<(&'static str, u64)>,
+    /// The calls of each report on the contact route, which reads them one after the other.
+    pub(super) of_report: Vec<(&'static str, u64)>,
     /// Route and reason, in words.
     pub(super) words: String,
 }
 
-/// What a read by one route costs.
+/// What reading by one route costs.
 struct Cost {
-    /// The calls of the read, those included that the plan has made already.
+    /// The calls of the read, including the `made` ones.
     calls: u64,
+    /// Those of the calls that the plan has made already.
     made: u64,
     of_report: Vec<(&'static str, u64)>,
 }
 
-/// The plan of this run, made at the first call.
+/// The plan of this run; the first call makes it.
 ///
 /// # Errors
-/// What ends a run, or `Forbidden` when the service refuses the reports.
+/// `Forbidden` if the service refuses both routes; otherwise what ends the run.
 pub(super) fn of<'s>(run: &mut Run, shared: &'s mut Shared) -> Result<&'s Plan> {
     let learnt = &mut shared.reports;
     if learnt.plan.is_none() {
@@ -61,12 +62,6 @@ pub(super) fn of<'s>(run: &mut Run, shared: &'s mut Shared) -> Result<&'s Plan> 
         learnt.plan = Some(plan);
     }
     Ok(learnt.plan.as_ref().expect("it was just made"))
-}
-
-/// The calls that the plan has for one report by contact.
-pub(super) fn of_report(learnt: &Learnt, reading: &Reading) -> u64 {
-    let planned = learnt.plan.iter().flat_map(|plan| &plan.of_report);
-    planned.filter(|(name, _)| *name == reading.stream.name).map(|(_, calls)| calls).sum()
 }
 
 fn make(run: &mut Run, learnt: &mut Learnt) -> Result<Plan> {
@@ -78,7 +73,7 @@ fn make(run: &mut Run, learnt: &mut Learnt) -> Result<Plan> {
         Some((Route::Campaigns, reason)) => (Route::Campaigns, reason, by_campaign(run, learnt, &readings)?, None),
         None => cheaper(run, learnt, &readings)?,
     };
-    warn(&reason, cost.calls, other);
+    warn_of_route(&reason, cost.calls, other);
     Ok(Plan {
         route,
         calls: (run.client.calls() - before).saturating_sub(cost.made) + cost.calls,
@@ -88,7 +83,7 @@ fn make(run: &mut Run, learnt: &mut Learnt) -> Result<Plan> {
     })
 }
 
-/// The route that does not depend on its cost.
+/// The route, if something other than cost decides it.
 fn fixed(run: &Run, readings: &[Reading]) -> Option<(Route, Reason)> {
     if let Some(route) = run.config.activity_route.fixed() {
         return Some((route, Reason::Setting));
@@ -103,7 +98,8 @@ fn fixed(run: &Run, readings: &[Reading]) -> Option<(Route, Reason)> {
     (landing_pages && run.selects(&DETAILS.stream)).then_some((Route::Contacts, Reason::LandingPages))
 }
 
-/// The route by cost, with what the other one costs. Contacts are only sampled where the choice depends on it.
+/// The cheaper route, with its cost and the calls of the other one. The campaigns are counted first, since that takes few
+/// calls. Contacts are sampled only if the contact route could still win.
 fn cheaper(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<(Route, Reason, Cost, Option<u64>)> {
     let previous = readings.iter().find_map(|reading| reading.previous_route(run));
     if previous == Some(Route::Contacts) {
@@ -120,7 +116,7 @@ fn cheaper(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<(
     };
     let (contacts, _) = contacts::count(run.client, run.config)?;
     let listing = contacts.div_ceil(u64::from(run.config.page_size));
-    let reports = readings.iter().map(|reading| unread(run, learnt, reading, contacts));
+    let reports = readings.iter().map(|reading| unsampled(run, learnt, reading, contacts));
     let least = listing + reports.map(|report| report.at_least()).sum::<u64>();
     if !route::is_open(least, by_campaign.calls, previous) {
         let (route, reason) = route::choose(least, by_campaign.calls, previous);
@@ -135,47 +131,47 @@ fn cheaper(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<(
     Ok((route, reason, cost, Some(other)))
 }
 
-/// What a read by contact costs. The contacts are listed here, and some are read.
+/// What the contact route costs. Lists the contacts, and reads a sample of them.
 fn by_contact(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<Cost> {
     let contacts = learnt.contacts(run)?;
     let mut cost = Cost { calls: 0, made: 0, of_report: Vec::new() };
     for reading in readings {
         let ids = contacts.list.iter().map(|contact| &contact.id);
-        let left: Vec<Id> = ids.filter(|id| reading.wants(id)).cloned().collect();
+        let unread: Vec<Id> = ids.filter(|id| reading.wants(id)).cloned().collect();
         let before = run.client.calls();
         let rows = if reading.is_summary() {
             let fetch = learnt.summaries(run, reading)?;
-            sample(run, learnt, &left, &fetch)?
+            sample(run, learnt, &unread, &fetch)?
         } else {
             let fetch = learnt.details(run, reading);
-            sample(run, learnt, &left, &fetch)?
+            sample(run, learnt, &unread, &fetch)?
         };
         cost.made += run.client.calls() - before;
-        // Where contacts fill more than a page, the few calls that count all rows make the plan more exact.
+        // If contacts fill more than a page, the few calls that count all rows make the plan more exact.
         let page = by_contact::rows_a_page(run, reading);
-        let is_worth_it = left.len() > 5 * CONTACT_SAMPLE && rows.iter().any(|rows| *rows > page / 2);
+        let is_worth_it = unread.len() > 5 * CONTACT_SAMPLE && rows.iter().any(|rows| *rows > page / 2);
         if is_worth_it && learnt.counted.is_none() {
             match campaigns_to_read(run, learnt, readings) {
                 Ok(_) | Err(Error::Forbidden(_)) => {}
                 Err(e) => return Err(e),
             }
         }
-        let mut report = unread(run, learnt, reading, left.len() as u64);
-        report.least = by_contact::least_calls(reading, &contacts, &left, learnt.must_split.load(Ordering::Relaxed));
+        let mut report = unsampled(run, learnt, reading, unread.len() as u64);
+        report.least = by_contact::least_calls(reading, &contacts, &unread, learnt.must_split.load(Ordering::Relaxed));
         report.sample = rows;
         cost.of_report.push((reading.stream.name, report.calls()));
     }
     let of_reports: u64 = cost.of_report.iter().map(|(_, calls)| calls).sum();
     let are_looked_up = readings.iter().any(|reading| run.wants(reading.stream, &["campaign_id"]));
-    let (met, sent) = (learnt.sampled.activities.len() as u64, learnt.campaigns.sent_count());
-    cost.calls = of_reports + if are_looked_up { route::lookups(met, sent.saturating_sub(met)) } else { 0 };
+    let (sampled, sent) = (learnt.sampled.activities.len() as u64, learnt.campaigns.sent_count());
+    cost.calls = of_reports + if are_looked_up { route::lookups(sampled, sent.saturating_sub(sampled)) } else { 0 };
     learnt.campaign_ids.expect(learnt.sampled.activities.iter().cloned());
     Ok(cost)
 }
 
-/// A report on the contact route before any contact was read.
-fn unread(run: &Run, learnt: &Learnt, reading: &Reading, contacts: u64) -> ContactReport {
-    // The counts are of whole campaigns and of all contacts.
+/// A report on the contact route without a sample.
+fn unsampled(run: &Run, learnt: &Learnt, reading: &Reading, contacts: u64) -> ContactReport {
+    // The counts include every row of a campaign and every contact, so they do not fit a read of less.
     let is_part = reading.resume.is_some()
         || reading.is_bounded
         || !run.config.contact_ids.is_empty()
@@ -186,25 +182,26 @@ fn unread(run: &Run, learnt: &Learnt, reading: &Reading, contacts: u64) -> Conta
     ContactReport { contacts, page, least: contacts, rows, sample: Vec::new() }
 }
 
-/// What the sample of contacts showed.
+/// What the sample of contacts has shown.
 #[derive(Default)]
 pub(super) struct Sampled {
     activities: BTreeSet<Id>,
     rows: u64,
     contacts: u64,
-    /// How many contacts there are.
+    /// How many contacts the sample was taken from.
     of: u64,
 }
 
 impl Sampled {
-    /// What the campaign route would cost, as far as a sample of contacts tells.
+    /// An estimate of the campaign route's calls, from the sample of contacts alone.
     fn campaign_calls(&self, page_size: u64) -> u64 {
         let rows = route::scaled(self.rows, self.of, self.contacts);
         route::campaign_calls_of(self.activities.len() as u64, rows, page_size)
     }
 }
 
-/// Reads some contacts across the order of their ids, keeps their pages, and gives the number of rows of each.
+/// Reads a sample of contacts, evenly spread over the order of their ids. Keeps their pages for the read, and returns the
+/// number of rows of each.
 fn sample<T: OfActivity>(
     run: &Run,
     learnt: &mut Learnt,
@@ -215,7 +212,7 @@ fn sample<T: OfActivity>(
     let affordable = usize::try_from(run.client.calls_left() / 8).unwrap_or(CONTACT_SAMPLE).min(CONTACT_SAMPLE);
     let chosen: Vec<Id> = spread_over(contacts.len(), affordable).map(|at| contacts[at].clone()).collect();
     let mut counts = Vec::with_capacity(chosen.len());
-    // Where the range is long, the first contact alone shows whether the service takes it.
+    // If the range is long, the first contact shows whether the service accepts it.
     let first = if fetch.asks_long_range() { chosen.len().min(1) } else { 0 };
     for some in [&chosen[..first], &chosen[first..]] {
         let (client, fetching) = (Arc::clone(run.client), Arc::clone(fetch));
@@ -246,13 +243,13 @@ fn sample<T: OfActivity>(
     Ok(counts)
 }
 
-/// Positions of at most `some` of `all` things, evenly spread, the first and the last among them.
+/// At most `some` of the positions from 0 to `all`, evenly spread, including the first and the last.
 pub(super) fn spread_over(all: usize, some: usize) -> impl Iterator<Item = usize> {
     let count = some.min(all);
     (0..count).map(move |n| if count < 2 { 0 } else { n * (all - 1) / (count - 1) })
 }
 
-/// What a read by campaign costs.
+/// What the campaign route costs. Lists and counts the campaigns, and reads the details of some.
 fn by_campaign(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<Cost> {
     let mut campaigns = campaigns_to_read(run, learnt, readings)?;
     let before = run.client.calls();
@@ -261,7 +258,7 @@ fn by_campaign(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Resu
     let made = run.client.calls() - before;
     learnt.campaigns.note_activities(&mut campaigns);
     let mut calls = route::campaign_calls(&campaigns, u64::from(run.config.page_size));
-    // The contacts of a status must be known by their ids.
+    // To leave out contacts of other statuses, the wanted ones must be listed.
     if !run.config.reads_all_contacts() && learnt.contacts.is_none() {
         let (contacts, _) = contacts::count(run.client, run.config)?;
         calls += contacts.div_ceil(u64::from(run.config.page_size));
@@ -269,15 +266,15 @@ fn by_campaign(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Resu
     Ok(Cost { calls, made, of_report: Vec::new() })
 }
 
-/// How many rows the campaigns to read have, by the service's counts.
+/// How many rows the campaigns to read have, according to the service's counts.
 #[derive(Clone, Copy)]
 pub(super) struct CountedRows {
     sends: u64,
-    /// Of the kinds that the settings choose.
+    /// Rows of the kinds that the settings select.
     chosen: u64,
 }
 
-/// The campaigns that these reports must look at.
+/// The campaigns that may have rows for these reports.
 pub(super) fn campaigns_to_read(run: &Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<Vec<CampaignToRead>> {
     let demands: Vec<Demand> = readings.iter().map(|reading| reading.demand(run.config)).collect();
     let lookback = TimeDelta::days(i64::from(run.config.activity_lookback_days));
@@ -293,18 +290,18 @@ pub(super) fn campaigns_to_read(run: &Run, learnt: &mut Learnt, readings: &[Read
     Ok(campaigns)
 }
 
-/// Corrects the plan in the log where the campaigns' activities, now that all are known, take more calls.
+/// Logs a corrected cost if the campaigns have more activities than the sample showed.
 pub(super) fn correct(run: &Run, learnt: &Learnt, campaigns: &[CampaignToRead]) {
     let Some(plan) = &learnt.plan else { return };
     let calls = route::campaign_calls(campaigns, u64::from(run.config.page_size));
     run.progress.expect_calls(calls);
     if calls > plan.of_read + plan.of_read / 10 {
         let cost = route::cost(calls, run.config.requests_per_second);
-        log::info!("the plan is corrected: the contact reports take {cost}, not {}", plan.of_read);
+        log::info!("new estimate: the contact reports take {cost}, not {}", plan.of_read);
     }
 }
 
-fn warn(reason: &Reason, calls: u64, other: Option<u64>) {
+fn warn_of_route(reason: &Reason, calls: u64, other: Option<u64>) {
     let other = other.unwrap_or(0);
     match reason {
         Reason::Refused(why) => log::warn!(
@@ -328,11 +325,11 @@ fn words(route: Route, reason: &Reason, other: Option<u64>) -> String {
     let other = other.unwrap_or(0);
     let why = match reason {
         Reason::Setting => "set by activity_route".to_owned(),
-        Reason::Interrupted => "where the interrupted read goes on".to_owned(),
-        Reason::NamedContacts => "since contact_ids names the contacts".to_owned(),
-        Reason::LandingPages => "since landing pages (p_*) have no other".to_owned(),
-        Reason::Cost if route == Route::Contacts => format!("the other one takes about {other} calls"),
-        Reason::Cost => format!("it fills more columns; the other one takes about {other} calls"),
+        Reason::Interrupted => "to continue the interrupted read".to_owned(),
+        Reason::NamedContacts => "because contact_ids is set".to_owned(),
+        Reason::LandingPages => "the only one for landing pages (p_*)".to_owned(),
+        Reason::Cost if route == Route::Contacts => format!("the campaign route takes about {other} calls"),
+        Reason::Cost => format!("it fills more columns; the contact route takes about {other} calls"),
         Reason::Bookmark => "as in earlier runs".to_owned(),
         Reason::Savings | Reason::Refused(_) => "see the warning".to_owned(),
     };

@@ -1,4 +1,4 @@
-//! One report under way: the window it is read for, and where an interrupted read of it goes on.
+//! One report that is being read: its window, and where an interrupted read continues.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -12,31 +12,31 @@ use crate::state::{Resume, Start};
 use crate::stream::Stream;
 use crate::timestamp::stamp;
 
-/// How late a row may appear after the moment that dates it: opens and clicks may be attributed hours late.
+/// Rows can appear this long after the time that they carry: opens and clicks may be attributed hours late.
 fn overlap(stream: &Stream) -> TimeDelta {
     if stream.name == DETAILS.stream.name { TimeDelta::days(1) } else { TimeDelta::minutes(5) }
 }
 
-/// One report under way. Its window is from `since` up to, and without, `until`.
+/// One report that is being read, for the window from `since` (inclusive) to `until` (exclusive).
 pub(super) struct Reading {
     pub(super) stream: &'static Stream,
-    /// `None` where nothing bounds it: it is read to its last row.
+    /// `None` reads all rows up to `until`.
     pub(super) since: Option<DateTime<Utc>>,
     pub(super) until: DateTime<Utc>,
-    /// The window is named by a `report_*` setting: rows outside are left out, the bookmark is left alone.
+    /// Whether `report_*` settings set the window. Then rows outside are not written, and the bookmark does not change.
     pub(super) is_bounded: bool,
-    /// Begins at a bookmark, so that old campaigns need not be looked at.
+    /// Whether it begins at a bookmark, so that old campaigns can be skipped.
     pub(super) incremental: bool,
-    /// The unfinished read that this goes on with.
+    /// The interrupted read that this one continues.
     pub(super) resume: Option<Resume>,
-    /// The last contact or campaign activity that is complete already.
+    /// The last contact or campaign activity whose rows are all written.
     after: Option<Id>,
-    /// Some contacts could not be found: neither bookmark nor resume point must speak for them.
+    /// Whether some contacts may be missing from the listing. Then neither bookmark nor resume point may move past them.
     lacks_contacts: bool,
 }
 
 impl Reading {
-    /// Where the unfinished read stands, or where a new one begins.
+    /// Continues the interrupted read, or begins a new one.
     pub(super) fn begin(run: &Run, stream: &'static Stream) -> Result<Reading> {
         Reading::from(run, stream, run.resume(stream).filter(|resume| !resume.is_complete))
     }
@@ -56,21 +56,21 @@ impl Reading {
         self.stream.name == SUMMARY.stream.name
     }
 
-    /// What it needs of the campaigns.
+    /// Which campaigns it needs.
     pub(super) fn demand(&self, config: &Config) -> Demand {
         let lookback = TimeDelta::days(i64::from(config.activity_lookback_days));
-        // A window of the settings wants all its rows, unless the user says how late they may be.
+        // With a window from the settings, all rows count, however late, unless the user has set a lookback.
         let lookback = (!self.is_bounded || config.is_lookback_set).then_some(lookback);
         Demand::new(self.is_summary(), self.since, self.is_bounded.then_some(self.until), lookback)
     }
 
-    /// The route that the bookmark was made on.
+    /// The route of the runs that made the bookmark.
     pub(super) fn previous_route(&self, run: &Run) -> Option<Route> {
         run.bookmark(self.stream)?;
         run.state.bookmark(self.stream).route()
     }
 
-    /// The same report on a route, about to be read: how far another route got says nothing there.
+    /// Prepares the read on a route. A resume point of the other route is useless there, so the read starts over.
     pub(super) fn on(self, run: &Run, route: Route) -> Result<Reading> {
         let name = self.stream.name;
         if let Some(why) = run.why_not_resumable(self.stream) {
@@ -80,7 +80,7 @@ impl Reading {
             );
         }
         let reading = if self.resume.as_ref().is_some_and(|resume| resume.route != Some(route)) {
-            log::warn!("{name}: it was interrupted on the other route, so that it starts over");
+            log::warn!("{name}: it was interrupted on the other route, so it starts over");
             Reading::from(run, self.stream, None)?
         } else {
             self
@@ -94,34 +94,34 @@ impl Reading {
         Ok(reading)
     }
 
-    /// Whether a contact or campaign activity is still to be read.
+    /// Whether a contact or campaign activity still has to be read.
     pub(super) fn wants(&self, id: &Id) -> bool {
         self.after.as_ref().is_none_or(|after| id > after)
     }
 
-    /// Whether a row of the details belongs into the window. What came after the end of an open window is as good.
+    /// Whether to write a row of the details. Without a window from the settings, rows after its end are written too.
     pub(super) fn holds(&self, at: DateTime<Utc>) -> bool {
         self.since.is_none_or(|since| at >= since) && !(self.is_bounded && at >= self.until)
     }
 
-    /// Notes that all up to and with this id is written.
+    /// Records that everything up to and including this id is written.
     pub(super) fn note_progress(&mut self, run: &mut Run, route: Route, id: &Id) {
         if self.wants(id) && !self.lacks_contacts {
-            run.note_progress(self.stream, Resume { after: Some(id.to_string()), ..self.place(route) });
+            run.note_progress(self.stream, Resume { after: Some(id.to_string()), ..self.resume_point(route) });
             self.after = Some(id.clone());
         }
     }
 
-    fn place(&self, route: Route) -> Resume {
+    fn resume_point(&self, route: Route) -> Resume {
         Resume { since: Start(self.since), until: self.until, route: Some(route), ..Resume::default() }
     }
 
-    /// Says whether all contacts were found whose rows belong to it.
-    pub(super) fn every_contact(&mut self, found: bool) {
-        self.lacks_contacts |= !found;
+    /// Records whether the listing surely had all contacts whose rows belong to the report.
+    pub(super) fn note_contacts(&mut self, are_all: bool) {
+        self.lacks_contacts |= !are_all;
     }
 
-    /// Notes that all is written.
+    /// Records that the whole window is written, and moves the bookmark.
     pub(super) fn finish(self, run: &mut Run, route: Route) -> Result<()> {
         run.check_oddities(self.stream)?;
         if !self.is_bounded && !self.lacks_contacts {
@@ -130,17 +130,17 @@ impl Reading {
         if self.is_bounded && self.resume.is_some() {
             self.warn_of_newer_days(run)?;
         }
-        run.note_progress(self.stream, Resume { is_complete: true, ..self.place(route) });
+        run.note_progress(self.stream, Resume { is_complete: true, ..self.resume_point(route) });
         run.finish(self.stream);
         Ok(())
     }
 
-    /// An interrupted read keeps the days of its first run.
+    /// Warns that a continued read keeps the days of its first run, so newer days are not read.
     fn warn_of_newer_days(&self, run: &Run) -> Result<()> {
         let (_, until) = window(run, self.stream, run.client.run_start()?);
         if until > self.until {
             log::warn!(
-                "{}: what was interrupted is complete, up to {}; run again for what is newer",
+                "{}: the interrupted read is complete, up to {}; run again to read newer days",
                 self.stream.name,
                 stamp(self.until)
             );
@@ -155,7 +155,7 @@ fn window(run: &Run, stream: &Stream, now: DateTime<Utc>) -> (Option<DateTime<Ut
         let window = report.resolve(now, run.config.timezone);
         return (Some(window.start), window.end);
     }
-    // Counts of a sent campaign go on growing: what was sent in the days before the bookmark is read again.
+    // The counts of a sent campaign keep growing, so campaigns sent in the days before the bookmark are read again.
     let growing = TimeDelta::days(i64::from(run.config.activity_lookback_days));
     let back = if stream.name == SUMMARY.stream.name { growing } else { TimeDelta::zero() };
     (run.since_less(stream, now, back).map(|since| since.min(now)), now)

@@ -1,10 +1,10 @@
-//! The rows of the two contact reports, as the contact route sends them and as both streams write them.
+//! The records of the two streams. The contact route sends rows of the same form.
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::newest_first::Activity;
+use super::newest_first::DatedRow;
 use crate::client::Row;
 use crate::field::{Integer, Key, KeyInteger, KeyTimestamp, Text, Timestamp};
 
@@ -87,13 +87,13 @@ pub(crate) struct ActivityDetail {
     pub(crate) opt_out_reason: Text,
 }
 
-/// A key that may be missing, since the request can tell it: then it is empty.
+/// Deserializes a key that may be missing, as the empty string: if only one type was requested, the tap fills it in.
 fn key_or_none<'de, D: Deserializer<'de>>(d: D) -> Result<Key, D::Error> {
     let text = Text::deserialize(d)?;
     Ok(text.as_str().map(Key::from).unwrap_or_default())
 }
 
-/// A row of an activity.
+/// A row that names a campaign activity.
 pub(super) trait OfActivity: Row {
     fn activity(&self) -> &str;
     fn is_of_landing_page(&self) -> bool;
@@ -129,7 +129,7 @@ impl Row for ActivityDetail {
     const IS_WHOLE: bool = true;
 }
 
-impl Activity for ActivityDetail {
+impl DatedRow for ActivityDetail {
     type Identity<'a> = (&'a str, &'a str, &'a str);
 
     fn identity(&self) -> Self::Identity<'_> {

@@ -1,8 +1,8 @@
-//! Which route the contact reports take, and what it costs. Pure: nothing here calls the service.
+//! Which route the contact reports take, and how many API calls it costs. Pure: nothing here calls the service.
 //!
-//! By contact, a report costs the pages that the rows of each contact fill, at least one; by campaign, it costs one call
-//! for the campaign and the pages of each of its reports, at least one. Few campaigns with many rows are cheap by
-//! campaign, few contacts by contact.
+//! The contact route takes one call per page of each contact's report, and at least one per contact. The campaign route
+//! takes one call per campaign, and one per page of each of its tracking reports, at least one. So the campaign route is
+//! cheap if few campaigns went to many contacts, and the contact route if there are few contacts.
 
 use std::time::Duration;
 
@@ -11,46 +11,46 @@ use super::kind::KINDS;
 use crate::config::Route;
 use crate::quota::{DAILY_QUOTA, in_words, share_of_quota};
 
-/// A switch away from the bookmark's route must save this many calls, and half of all.
+/// A switch away from the campaign route must save at least this many calls, and at least half of them.
 const WORTH_A_SWITCH: u64 = 1000;
 
-/// One report on the contact route, as far as it is known before it is read.
+/// What is known about one report on the contact route before it is read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ContactReport {
-    /// How many contacts are still to be read.
+    /// How many contacts still have to be read.
     pub(super) contacts: u64,
-    /// Rows a page.
+    /// The most rows of a page.
     pub(super) page: u64,
-    /// The calls of contacts without a row: one each, or one for each part of a window that is split.
+    /// The calls if no contact had a row: one per contact, or one per part of a window that is split.
     pub(super) least: u64,
-    /// How many rows all these contacts have together, where the campaigns' counts tell it.
+    /// How many rows all these contacts have together, if the service's counts of campaigns are known.
     pub(super) rows: Option<u64>,
-    /// The rows of each contact that was read for a sample.
+    /// The number of rows of each contact in the sample.
     pub(super) sample: Vec<u64>,
 }
 
 impl ContactReport {
-    /// Fewer calls than this it cannot take.
+    /// A lower bound of its calls.
     pub(super) fn at_least(&self) -> u64 {
         self.least.max(self.rows.unwrap_or(0) / self.page.max(1))
     }
 
-    /// How many calls it takes, those of the sample included.
+    /// How many calls it takes, including those for the sample.
     pub(super) fn calls(&self) -> u64 {
         let sampled = self.sample.len() as u64;
-        let met: u64 = self.sample.iter().sum();
+        let sampled_rows: u64 = self.sample.iter().sum();
         let pages = |rows: f64| (rows / as_f64(self.page)).ceil().max(1.0);
-        if sampled == 0 || (met == 0 && self.rows.is_some()) {
-            // Nobody with rows was met: the contacts that have them are few, and fill whole pages.
+        if sampled == 0 || (sampled_rows == 0 && self.rows.is_some()) {
+            // No contact of the sample has rows, so few contacts have them all, on full pages.
             return self.least + self.rows.unwrap_or(0) / self.page.max(1);
         }
-        // The counts tell how many rows there are, the sample only how they spread. A sample that has far more rows,
-        // and not by the chance of a few contacts, shows that the counts lack some: those of automations.
+        // The counts give the number of rows, the sample shows how they are distributed. If at least half of the sample
+        // has rows, and far more than the counts say, the counts are too low: they lack the rows of automations.
         let counted = self.rows.map(|rows| as_f64(rows) / as_f64(self.contacts.max(1)));
         let with_rows = self.sample.iter().filter(|rows| **rows > 0).count();
         let least = if 2 * with_rows >= self.sample.len() { 0.5 } else { 0.0 };
         let scale = match counted {
-            Some(counted) if sampled < self.contacts => (counted * as_f64(sampled) / as_f64(met)).max(least),
+            Some(counted) if sampled < self.contacts => (counted * as_f64(sampled) / as_f64(sampled_rows)).max(least),
             _ => 1.0,
         };
         let sampled_pages: f64 = self.sample.iter().map(|rows| pages(as_f64(*rows) * scale)).sum();
@@ -59,39 +59,39 @@ impl ContactReport {
     }
 }
 
-/// How many calls the campaign route takes: one for each campaign, and the pages of its reports.
+/// How many calls the campaign route takes: one per campaign, and one per page of its reports.
 pub(super) fn campaign_calls(campaigns: &[CampaignToRead], page_size: u64) -> u64 {
     let known: Vec<u64> = campaigns.iter().filter_map(|campaign| campaign.tracked).collect();
-    // Campaigns whose activities were not looked at are like the others on average.
+    // Campaigns whose activities are unknown are taken to have the average number.
     let average = if known.is_empty() { 1.0 } else { as_f64(known.iter().sum()) / as_f64(known.len() as u64) };
     let of_reports = |campaign: &CampaignToRead, activities: u64| -> f64 {
-        // The rows of a campaign are shared out among its activities.
+        // The rows of a campaign are spread over its activities.
         let pages = |rows: u64| rows.div_ceil(activities.max(1)).div_ceil(page_size.max(1)).max(1) * activities;
         as_f64(campaign.kinds.iter().map(|kind| pages(kind.rows)).sum())
     };
-    let calls = |campaign: &CampaignToRead| match campaign.tracked {
-        Some(activities) => of_reports(campaign, activities),
-        None => {
-            let (fewer, share) = (as_u64(average.floor()), average.fract());
-            of_reports(campaign, fewer) * (1.0 - share) + of_reports(campaign, fewer + 1) * share
+    let calls = |campaign: &CampaignToRead| {
+        if let Some(activities) = campaign.tracked {
+            return of_reports(campaign, activities);
         }
+        let (fewer, share) = (as_u64(average.floor()), average.fract());
+        of_reports(campaign, fewer) * (1.0 - share) + of_reports(campaign, fewer + 1) * share
     };
     let details = campaigns.iter().filter(|campaign| !campaign.has_detail).count() as u64;
     details + as_u64(campaigns.iter().map(calls).sum())
 }
 
-/// The same where no more is known than the number of campaigns and that of their rows.
+/// Like [`campaign_calls`], from the number of campaigns and of their rows alone.
 pub(super) fn campaign_calls_of(campaigns: u64, rows: u64, page_size: u64) -> u64 {
     campaigns * (1 + KINDS.len() as u64) + rows / page_size.max(1)
 }
 
-/// How many calls it takes to look up the campaigns of activities: ten a call of those that the sample has met, fewer of
-/// the others, which come up one after the other.
-pub(super) fn lookups(met: u64, others: u64) -> u64 {
-    met.div_ceil(10) + others.div_ceil(5)
+/// How many calls it takes to look up the campaigns of activities. Those of the sample fill calls of ten; the others
+/// turn up page by page, about five per call.
+pub(super) fn lookups(sampled: u64, others: u64) -> u64 {
+    sampled.div_ceil(10) + others.div_ceil(5)
 }
 
-/// A number of calls in words: time at the pace, and share of a day's quota.
+/// A number of calls in words, with the time it takes at `per_second`, and the share of a day's quota.
 pub(crate) fn cost(calls: u64, per_second: f64) -> String {
     let time = in_words(Duration::from_secs_f64((as_f64(calls) / per_second).ceil()));
     let days = match calls.div_ceil(DAILY_QUOTA) {
@@ -101,37 +101,37 @@ pub(crate) fn cost(calls: u64, per_second: f64) -> String {
     format!("about {calls} calls: {time} at the pace, {} % of the daily quota{days}", share_of_quota(calls))
 }
 
-/// A number that is so much of a part, for the whole.
+/// Scales a number found in `part` of something up to the `whole`.
 pub(super) fn scaled(number: u64, whole: u64, part: u64) -> u64 {
     as_u64(as_f64(number) * as_f64(whole) / as_f64(part.max(1)))
 }
 
-/// Why a route is taken.
+/// Why a route is taken. The first four do not depend on cost and are checked in this order.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Reason {
-    /// `activity_route` says so.
+    /// The setting `activity_route` names it.
     Setting,
-    /// An interrupted read goes on.
+    /// An interrupted read is continued, on its own route.
     Interrupted,
-    /// `contact_ids` names the contacts.
+    /// `contact_ids` names the contacts, so only their reports are needed.
     NamedContacts,
-    /// Landing pages have reports by contact only.
+    /// Activity of landing pages is selected, which only the contact route has.
     LandingPages,
-    /// It is the cheaper one, or nearly so and fills more columns.
+    /// It is cheaper. The campaign route may cost a tenth more, since it fills more columns.
     Cost,
-    /// The bookmark was made on it.
+    /// Earlier runs took it: the rows of both routes differ in some columns, so a switch needs a good reason.
     Bookmark,
-    /// It saves so much that leaving the bookmark's route is worth it.
+    /// It saves so many calls that a switch from the campaign route is worth it.
     Savings,
-    /// The service refuses the other one.
+    /// The service refuses the campaign route, for the reason given.
     Refused(String),
 }
 
-/// The route of a read whose costs are known, after a bookmark that was made on `previous`.
+/// Chooses a route by the calls that each costs. `previous` is the route of earlier runs, if there is a bookmark.
 ///
-/// The campaign route fills more columns, so it is taken where both cost about the same, and it is left only for a large
-/// saving. The contact route is not left at all, since it also has the rows of automations, which the listing of
-/// campaigns does not name.
+/// The campaign route fills more columns, so it wins if both cost about the same, and a later run switches away from it
+/// only to save many calls. A later run never switches away from the contact route: that one also has the rows of
+/// automations, whose campaigns are in no listing.
 pub(super) fn choose(by_contact: u64, by_campaign: u64, previous: Option<Route>) -> (Route, Reason) {
     match previous {
         Some(Route::Contacts) => (Route::Contacts, Reason::Bookmark),
@@ -142,7 +142,7 @@ pub(super) fn choose(by_contact: u64, by_campaign: u64, previous: Option<Route>)
     }
 }
 
-/// Whether knowing the cost by contact more exactly could change the choice, when it is `least` at the least.
+/// Whether the contact route could still win if it costs at least `least`, so that its cost must be known exactly.
 pub(super) fn is_open(least: u64, by_campaign: u64, previous: Option<Route>) -> bool {
     choose(least, by_campaign, previous).0 == Route::Contacts && previous != Some(Route::Contacts)
 }

@@ -30,7 +30,7 @@ enum Do {
         /// How many contacts the account has
         #[arg(long, default_value_t = 300)]
         contacts: usize,
-        /// A redirect URI of the application, beside http://localhost:8910/callback
+        /// A redirect URI of the application, beside <http://localhost:8910/callback>
         #[arg(long)]
         redirect_uri: Option<String>,
     },
