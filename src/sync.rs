@@ -36,7 +36,10 @@ pub(crate) fn sync(
     if order.is_empty() {
         log::warn!("the catalog selects no stream");
     }
-    order.sort_by_key(|source| state.currently_syncing.as_deref() != Some(source.stream.name));
+    // An interrupted run continues with the streams after it too: beginning with the first ones again could use up a small
+    // `max_requests` before the last ones, in every run.
+    let interrupted = order.iter().position(|source| state.currently_syncing.as_deref() == Some(source.stream.name));
+    order.rotate_left(interrupted.unwrap_or(0));
     let mut run = Run::new(config, client, catalog, messages, progress, state);
     let given = run.state.to_value();
     let outcome = match (read_all(&mut run, &order), config.max_requests) {

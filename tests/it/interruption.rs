@@ -371,6 +371,29 @@ fn a_limit_that_gets_a_run_nowhere_is_told_and_one_that_does_not() {
     }
 }
 
+/// What the streams before the reports cost every run, and what the plan costs, must not starve the reports.
+#[test]
+fn a_small_limit_brings_every_stream_in_the_end() {
+    for (route, limit, runs) in [("campaigns", 20, 30), ("contacts", 50, 12)] {
+        let mut account = Account::generate(1, Size { contacts: 60, lists: 6, campaigns: 10 });
+        // The rows of a campaign whose details are hidden come by contact only.
+        account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+        let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+        // Every run writes all campaigns again, as far as it gets.
+        let more = json!({"activity_route": route, "max_requests": limit, "activity_lookback_days": 3650});
+        let (mut all, mut state): (Vec<Ran>, Option<Value>) = (Vec::new(), None);
+        for _ in 0..runs {
+            let ran = tap(&fake, &more, state.as_ref());
+            state = Some(ran.last_state());
+            all.push(ran);
+            if all.last().unwrap().code == Some(0) {
+                break;
+            }
+        }
+        assert_union_is_truth(&fake, &all, &format!("{} runs of {limit} calls by {route}", all.len()));
+    }
+}
+
 #[test]
 fn a_finished_report_is_left_alone_until_its_round_ends() {
     let fake = Fake::start(account(5));

@@ -24,10 +24,13 @@ use crate::id::Id;
 use crate::run::Run;
 use crate::streams::{Shared, contacts};
 
-/// How many contacts are read to see how many rows a contact has.
+/// How many contacts are read, at most, to learn how rows spread over them.
 const CONTACT_SAMPLE: usize = 20;
-/// How many campaigns are read to see how many activities a campaign has.
+/// How many campaigns are looked at, at most, to learn how many activities one has.
 const CAMPAIGN_SAMPLE: usize = 20;
+/// A sample takes at most this part of the calls that are left. Otherwise a small `max_requests` would go into the plan of
+/// every run, and nothing would be read.
+const PART_FOR_A_SAMPLE: u64 = 20;
 
 /// How the contact reports of this run are read.
 pub(super) struct Plan {
@@ -208,9 +211,8 @@ fn sample<T: OfActivity>(
     contacts: &[Id],
     fetch: &Arc<ContactFetch<T>>,
 ) -> Result<Vec<u64>> {
-    // A sample must not use up the calls that the read itself needs to get somewhere.
-    let affordable = usize::try_from(run.client.calls_left() / 8).unwrap_or(CONTACT_SAMPLE).min(CONTACT_SAMPLE);
-    let chosen: Vec<Id> = spread_over(contacts.len(), affordable).map(|at| contacts[at].clone()).collect();
+    let size = sample_size(run, CONTACT_SAMPLE);
+    let chosen: Vec<Id> = spread_over(contacts.len(), size).map(|at| contacts[at].clone()).collect();
     let mut counts = Vec::with_capacity(chosen.len());
     // If the range is long, the first contact shows whether the service accepts it.
     let first = if fetch.asks_long_range() { chosen.len().min(1) } else { 0 };
@@ -243,7 +245,13 @@ fn sample<T: OfActivity>(
     Ok(counts)
 }
 
-/// At most `some` of the positions from 0 to `all`, evenly spread, including the first and the last.
+/// How many things to sample: `most`, or what the calls that are left allow.
+fn sample_size(run: &Run, most: usize) -> usize {
+    let affordable = run.client.calls_left() / PART_FOR_A_SAMPLE;
+    usize::try_from(affordable).map_or(most, |affordable| affordable.clamp(1, most))
+}
+
+/// Positions of at most `some` of `all` things, evenly spread, the first and the last among them.
 pub(super) fn spread_over(all: usize, some: usize) -> impl Iterator<Item = usize> {
     let count = some.min(all);
     (0..count).map(move |n| if count < 2 { 0 } else { n * (all - 1) / (count - 1) })
@@ -253,7 +261,8 @@ pub(super) fn spread_over(all: usize, some: usize) -> impl Iterator<Item = usize
 fn by_campaign(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<Cost> {
     let mut campaigns = campaigns_to_read(run, learnt, readings)?;
     let before = run.client.calls();
-    let some: Vec<Id> = spread_over(campaigns.len(), CAMPAIGN_SAMPLE).map(|at| campaigns[at].id.clone()).collect();
+    let size = sample_size(run, CAMPAIGN_SAMPLE);
+    let some: Vec<Id> = spread_over(campaigns.len(), size).map(|at| campaigns[at].id.clone()).collect();
     learnt.campaigns.activities(run.client, &some)?;
     let made = run.client.calls() - before;
     learnt.campaigns.note_activities(&mut campaigns);
