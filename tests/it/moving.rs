@@ -231,7 +231,7 @@ fn a_listing_that_moves_in_three_passes_is_read_completely_by_the_next_run() {
         let before = of_status(&fake, "active").len();
         shrink(&fake);
         let more = json!({
-            "page_size": 4, "contact_status": "active", "contacts_full_refresh_days": full_refresh_days,
+            "page_size": 3, "contact_status": "active", "contacts_full_refresh_days": full_refresh_days,
         });
         let ran = tap_with(&fake, &more, None, Some(&only(&["contacts"])));
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
@@ -270,7 +270,7 @@ fn reports_of_a_set_that_never_holds_still_are_read_again() {
     for route in ["contacts", "campaigns"] {
         let fake = fake(Order::Scrambled);
         shrink(&fake);
-        let more = json!({"page_size": 4, "contact_status": "active", "activity_route": route});
+        let more = json!({"page_size": 3, "contact_status": "active", "activity_route": route});
         let ran = tap_with(&fake, &more, None, Some(&only(&reports)));
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
         assert!(ran.stderr.contains("Activity of some contacts may be missing"), "{}", ran.stderr);
@@ -313,7 +313,7 @@ fn an_account_that_never_stops_growing_gets_its_bookmark() {
 fn contacts_that_slipped_are_not_forgotten_over_an_interruption() {
     let fake = fake(Order::Scrambled);
     shrink(&fake);
-    let more = json!({"page_size": 4, "contact_status": "active", "activity_route": "contacts", "max_requests": 200});
+    let more = json!({"page_size": 3, "contact_status": "active", "activity_route": "contacts", "max_requests": 200});
     let details = only(&["contact_activity_details"]);
     let first = tap_with(&fake, &more, None, Some(&details));
     assert_eq!(first.code, Some(4), "{}", first.stderr);
