@@ -203,8 +203,10 @@ def later_runs(project, account):
     for stream in ["email_campaigns", "contacts", "contact_activity_details"]:
         changed = {key for key, row in after[stream].items() if before[stream].get(key) != row}
         came = set(account.by_key(stream, second[stream]))
+        # The service does not date a campaign's counts, so sent campaigns come again.
+        is_right = changed <= came < set(after[stream]) if stream == "email_campaigns" else came == changed
         holds(f"second run: {stream}: {len(came)} of {len(after[stream])} rows, those that changed",
-              changed and came == changed, (len(came), len(changed)))
+              changed and is_right, (len(came), len(changed)))
     account.compare("both runs", first, second)
     now = json.loads((project.folder / "tokens.json").read_text())["refresh_token"]
     tokens = json.loads(account.tell("tokens"))

@@ -261,24 +261,30 @@ fn a_hangup_ends_nothing_that_is_to_outlive_its_terminal() {
 fn a_reader_that_goes_ends_the_run_at_once_and_quietly() {
     // Also while nothing is written: the quota's wait is hours long.
     for quota in [false, true] {
-        let fake = Fake::start(Account::generate(3, Size { contacts: 2, lists: 1, campaigns: 1 }));
+        let fake = Fake::start(Account::generate(3, Size { contacts: 24, lists: 1, campaigns: 1 }));
         let mut more = json!({"activity_route": "contacts"});
         if quota {
             more["on_quota"] = json!("wait");
             fake.fault(Fault {
+                // The plan has read twenty contacts before the first line is written.
                 path: "activity_details".into(),
-                skip: 1,
+                skip: 21,
                 times: usize::MAX,
                 what: What::QuotaExceeded,
             });
         }
-        let (mut child, _config) = spawn(&fake, &more, &[]);
+        let (mut child, _config) = spawn(&fake, &more, &["--select", "contact_activity_details"]);
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         out.read_line(&mut line).unwrap();
         if quota {
             // What comes before the wait fits into the pipe, so that only the closing is left to notice.
-            until(&fake, |call| call.path.contains("activity_details"));
+            let details = || fake.api_calls().iter().filter(|call| call.path.contains("activity_details")).count();
+            let began = Instant::now();
+            while details() <= 21 && began.elapsed() < Duration::from_secs(20) {
+                thread::sleep(Duration::from_millis(20));
+            }
+            assert!(details() > 21);
             thread::sleep(Duration::from_millis(300));
         }
         let closed = Instant::now();
