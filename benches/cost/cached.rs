@@ -80,8 +80,12 @@ fn serve(stream: TcpStream, bodies: &[Vec<u8>]) {
         let next = format!(r#"{{"href":"/{contacts}/contacts?cursor={}"}}"#, page + 1);
         let next = if last { "null" } else { &next };
         let tail = format!(r#","contacts_count":{contacts},"_links":{{"next":{next}}}}}"#);
-        let (body, tail) = if target.contains("/contacts/counts") {
-            (&b"{}"[..], "")
+        let (body, tail) = if target.contains("/contact_custom_fields") {
+            (&br#"{"custom_fields":[]}"#[..], "")
+        } else if target.contains("/contact_tags") {
+            (&br#"{"tags":[]}"#[..], "")
+        } else if target.contains("/contact_lists") {
+            (&br#"{"lists":[]}"#[..], "")
         } else {
             (&bodies[page][..bodies[page].len() - 1], tail.as_str())
         };
