@@ -1,8 +1,11 @@
 """The fake account as a process, with what builds it and the list of streams, for the checks beside this file."""
 
+import contextlib
 import json
 import pathlib
+import shutil
 import subprocess
+import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CATALOG = json.loads((ROOT / "catalog.example.json").read_text(encoding="utf-8"))["streams"]
@@ -19,6 +22,17 @@ def build(release=True):
     return ROOT / "target" / ("release" if release else "debug")
 
 
+@contextlib.contextmanager
+def scratch(name):
+    """A folder that is removed in the end, and that other users can enter."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-")).resolve()
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class Account:
     """A fake account that serves until it is stopped. `folder` gets its configs and what it holds."""
 
@@ -30,6 +44,14 @@ class Account:
         )
         assert self.process.stdout.readline().startswith("ready")
         self.config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, failure, *_):
+        kept = self.stop()
+        if not failure and not kept:
+            raise SystemExit("the tap broke a rule of the service")
 
     def tell(self, word):
         """Says a word to it, such as `change`, and gives the line that it answers."""

@@ -130,7 +130,7 @@ def taps(project):
 def end_access_token(file):
     """As if a day had passed, so that the next run has to renew it."""
     tokens = json.loads(file.read_text())
-    tokens["expires_at"] = "2020-01-01T00:00:00Z"
+    tokens["renew_at"] = "2020-01-01T00:00:00Z"
     file.write_text(json.dumps(tokens))
     return tokens["refresh_token"]
 
@@ -235,7 +235,7 @@ def terminated(project, account):
     )
     try:
         for line in process.stdout:
-            if "plan: the contact reports" in line:
+            if "plan: about" in line:
                 break
         time.sleep(2)
         under_way = process.poll() is None and taps(project)

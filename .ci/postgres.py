@@ -38,7 +38,10 @@ class Postgres:
     def call(self, program, *arguments, **options):
         return run(*self.prefix, self.bin / program, *arguments, cwd="/", **options)
 
-    def stop(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         self.call("pg_ctl", "-D", self.data, "-m", "immediate", "stop", stdout=subprocess.DEVNULL)
 
     def rows(self, schema, table):

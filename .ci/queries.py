@@ -11,12 +11,10 @@ import decimal
 import json
 import pathlib
 import re
-import shutil
 import sys
-import tempfile
 
 sys.dont_write_bytecode = True
-from account import ROOT, Account, build
+from account import ROOT, Account, build, scratch
 from postgres import Postgres, run
 from targets import DuckDb, MeltanoPostgres, sync
 
@@ -206,15 +204,10 @@ def ask_duckdb(target, sql):
 
 def main():
     programs = build(release=False)
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="queries-"))
-    folder.chmod(0o755)
-    postgres = account = None
-    try:
-        postgres = Postgres(folder)
+    with scratch("queries") as folder, Postgres(folder) as postgres, Account(programs, folder / "account") as account:
         targets = {"Postgres": MeltanoPostgres(folder / "postgres-target", postgres), "DuckDB": DuckDb(folder / "duckdb", postgres)}
         for target in targets.values():
             target.install()
-        account = Account(programs, folder / "account")
         sync(programs, account, None, folder / "messages.jsonl")
         for target in targets.values():
             target.load(folder / "messages.jsonl")
@@ -238,12 +231,6 @@ def main():
             raise SystemExit(f"not ten questions to {len(targets)} databases: {dict(asked)}")
         if wrong:
             raise SystemExit("a query does not say what the account holds")
-    finally:
-        if account:
-            account.stop()
-        if postgres:
-            postgres.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

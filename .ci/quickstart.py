@@ -9,14 +9,12 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import urllib.request
 
 sys.dont_write_bytecode = True
-from account import KEYS, ROOT, STREAMS, Account, build
+from account import KEYS, ROOT, STREAMS, Account, build, scratch
 from postgres import Postgres, run
 
 # What the README leaves to pip, so that this check does not change by itself.
@@ -119,12 +117,7 @@ def compare(postgres, account, when):
 def main():
     readme = Readme()
     programs = build()
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="quickstart-"))
-    folder.chmod(0o755)
-    postgres = account = None
-    try:
-        postgres = Postgres(folder)
-        account = Account(programs, folder / "account")
+    with scratch("quickstart") as folder, Postgres(folder) as postgres, Account(programs, folder / "account") as account:
         checkout, work = folder / "tap-constant-contact", folder / "constant-contact"
         (folder / "pinned.txt").write_text(PINNED)
         environment = {
@@ -200,12 +193,6 @@ def main():
             streams = {json.loads(line).get("stream") for line in messages}
         assert streams - {None} == {"contacts", "contact_lists"}, (streams, log)
         print("the README's quick start leads to the account's rows in Postgres")
-    finally:
-        if account:
-            account.stop()
-        if postgres:
-            postgres.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

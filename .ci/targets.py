@@ -13,14 +13,12 @@ import glob
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 sys.dont_write_bytecode = True
-from account import KEYS, ROOT, STREAMS, Account, build
+from account import KEYS, ROOT, STREAMS, Account, build, scratch
 from postgres import Postgres, run
 
 csv.field_size_limit(1 << 30)
@@ -305,18 +303,13 @@ def sync(programs, account, state, out):
 def main():
     wanted = sys.argv[1:]
     programs = build()
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="targets-"))
-    folder.chmod(0o755)
-    postgres = account = None
-    try:
-        postgres = Postgres(folder)
+    with scratch("targets") as folder, Postgres(folder) as postgres, Account(programs, folder / "account") as account:
         kinds = [Jsonl, Csv, MeltanoPostgres, PipelinePostgres, DuckDb, Stitch, CheckTap]
         targets = [
             kind(folder / kind.__name__, postgres) for kind in kinds if not wanted or kind.name in wanted
         ]
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda target: target.install(), targets))
-        account = Account(programs, folder / "account")
         first, state = sync(programs, account, None, folder / "first.jsonl")
         assert account.tell("change") == "changed"
         second, last = sync(programs, account, state, folder / "second.jsonl")
@@ -348,12 +341,6 @@ def main():
                 demo(programs, target)
         if failed:
             raise SystemExit("a target does not hold what the account holds")
-    finally:
-        if account:
-            account.stop()
-        if postgres:
-            postgres.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
