@@ -292,7 +292,7 @@ fn reports(fake: &Fake, route: &str, state: Option<&Value>) -> Report {
 
 /// The number of calls that the plan foretold.
 fn foretold(report: &Report) -> usize {
-    let (_, rest) = report.ran.stderr.split_once("by the campaign route, about ").expect("a plan");
+    let (_, rest) = report.ran.stderr.split_once("plan: about ").expect("a plan");
     rest.split_once(' ').unwrap().0.parse().unwrap()
 }
 
