@@ -193,7 +193,7 @@ fn chosen_contacts(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
     for reading in readings.iter_mut() {
         reading.note_contacts(contacts.are_all);
     }
-    Ok(Some(contacts.list.iter().map(|contact| contact.id.clone()).collect()))
+    Ok(Some(contacts.list.iter().cloned().collect()))
 }
 
 /// The tracking reports of the activities, in the order in which they are written.
