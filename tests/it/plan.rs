@@ -202,14 +202,19 @@ fn contacts_of_the_sample_are_asked_for_once() {
 
 #[test]
 fn a_long_range_that_is_refused_is_split_into_windows_of_five_years() {
-    for named in [false, true] {
-        let fake = start(account(12, 8));
+    let account = account(12, 8);
+    let ids: Vec<&str> = account.contacts.iter().map(|contact| &*contact.id).collect();
+    for more in [
+        json!({"contact_ids": ids}),
+        json!({"activity_route": "contacts"}),
+        // Before the service was.
+        json!({"activity_route": "contacts", "start_date": "1970-01-01"}),
+    ] {
+        let fake = start(account.clone());
         fake.switches().summary_max_years = Some(5);
-        let ids: Vec<String> = fake.account().contacts.iter().map(|c| c.id.to_string()).collect();
-        let more = if named { json!({"contact_ids": ids}) } else { json!({"activity_route": "contacts"}) };
         let (ran, planned, made) = run(&fake, &more, None, &REPORTS[..1]);
         let truth = sorted(fake.account().truth(REPORTS[0]).iter().map(without_nulls));
-        assert!(sorted(ran.records(REPORTS[0])) == truth, "{named}");
+        assert!(sorted(ran.records(REPORTS[0])) == truth, "{more}");
         // The first contact, refused once, then the windows of each since 1998.
         let windows = (Utc::now().year() - 1998) / 5 + 1;
         let asked = fake.api_calls().iter().filter(|call| call.path.ends_with("/activity_summary")).count();

@@ -23,7 +23,7 @@ use crate::streams::page::rows;
 use crate::timestamp::stamp;
 use crate::window::five_year_windows;
 
-/// 1998-01-01, when there was no Constant Contact yet: the start of a summary without a lower bound.
+/// 1998-01-01, when there was no Constant Contact yet: the earliest start of a summary.
 const BEFORE_THE_SERVICE: DateTime<Utc> = DateTime::from_timestamp(883_612_800, 0).expect("it is a moment");
 
 /// Start and end of a window.
@@ -150,7 +150,8 @@ pub(super) fn summary(reading: &Reading, must_split: Arc<AtomicBool>) -> Arc<Con
 
 /// The range of a summary, which needs a start.
 fn range(since: Option<DateTime<Utc>>, until: DateTime<Utc>) -> Range {
-    (since.unwrap_or(BEFORE_THE_SERVICE), until)
+    let start = since.map_or(BEFORE_THE_SERVICE, |since| since.max(BEFORE_THE_SERVICE));
+    (start.min(until), until)
 }
 
 /// Whether a range is longer than the five years that a neighbouring endpoint allows.
