@@ -84,8 +84,8 @@ fn the_definition_for_meltano_hub_has_the_settings_that_the_tap_has() {
     same("meltano/hub.yml", &format!("{GENERATED}{}", yaml(&definition)));
 }
 
-/// The keys of these in the order in which `meltano config set` rewrites the file, so that a user's settings are the only
-/// change to it.
+/// The keys of these in the order in which `meltano config set` rewrites the file, so that a user's settings are the
+/// only change to it.
 const PLUGIN: [&str; 9] = [
     "name",
     "namespace",
