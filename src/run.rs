@@ -406,7 +406,7 @@ pub(crate) mod tests {
     use crate::config::{Source, words};
     use crate::extent::Filter;
     use crate::messages::Output;
-    use crate::stream::Needs;
+    use crate::stream::{KEYS_WITH_ROUTES, Needs};
 
     pub(crate) fn at(text: &str) -> DateTime<Utc> {
         text.parse().unwrap_or_else(|_| format!("{text}T00:00:00Z").parse().unwrap())
@@ -457,21 +457,7 @@ pub(crate) mod tests {
     }
 
     static THINGS: Stream = stream("things", &["filter", "deselected"]);
-    static REPORT: Stream = stream(
-        "report",
-        &[
-            "filter",
-            "deselected",
-            "route",
-            "resume_since",
-            "resume_until",
-            "resume_route",
-            "resume_after",
-            "resume_complete",
-            "resume_filter",
-            "resume_deselected",
-        ],
-    );
+    static REPORT: Stream = stream("report", KEYS_WITH_ROUTES);
 
     /// A run of one stream, with these members of its bookmark.
     fn run<T>(stream: &'static Stream, settings: &Value, bookmark: &Value, test: impl FnOnce(&mut Run) -> T) -> T {

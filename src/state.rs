@@ -579,7 +579,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::stream::Needs;
+    use crate::stream::{KEYS_WITH_ROUTES, Needs};
 
     const fn stream(
         name: &'static str,
@@ -602,24 +602,7 @@ mod tests {
     static CONTACTS: Stream = stream("contacts", Some("updated_at"), &["full_refresh_at", "filter", "deselected"]);
     static CAMPAIGNS: Stream =
         stream("email_campaigns", Some("updated_at"), &["deselected", "resume_since", "resume_until", "resume_after"]);
-    static DETAILS: Stream = stream(
-        "contact_activity_details",
-        Some("created_time"),
-        &[
-            "filter",
-            "deselected",
-            "route",
-            "lookback_days",
-            "read_from",
-            "resume_since",
-            "resume_until",
-            "resume_route",
-            "resume_after",
-            "resume_complete",
-            "resume_filter",
-            "resume_deselected",
-        ],
-    );
+    static DETAILS: Stream = stream("contact_activity_details", Some("created_time"), KEYS_WITH_ROUTES);
     static STREAMS: [&Stream; 4] = [&LISTS, &CONTACTS, &CAMPAIGNS, &DETAILS];
 
     const END: DateTime<Utc> = DateTime::<Utc>::MAX_UTC;

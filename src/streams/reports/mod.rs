@@ -43,28 +43,13 @@ use crate::extent::{Filter, short_hash};
 use crate::id::Id;
 use crate::run::Run;
 use crate::schema;
-use crate::stream::{Needs, Stream};
+use crate::stream::{KEYS_WITH_ROUTES, Needs, Stream};
 use crate::timestamp::stamp;
 
 /// What the contact route needs. It is also what the reports need at least: where the campaign route is refused, the
 /// contact route is tried.
 const BY_CONTACT: Needs = Needs { scopes: &["contact_data"], privileges: &["ui:campaign:metrics", "contacts:read"] };
 const BY_CAMPAIGN: Needs = Needs { scopes: &["campaign_data"], privileges: &["ui:campaign:metrics", "campaign:read"] };
-
-const BOOKMARK_KEYS: &[&str] = &[
-    "filter",
-    "deselected",
-    "route",
-    "lookback_days",
-    "read_from",
-    "resume_since",
-    "resume_until",
-    "resume_route",
-    "resume_after",
-    "resume_complete",
-    "resume_filter",
-    "resume_deselected",
-];
 
 const ACTIVITY_SUMMARY: &str = "activity_summary";
 const ACTIVITY_DETAILS: &str = "activity_details";
@@ -77,7 +62,7 @@ pub(super) static SUMMARY: Source = Source {
         schema: schema::of::<ActionSummary>,
         needs: BY_CONTACT,
         narrowed_by: |config| Filter::of(&[contacts_of(config)]),
-        bookmark_keys: BOOKMARK_KEYS,
+        bookmark_keys: KEYS_WITH_ROUTES,
         only_by_campaign: &[],
     },
     probe: Probe::OfContact(|client, _, id| {
@@ -97,7 +82,7 @@ pub(super) static DETAILS: Source = Source {
         schema: schema::of::<ActivityDetail>,
         needs: BY_CONTACT,
         narrowed_by: |config| Filter::of(&[contacts_of(config), ("types", words(&config.tracking_activity_types))]),
-        bookmark_keys: BOOKMARK_KEYS,
+        bookmark_keys: KEYS_WITH_ROUTES,
         only_by_campaign: &["email_address", "device_type", "url_id", "link_url", "bounce_code", "opt_out_reason"],
     },
     probe: Probe::OfContact(|client, config, id| {
