@@ -32,6 +32,9 @@ const CAMPAIGN_SAMPLE: usize = 20;
 /// every run, and nothing would be read.
 const PART_FOR_A_SAMPLE: u64 = 20;
 
+/// The columns that only the campaign route fills.
+const OF_CAMPAIGNS_ONLY: &str = "email_address, device_type, url_id, link_url, bounce_code and opt_out_reason";
+
 /// How the contact reports of this run are read.
 pub(super) struct Plan {
     pub(super) route: Route,
@@ -110,6 +113,13 @@ fn cheaper(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<(
     }
     let by_campaign = match by_campaign(run, learnt, readings) {
         Ok(cost) => cost,
+        Err(Error::Forbidden(why)) if previous == Some(Route::Campaigns) => {
+            // Read contact by contact, rows that are written again would lose what only the other route fills.
+            return Err(Error::Forbidden(format!(
+                "{why}: earlier runs read campaign by campaign, and contact by contact would clear {OF_CAMPAIGNS_ONLY} in \
+                 rows that are written again. To accept that, set activity_route to contacts"
+            )));
+        }
         Err(Error::Forbidden(why)) => {
             let cost = by_contact(run, learnt, readings)?;
             let other = learnt.sampled.campaign_calls(u64::from(run.config.page_size));
@@ -319,8 +329,7 @@ fn warn_of_route(reason: &Reason, calls: u64, other: Option<u64>) {
         ),
         Reason::Savings => log::warn!(
             "the contact reports change to the contact route: about {calls} calls, instead of about {other}. It does not \
-             fill email_address, device_type, url_id, link_url, bounce_code and opt_out_reason, so rows that are written \
-             again lose them. To keep the campaign route, set activity_route to campaigns"
+             fill {OF_CAMPAIGNS_ONLY}, so rows that are written again lose them. To keep the campaign route, set activity_route to campaigns"
         ),
         _ => {}
     }
