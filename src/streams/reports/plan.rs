@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use chrono::TimeDelta;
 
 use super::by_contact::{self, ContactFetch};
-use super::campaigns::{CampaignToRead, Demand};
+use super::campaigns::{CampaignToRead, Criteria};
 use super::kind::Kind;
 use super::newest_first::Part;
 use super::reading::Reading;
@@ -295,16 +295,18 @@ pub(super) struct CountedRows {
 
 /// The campaigns that may have rows for these reports.
 pub(super) fn campaigns_to_read(run: &Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<Vec<CampaignToRead>> {
-    let demands: Vec<Demand> = readings.iter().map(|reading| reading.demand(run.config)).collect();
-    let lookback = TimeDelta::days(i64::from(run.config.activity_lookback_days));
-    let types = Kind::chosen(&run.config.tracking_activity_types);
-    let now = run.client.run_start()?;
-    let campaigns = learnt.campaigns.choose(run.client, run.config, &demands, &types, now, lookback)?;
+    let criteria = Criteria {
+        demands: readings.iter().map(|reading| reading.demand(run.config)).collect(),
+        types: Kind::chosen(&run.config.tracking_activity_types),
+        now: run.client.run_start()?,
+        lookback: TimeDelta::days(i64::from(run.config.activity_lookback_days)),
+    };
+    let campaigns = learnt.campaigns.choose(run.client, run.config, &criteria)?;
     let rows = |is_counted: &dyn Fn(Kind) -> bool| {
         let kinds = campaigns.iter().flat_map(|campaign| &campaign.kinds);
         kinds.filter(|to_read| is_counted(to_read.kind)).map(|to_read| to_read.rows).sum()
     };
-    let chosen = rows(&|kind| types.contains(&kind));
+    let chosen = rows(&|kind| criteria.types.contains(&kind));
     learnt.counted = Some(CountedRows { sends: rows(&|kind| kind == Kind::Sends), chosen });
     Ok(campaigns)
 }
