@@ -195,7 +195,7 @@ impl Catalog {
         Ok((catalog, warnings))
     }
 
-    /// What patterns such as `contacts.email` or `!*.notes` choose. An exclusion wins over any inclusion; exclusions alone
+    /// What patterns such as `STREAM.FIELD` or `!*.FIELD` choose. An exclusion wins over any inclusion; exclusions alone
     /// mean everything else.
     ///
     /// # Errors

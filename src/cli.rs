@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long, visible_alias = "properties", value_name = "FILE", conflicts_with = "select")]
     pub catalog: Option<PathBuf>,
 
-    /// The streams and fields to read, as patterns: `contacts`, `contacts.email`, `!contacts.notes`, `*.*`. May be
+    /// The streams and fields to read, as patterns: `STREAM`, `STREAM.FIELD`, `!STREAM.FIELD`, `*.*`. May be
     /// repeated, or a list with commas; an exclusion (`!`) always wins
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub select: Vec<String>,

@@ -70,7 +70,7 @@ pub(crate) struct Config {
     #[serde(rename = "include_subresources", deserialize_with = "fields::subresources")]
     #[schemars(extend("default" = true, "type" = ["boolean", "array"], "x-domo" = "Sub-resources"))]
     pub(crate) subresources: Vec<Subresource>,
-    /// The types of activity that `contact_activity_details` reads.
+    /// Contact reports: the types of activity to read in detail.
     #[serde(deserialize_with = "fields::in_order")]
     #[schemars(extend("default" = ActivityType::of_emails(), "x-domo" = "Tracking Activity Types"))]
     pub(crate) tracking_activity_types: Vec<ActivityType>,
@@ -221,9 +221,12 @@ impl Config {
             config.tracking_activity_types.iter().copied().filter(|kind| kind.is_of_landing_pages()).collect();
         if config.activity_route == ActivityRoute::Campaigns && !landing_pages.is_empty() {
             let why = format!(
-                "activity_route is \"campaigns\", which cannot read {}: set it to \"auto\" or \"contacts\", or take the \
-                 landing-page types (p_*) out of tracking_activity_types",
-                words(&landing_pages)
+                "activity_route is {:?}, which cannot read {}: set it to {:?} or {:?}, or take the landing-page types \
+                 (p_*) out of tracking_activity_types",
+                ActivityRoute::Campaigns.as_str(),
+                words(&landing_pages),
+                ActivityRoute::Auto.as_str(),
+                ActivityRoute::Contacts.as_str(),
             );
             given.refuse("activity_route", why);
         }

@@ -36,7 +36,8 @@ use campaigns::Campaigns;
 use chrono::{TimeDelta, Utc};
 use plan::{CountedRows, Plan, Sampled};
 use reading::Reading;
-pub(super) use records::{ActionSummary, ActivityDetail};
+pub(super) use records::ActionSummary;
+pub(crate) use records::ActivityDetail;
 pub(super) use route::cost;
 
 use super::{Probe, Shared, Source};
