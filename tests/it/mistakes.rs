@@ -155,7 +155,7 @@ fn what_is_wrong_is_told_with_its_cure() {
         ),
         arguments(
             "--config conf.json",
-            r#"CRITICAL conf.json does not exist. Write it with at least {"client_id": "your API key", "token_file": "tokens.json"}, then run: tap-constant-contact login --config conf.json"#,
+            r#"CRITICAL conf.json does not exist. Write conf.json with {"client_id": "your API key", "client_secret": "your secret", "token_file": "tokens.json"}, without client_secret for a PKCE or device application; then run: tap-constant-contact login --config conf.json"#,
         ),
         arguments("--config .", "CRITICAL . is a directory, not a file"),
         arguments(
@@ -484,7 +484,7 @@ fn the_environment_names_its_variables() {
 fn under_meltano_the_commands_are_those_of_meltano() {
     let output = command().args(["--config", "none.json"]).env("MELTANO_EXTRACTOR_NAME", "tap-cc").output().unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
-    assert!(told.ends_with(", then run: meltano invoke tap-cc login\n"), "{told}");
+    assert!(told.ends_with("; then run: meltano invoke tap-cc login\n"), "{told}");
 }
 
 /// Its text can be had once only: a second read would wait for ever.
