@@ -18,9 +18,15 @@ codes=("${PIPESTATUS[@]}")
 # A run that brings no new state keeps the old one.
 [ -s state.new ] && tail -n 1 state.new > state.tmp && mv state.tmp state.json
 
-[ "${codes[*]}" = "0 0" ] && exit 0
+if [ "${codes[*]}" = "0 0" ]; then
+  # An ERROR that did not end the run still means that something was not read.
+  grep '^ERROR' tap.log >&2
+  exit 0
+fi
 {
   echo "$PWD: the tap ended with ${codes[0]}, the target with ${codes[1]}"
+  # 141: the target ended first, so the reason is the target's.
+  [ "${codes[0]}" -eq 141 ] && tail -n 5 target.log
   grep '^CRITICAL' tap.log || tail -n 5 tap.log target.log
 } >&2
 [ "${codes[0]}" -ne 0 ] && exit "${codes[0]}"

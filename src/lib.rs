@@ -123,7 +123,10 @@ fn act(args: &Args, output: Output) -> Result<()> {
         }
         return Ok(());
     }
-    let sources = sources(&args.config)?;
+    let sources = match &args.command {
+        Some(Command::Login(options)) => sources(&login::complete(args.config.clone(), options.device)?)?,
+        _ => sources(&args.config)?,
+    };
     for (path, text) in sources.iter().filter_map(Source::file) {
         auth::warn_if_config_is_readable(path, text);
     }
