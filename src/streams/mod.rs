@@ -38,6 +38,8 @@ pub(crate) struct Source {
 pub(crate) struct Shared {
     pub(crate) reports: reports::Learnt,
     pub(crate) lists: Lists,
+    /// Which fields to deselect to save most of the planned calls, in words.
+    pub(crate) how_to_save: Option<String>,
     /// What the route of the current stream needs; `None` means what the stream's row says.
     pub(crate) needs: Option<&'static Needs>,
 }
@@ -81,22 +83,16 @@ fn selects_reports(run: &Run) -> bool {
 pub(crate) fn plan(run: &mut Run, shared: &mut Shared, sources: &[&'static Source]) -> Result<String> {
     // Every run begins with one call for the account's lists.
     let mut calls = 1;
-    let mut how_to_save = None;
     for source in sources {
         match (source.cost)(run, shared) {
-            Ok(cost) => {
-                calls += cost;
-                if source.stream.name == email_campaigns::SOURCE.stream.name {
-                    how_to_save = email_campaigns::how_to_save(run, cost);
-                }
-            }
+            Ok(cost) => calls += cost,
             Err(Error::Forbidden(_)) => {}
             Err(e) => return Err(e.context(source.stream.name)),
         }
     }
     let cost = reports::cost(calls, run.config.requests_per_second);
     let route = shared.reports.words().map(str::to_owned);
-    Ok([Some(cost), how_to_save, route].into_iter().flatten().collect::<Vec<_>>().join("; "))
+    Ok([Some(cost), shared.how_to_save.take(), route].into_iter().flatten().collect::<Vec<_>>().join("; "))
 }
 
 /// What reading one stream costs, in words; `None` if the service does not say how much there is.

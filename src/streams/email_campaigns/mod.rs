@@ -150,6 +150,7 @@ fn cost(run: &mut Run, shared: &mut Shared) -> Result<u64> {
     let calls = pages as u64 + choice.chosen.values().map(Chosen::calls).sum::<u64>();
     let detailed = choice.chosen.into_iter().filter(|(_, chosen)| chosen.needs_details()).map(|(id, _)| id);
     shared.reports.campaigns.known.plan_details(detailed);
+    shared.how_to_save = how_to_save(run, calls);
     Ok(calls)
 }
 
@@ -157,7 +158,7 @@ fn cost(run: &mut Run, shared: &mut Shared) -> Result<u64> {
 const MANY_CALLS: u64 = 200;
 
 /// Which fields to deselect to save most of the stream's calls, if there are many.
-pub(super) fn how_to_save(run: &Run, calls: u64) -> Option<String> {
+fn how_to_save(run: &Run, calls: u64) -> Option<String> {
     let wanted = Extras::selected(run);
     let fields = match (wanted.email, wanted.details) {
         _ if calls < MANY_CALLS => return None,

@@ -223,6 +223,19 @@ mod tests {
     }
 
     #[test]
+    fn campaigns_are_watched_as_long_as_the_setting_says_and_at_least_while_they_are_sent() {
+        let sent_from = |settings: Value| {
+            run(&settings, &at_rest(), |run| begun(run, &DETAILS.stream, None).demand(run.config).sent_from)
+        };
+        assert_eq!(sent_from(json!({})), Some(at("2026-10-11")));
+        assert_eq!(sent_from(json!({"activity_lookback_days": 0})), Some(at("2026-11-08")));
+        // All campaigns may have rows in a window from the settings, unless the user says for how long.
+        assert_eq!(sent_from(json!({"report_date": "2026-11-02"})), None);
+        let set = json!({"report_date": "2026-11-02", "activity_lookback_days": 5});
+        assert_eq!(sent_from(set), Some(at("2026-10-28")));
+    }
+
+    #[test]
     fn a_window_from_the_settings_ends_and_one_from_the_bookmark_takes_later_rows_too() {
         let holds = |settings: Value| {
             run(&settings, &at_rest(), |run| {
