@@ -4,7 +4,7 @@ use fake::account::Size;
 use fake::{Account, Fake, Fault, What};
 use serde_json::{Value, json};
 
-use crate::tap::{REPORTS, Ran, command, file, only};
+use crate::tap::{REPORTS, Ran, command, file, only, streams};
 
 fn fake() -> Fake {
     Fake::start(Account::generate(3, Size { contacts: 5, lists: 2, campaigns: 2 }))
@@ -25,7 +25,7 @@ fn preflight(fake: &Fake, more: &Value, streams: &[&str]) -> Ran {
     ran
 }
 
-/// What is said of a stream.
+/// The report's line about a stream.
 fn line<'a>(ran: &'a Ran, stream: &str) -> &'a str {
     let mut lines = ran.stderr.lines().filter_map(|line| line.trim_start().strip_prefix(stream));
     lines.next().unwrap_or_else(|| panic!("{stream} is not told of: {}", ran.stderr)).trim()
@@ -33,6 +33,15 @@ fn line<'a>(ran: &'a Ran, stream: &str) -> &'a str {
 
 fn assert_says(ran: &Ran, words: &[&str]) {
     assert!(words.iter().all(|word| ran.stderr.contains(word)), "{words:?}: {}", ran.stderr);
+}
+
+/// Asserts that these streams are refused for this reason, perhaps with others, and that all else may be read.
+fn assert_refused(ran: &Ran, lost: &[&str], why: &str) {
+    let (readable, refused): (Vec<&str>, Vec<&str>) =
+        streams().iter().copied().partition(|stream| line(ran, stream) == "may be read");
+    assert!(!readable.is_empty() && lost.iter().all(|stream| refused.contains(stream)), "{}", ran.stderr);
+    assert!(refused.iter().all(|stream| line(ran, stream).contains(why)), "{why}: {}", ran.stderr);
+    assert_says(ran, &[&format!("CRITICAL this login may not read {}", refused.join(", "))]);
 }
 
 #[test]
@@ -46,7 +55,7 @@ fn it_renews_the_login_and_makes_one_cheap_call_for_each_stream() {
     drop(account);
     // Deleted contacts are read as well.
     assert_says(&ran, &[&format!("{contacts} contacts"), "2 e-mail lists", &format!("{campaigns} campaigns")]);
-    for stream in ["contact_lists", "email_campaigns", "contacts", REPORTS[0], REPORTS[1]] {
+    for stream in streams() {
         assert_eq!(line(&ran, stream), "may be read");
     }
     assert_eq!(fake.tokens().refreshes, 1);
@@ -57,7 +66,7 @@ fn it_renews_the_login_and_makes_one_cheap_call_for_each_stream() {
         assert!(to(path) >= 1, "{path}");
     }
 
-    // What is not selected is neither asked for nor told of, but for the account's size.
+    // Streams that are not selected are neither probed nor reported, except for the size of the account.
     fake.forget_calls();
     let ran = preflight(&fake, &json!({}), &["contact_lists"]);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
@@ -77,13 +86,7 @@ fn a_scope_that_was_not_granted_is_named() {
         fake.tokens().granted_scopes.retain(|granted| granted != scope);
         let ran = preflight(&fake, &json!({}), &[]);
         assert_eq!(ran.code, Some(3), "{}", ran.stderr);
-        for stream in ["contact_lists", "email_campaigns", "contacts", REPORTS[0], REPORTS[1]] {
-            let told = line(&ran, stream);
-            let expected = format!("the scope {scope} was not granted; log in again and allow it");
-            assert_eq!(told.contains(&expected), lost.contains(&stream), "{stream}: {told}");
-            assert_eq!(told == "may be read", !lost.contains(&stream), "{stream}: {told}");
-        }
-        assert_says(&ran, &[&format!("CRITICAL this login may not read {}", lost.join(", "))]);
+        assert_refused(&ran, lost, &format!("the scope {scope} was not granted; log in again and allow it"));
         // One stream's trouble is not the others'.
         let readable = if scope == "campaign_data" { "contacts" } else { "email_campaigns" };
         assert_eq!(preflight(&fake, &json!({}), &[readable]).code, Some(0));
@@ -102,21 +105,20 @@ fn a_privilege_that_the_user_lacks_is_named() {
         fake.tokens().privileges.retain(|had| had != privilege);
         let ran = preflight(&fake, &json!({}), &[]);
         assert_eq!(ran.code, Some(3), "{privilege}: {}", ran.stderr);
-        assert!(line(&ran, lost[0]).contains(&format!("lacks the privilege {privilege}")), "{}", ran.stderr);
-        assert_says(&ran, &[&format!("CRITICAL this login may not read {}", lost.join(", "))]);
+        assert_refused(&ran, lost, &format!("lacks the privilege {privilege}"));
     }
 }
 
 #[test]
 fn an_application_that_was_deactivated_is_told() {
-    // All is refused, though scopes and privileges are there.
+    // Every call is refused, although scopes and privileges are there.
     let all = fake();
     all.fault(Fault { path: "/v3/".into(), skip: 0, times: usize::MAX, what: What::Forbidden });
     let ran = preflight(&all, &json!({}), &[]);
     assert_eq!(ran.code, Some(3), "{}", ran.stderr);
     assert!(line(&ran, "contact_lists").contains("the application is deactivated"), "{}", ran.stderr);
     assert!(!ran.stderr.contains("Estimated full sync"), "{}", ran.stderr);
-    // The privileges are told, and nothing of them is missing.
+    // The privileges can be read, and none is missing.
     let rest = fake();
     rest.fault(Fault { path: "/contact_lists".into(), skip: 0, times: usize::MAX, what: What::Forbidden });
     let ran = preflight(&rest, &json!({}), &["contact_lists"]);
@@ -124,7 +126,7 @@ fn an_application_that_was_deactivated_is_told() {
     assert!(line(&ran, "contact_lists").contains("may be deactivated"), "{}", ran.stderr);
 }
 
-/// A listing that says how much there is.
+/// Makes the listing count this many contacts.
 fn counting(fake: &Fake, contacts: u64) {
     let id = fake.account().contacts[0].id.clone();
     let body = json!({"contacts": [{"contact_id": *id}], "contacts_count": contacts});
@@ -188,7 +190,7 @@ fn an_access_token_alone_is_told_to_end() {
     let ran = preflight(&fake, &alone, &["contact_lists"]);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert_says(&ran, &["until the access token ends", "Scopes:  unknown"]);
-    // Which of the causes it is cannot be told, so all are.
+    // The cause is not known, so the message names all that are possible.
     fake.tokens().granted_scopes = vec!["campaign_data".into()];
     let ran = preflight(&fake, &alone, &["contact_lists"]);
     assert_eq!(ran.code, Some(3), "{}", ran.stderr);

@@ -355,3 +355,16 @@ fn words(route: Route, reason: &Reason, other: Option<u64>) -> String {
     };
     format!("the contact reports by the {name} route ({why})")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_has_the_first_and_the_last_and_what_is_evenly_between_them() {
+        let spread = |all, some| spread_over(all, some).collect::<Vec<_>>();
+        assert_eq!(spread(101, 3), [0, 50, 100]);
+        assert_eq!(spread(3, 20), [0, 1, 2]);
+        assert_eq!((spread(9, 1), spread(0, 5)), (vec![0], vec![]));
+    }
+}
