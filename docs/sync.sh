@@ -12,16 +12,23 @@ case $? in 0) ;; 100) exit 0 ;; *) exit 1 ;; esac
 
 state=()
 [ -s state.json ] && state=(--state state.json)
-"$tap" --config config.json "${state[@]}" 2> tap.log |
-  "$target" --config target.json > state.new 2> target.log
-codes=("${PIPESTATUS[@]}")
+exec 3> >(exec "$target" --config target.json > state.new 2> target.log 3>&-)
+target_id=$!
+"$tap" --config config.json "${state[@]}" >&3 2> tap.log 3>&- &
+tap_id=$!
+exec 3>&-
+# Who is told to end lets the tap write its last state, and the target store it.
+trap 'told=1; kill "$tap_id"' TERM INT HUP
+wait "$tap_id"; tap_code=$?
+[ -n "$told" ] && { wait "$tap_id"; tap_code=$?; }
+wait "$target_id"; target_code=$?
 # A run that brings no new state keeps the old one.
 [ -s state.new ] && tail -n 1 state.new > state.tmp && mv state.tmp state.json
 
-[ "${codes[*]}" = "0 0" ] && exit 0
+[ "$tap_code $target_code" = "0 0" ] && exit 0
 {
-  echo "$PWD: the tap ended with ${codes[0]}, the target with ${codes[1]}"
+  echo "$PWD: the tap ended with $tap_code, the target with $target_code"
   grep '^CRITICAL' tap.log || tail -n 5 tap.log target.log
 } >&2
-[ "${codes[0]}" -ne 0 ] && exit "${codes[0]}"
-exit "${codes[1]}"
+[ "$tap_code" -ne 0 ] && exit "$tap_code"
+exit "$target_code"
