@@ -25,9 +25,15 @@ wait "$target_id"; target_code=$?
 # A run that brings no new state keeps the old one.
 [ -s state.new ] && tail -n 1 state.new > state.tmp && mv state.tmp state.json
 
-[ "$tap_code $target_code" = "0 0" ] && exit 0
+if [ "$tap_code $target_code" = "0 0" ]; then
+  # An ERROR that did not end the run still means that something was not read.
+  grep '^ERROR' tap.log >&2
+  exit 0
+fi
 {
   echo "$PWD: the tap ended with $tap_code, the target with $target_code"
+  # 141: the target ended first, so the reason is the target's.
+  [ "$tap_code" -eq 141 ] && tail -n 5 target.log
   grep '^CRITICAL' tap.log || tail -n 5 tap.log target.log
 } >&2
 [ "$tap_code" -ne 0 ] && exit "$tap_code"

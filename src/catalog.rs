@@ -172,6 +172,10 @@ impl Catalog {
             }
         }
         let names = || entries.iter().map(|entry| entry.name);
+        if names().all(|name| !read.contains_key(name)) {
+            let names = names().collect::<Vec<_>>().join(", ");
+            return Err(wrong(&format!("it has none of this tap's streams, which are {names}")));
+        }
         let mut warnings = Vec::new();
         let unknown = read.keys().filter(|name| names().all(|known| known != **name));
         warn_of(&mut warnings, "unknown streams are ignored", unknown.map(|name| with_nearest(name, names())));
@@ -191,7 +195,7 @@ impl Catalog {
         Ok((catalog, warnings))
     }
 
-    /// What patterns such as `contacts.email` or `!*.notes` choose. An exclusion wins over any inclusion; exclusions alone
+    /// What patterns such as `STREAM.FIELD` or `!*.FIELD` choose. An exclusion wins over any inclusion; exclusions alone
     /// mean everything else.
     ///
     /// # Errors
@@ -229,10 +233,10 @@ impl Catalog {
     pub(crate) fn read_full_table(&mut self, streams: &[String], entries: &[Entry]) -> Result<()> {
         for name in streams.iter().map(|name| name.trim()) {
             let Some(entry) = entries.iter().find(|entry| entry.name == name) else {
-                let nearest = nearest(name, entries.iter().map(|entry| entry.name)).unwrap_or_default();
                 return Err(Error::Usage(format!(
-                    "--full-table {:?}: there is no such stream; the nearest is {nearest:?}",
-                    shown(name)
+                    "--full-table {:?}: there is no such stream; {}",
+                    shown(name),
+                    nearest_or_all(name, "", entries)
                 )));
             };
             let Some(selected) = self.streams.get_mut(name) else {
@@ -271,6 +275,14 @@ fn with_nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> String 
     }
 }
 
+fn nearest_or_all(name: &str, mark: &str, entries: &[Entry]) -> String {
+    let names: Vec<&str> = entries.iter().map(|entry| entry.name).collect();
+    match nearest(name, names.iter().copied()) {
+        Some(nearest) => format!("the nearest is \"{mark}{nearest}\""),
+        None => format!("the streams are {}", names.join(", ")),
+    }
+}
+
 /// A pattern of `--select`: globs for a stream and for the path of a field in it.
 struct Pattern {
     text: String,
@@ -298,23 +310,19 @@ impl Pattern {
         if streams.iter().any(|entry| self.matches_a_field_of(entry)) {
             return Ok(());
         }
-        let known: Vec<String> = match streams.as_slice() {
-            [] => entries.iter().map(|entry| entry.name.to_owned()).collect(),
-            streams => streams
-                .iter()
-                .flat_map(|entry| paths(entry).map(move |path| format!("{}.{path}", entry.name)))
-                .collect(),
-        };
-        let what = if streams.is_empty() { "stream" } else { "field" };
         let wanted = self.text.trim_start_matches('!');
-        // A stream is named by what stands before the dot.
-        let wanted = if streams.is_empty() { wanted.split('.').next().unwrap_or_default() } else { wanted };
-        let nearest = nearest(wanted, known.iter().map(String::as_str)).unwrap_or_default();
         let mark = if self.is_exclusion { "!" } else { "" };
-        Err(Error::Usage(format!(
-            "--select \"{}\" matches no {what}; the nearest is \"{mark}{nearest}\"",
-            shown(&self.text)
-        )))
+        let (stream, field) = wanted.split_once('.').unwrap_or((wanted, ""));
+        let why = if streams.is_empty() {
+            format!("matches no stream; {}", nearest_or_all(stream, mark, entries))
+        } else {
+            let known: Vec<String> = streams.iter().flat_map(|entry| paths(entry)).collect();
+            match nearest(field, known.iter().map(String::as_str)) {
+                Some(nearest) => format!("matches no field; the nearest is \"{mark}{}.{nearest}\"", shown(stream)),
+                None => "matches no field; --discover names all fields".into(),
+            }
+        };
+        Err(Error::Usage(format!("--select \"{}\" {why}", shown(&self.text))))
     }
 
     fn matches_stream(&self, entry: &Entry) -> bool {
@@ -901,7 +909,7 @@ mod tests {
             ("!contcts.name", "matches no stream; the nearest is \"!contacts\""),
             ("contacts.emial", "matches no field; the nearest is \"contacts.email\""),
             ("contacts.phones.items.kind", "matches no field; the nearest is \"contacts.phones.kind\""),
-            ("lists.email", "matches no field; the nearest is \"lists."),
+            ("lists.email", "matches no field; --discover names all fields"),
             ("", "matches no stream"),
             ("contacts.", "matches no field"),
         ] {

@@ -11,7 +11,7 @@ use std::marker::PhantomData;
 use chrono::{DateTime, Utc};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 use serde_json::Value;
 
@@ -97,6 +97,17 @@ impl KeyTimestamp {
     /// The instant; `None` only for the default value.
     pub(crate) fn instant(&self) -> Option<DateTime<Utc>> {
         instant(&self.0)
+    }
+}
+
+/// A field that is known and not needed: it takes no memory, whatever it holds.
+#[derive(Default)]
+pub(crate) struct Unused;
+
+impl<'de> Deserialize<'de> for Unused {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        // Not `deserialize_ignored_any`, by which `serde_ignored` finds the fields that are unknown.
+        d.deserialize_any(IgnoredAny).map(|_| Unused)
     }
 }
 

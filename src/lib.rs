@@ -118,12 +118,15 @@ fn act(args: &Args, output: Output) -> Result<()> {
         messages.catalog(&catalog::discover(&entries))?;
         if stderr().is_terminal() {
             let configs: Vec<String> = args.config.iter().map(|path| path.display().to_string()).collect();
-            let patterns = "--select contacts,email_campaigns --select '!contacts.notes'";
-            logger::say(&format!("To read a part of this: {}", command(&configs, patterns)));
+            let example = command(&configs, &streams::example_selection());
+            logger::say(&format!("To read a part of this: {example}"));
         }
         return Ok(());
     }
-    let sources = sources(&args.config)?;
+    let sources = match &args.command {
+        Some(Command::Login(options)) => sources(&login::complete(args.config.clone(), options.device)?)?,
+        _ => sources(&args.config)?,
+    };
     for (path, text) in sources.iter().filter_map(Source::file) {
         auth::warn_if_config_is_readable(path, text);
     }

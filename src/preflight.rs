@@ -14,7 +14,7 @@ use crate::progress::Progress;
 use crate::run::Run;
 use crate::state::State;
 use crate::stream::Needs;
-use crate::streams::{self, ALL, AccountSize, Probe, Shared, Source};
+use crate::streams::{self, ALL, Probe, Probed, Shared, Source};
 
 /// What the login is allowed to do.
 struct Grant {
@@ -47,7 +47,8 @@ pub(crate) fn test(config: &Config, client: &Arc<Client>, catalog: &Catalog, _fo
         None => "Scopes:  unknown".to_owned(),
     });
 
-    let mut found = AccountSize { contact: config.contact_ids.first().cloned(), ..AccountSize::default() };
+    let mut found = Probed { contact: config.contact_ids.first().cloned(), ..Probed::default() };
+    let mut sizes = Vec::new();
     let (mut readable, mut refused) = (Vec::<&'static Source>::new(), Vec::<&'static Source>::new());
     let mut lines = Vec::new();
     for source in ALL {
@@ -55,13 +56,20 @@ pub(crate) fn test(config: &Config, client: &Arc<Client>, catalog: &Catalog, _fo
         let selected = catalog.get(stream.name).is_some();
         let tried = match (&source.probe, &found.contact) {
             // Listings are counted even if they are not selected, to report the size of the account.
-            (Probe::Listing(count), _) => count(client, config, &mut found).map(|()| "may be read"),
+            (Probe::Listing(rows, count), _) => {
+                let count = count(client, config, &mut found);
+                sizes.push(match count {
+                    Ok(Some(count)) => format!("{count} {rows}"),
+                    _ => format!("{rows} unknown"),
+                });
+                count.map(|_| "may be read")
+            }
             (Probe::OfContact(_), _) if !selected => continue,
             (Probe::OfContact(ask), Some(id)) => match ask(client, config, id) {
                 Err(Error::NotFound(_)) => Ok("may be read"),
                 other => other.map(|()| "may be read"),
             },
-            (Probe::OfContact(_), None) if found.contacts.is_none() => {
+            (Probe::OfContact(_), None) if !found.can_list_contacts => {
                 Err(Error::Forbidden("the contacts cannot be listed".into()))
             }
             (Probe::OfContact(_), None) => Ok("may be read, probably: there is no contact to try it on"),
@@ -76,7 +84,7 @@ pub(crate) fn test(config: &Config, client: &Arc<Client>, catalog: &Catalog, _fo
             lines.push(format!("    {:<26}{line}", stream.name));
         }
     }
-    say(&format!("Account: {}", account(&found)));
+    say(&format!("Account: {}", sizes.join(", ")));
     say(&format!("Streams:\n{}", lines.join("\n")));
     if !readable.is_empty() {
         // The plan starts from nothing, so that it counts the calls of a run.
@@ -92,12 +100,6 @@ pub(crate) fn test(config: &Config, client: &Arc<Client>, catalog: &Catalog, _fo
     }
     let names: Vec<&str> = refused.iter().map(|source| source.stream.name).collect();
     Err(Error::Forbidden(format!("this login may not read {}", names.join(", "))))
-}
-
-fn account(size: &AccountSize) -> String {
-    let counts = [("contacts", size.contacts), ("e-mail lists", size.lists), ("campaigns", size.campaigns)];
-    let counts = counts.map(|(what, count)| count.map_or(format!("{what} unknown"), |count| format!("{count} {what}")));
-    counts.join(", ")
 }
 
 impl Grant {

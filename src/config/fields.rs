@@ -26,8 +26,12 @@ fn checked<'de, D: Deserializer<'de>>(d: D, is_good: fn(&str) -> bool, allowed: 
 
 /// A string that can stand in an HTTP header or a URL as it is.
 pub(super) fn key<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
-    let is_good = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
-    checked(d, is_good, "ASCII characters without spaces").map(Some)
+    checked(d, is_key, "ASCII characters without spaces").map(Some)
+}
+
+/// Whether a text may be a key.
+pub(crate) fn is_key(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_graphic())
 }
 
 pub(super) fn access_token<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Secret>, D::Error> {

@@ -5,7 +5,6 @@ use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::slice;
 
 use serde_json::{Map, Value};
 
@@ -41,6 +40,12 @@ impl Source {
             )));
         };
         Ok(members)
+    }
+
+    /// Whether it has text for this setting.
+    pub(crate) fn sets(&self, key: &str) -> bool {
+        let members = self.parse().unwrap_or_default();
+        members.get(key).and_then(Value::as_str).is_some_and(|text| !text.trim().is_empty())
     }
 
     /// A setting as this source calls it.
@@ -104,10 +109,25 @@ fn source(path: &Path) -> Result<Source> {
     Ok(Source { origin, text })
 }
 
+/// The variable that holds Meltano's name for the tap.
+const MELTANO_NAME: &str = "MELTANO_EXTRACTOR_NAME";
+
+/// Whether Meltano started the tap.
+pub(crate) fn is_under_meltano() -> bool {
+    std::env::var_os(MELTANO_NAME).is_some()
+}
+
+/// How to write a config, and what to run then.
+pub(crate) fn how_to_write(config: &str) -> String {
+    let members = r#"{"client_id": "your API key", "client_secret": "your secret", "token_file": "tokens.json"}"#;
+    let login = command(&[config.to_owned()], "login");
+    format!("Write {config} with {members}, without client_secret for a PKCE or device application; then run: {login}")
+}
+
 /// The tap with these configs and other arguments, as a command to be pasted into a shell. Meltano passes a config of its
 /// own, so there it is Meltano's command.
 pub(crate) fn command(configs: &[String], arguments: &str) -> String {
-    if let Ok(plugin) = std::env::var("MELTANO_EXTRACTOR_NAME") {
+    if let Ok(plugin) = std::env::var(MELTANO_NAME) {
         return format!("meltano invoke {plugin} {arguments}");
     }
     let mut command = format!("tap-constant-contact {arguments}");
@@ -148,8 +168,7 @@ pub(crate) fn written_back(sources: &[Source]) -> Option<PathBuf> {
         match &source.origin {
             Origin::File(path) => return Some(path.clone()),
             Origin::Pipe(_) | Origin::Environment => {
-                let members = source.parse().unwrap_or_default();
-                if members.get("refresh_token").and_then(Value::as_str).is_some_and(|token| !token.trim().is_empty()) {
+                if source.sets("refresh_token") {
                     return None;
                 }
             }
@@ -247,10 +266,7 @@ pub(crate) fn read_as(expected: Kind, path: &Path) -> Result<String> {
     if !path.exists() {
         let name = path.display().to_string();
         let advice = match expected {
-            Kind::Config => format!(
-                ". Write it with at least {{\"client_id\": \"your API key\", \"token_file\": \"tokens.json\"}}, then run: {}",
-                command(slice::from_ref(&name), "login")
-            ),
+            Kind::Config => format!(". {}", how_to_write(&name)),
             Kind::Catalog => format!(". To write one, run: tap-constant-contact --discover > {}", quoted(&name)),
             Kind::State => "; leave --state out of the first run".into(),
             Kind::Tokens | Kind::Messages => String::new(),

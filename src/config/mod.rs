@@ -18,11 +18,14 @@ mod words;
 
 use crate::error::Result;
 use crate::secret::Secret;
+use crate::spelling::slip;
 use crate::window::{Edge, ReportWindow};
 pub(crate) use coerce::{allowed, types};
 use fields::Start;
-pub(crate) use fields::is_loopback;
-pub(crate) use files::{Kind, Source, command, json_error, quoted, read, read_as, sources, written_back};
+pub(crate) use fields::{is_key, is_loopback};
+pub(crate) use files::{
+    Kind, Source, command, how_to_write, is_under_meltano, json_error, quoted, read, read_as, sources, written_back,
+};
 use given::Given;
 pub(crate) use words::{ActivityRoute, ActivityType, ContactStatus, OnQuota, Route, Subresource, Word, words};
 
@@ -69,7 +72,7 @@ pub(crate) struct Config {
     #[serde(rename = "include_subresources", deserialize_with = "fields::subresources")]
     #[schemars(extend("default" = true, "type" = ["boolean", "array"], "x-domo" = "Sub-resources"))]
     pub(crate) subresources: Vec<Subresource>,
-    /// The types of activity that `contact_activity_details` reads.
+    /// Contact reports: the types of activity to read in detail.
     #[serde(deserialize_with = "fields::in_order")]
     #[schemars(extend("default" = ActivityType::of_emails(), "x-domo" = "Tracking Activity Types"))]
     pub(crate) tracking_activity_types: Vec<ActivityType>,
@@ -166,6 +169,12 @@ pub(crate) fn schema() -> Value {
     schemars::schema_for!(Config).to_value()
 }
 
+/// The setting that a word is a slip of.
+pub(crate) fn setting_like(word: &str) -> Option<String> {
+    let schema = schema();
+    slip(word, schema["properties"].as_object()?.keys().map(String::as_str)).map(str::to_owned)
+}
+
 /// No setting is required, since each has a default or can be left out, and null always means "not set".
 fn tidy(schema: &mut Schema) {
     schema.remove("required");
@@ -214,9 +223,12 @@ impl Config {
             config.tracking_activity_types.iter().copied().filter(|kind| kind.is_of_landing_pages()).collect();
         if config.activity_route == ActivityRoute::Campaigns && !landing_pages.is_empty() {
             let why = format!(
-                "activity_route is \"campaigns\", which cannot read {}: set it to \"auto\" or \"contacts\", or take the \
-                 landing-page types (p_*) out of tracking_activity_types",
-                words(&landing_pages)
+                "activity_route is {:?}, which cannot read {}: set it to {:?} or {:?}, or take the landing-page types \
+                 (p_*) out of tracking_activity_types",
+                ActivityRoute::Campaigns.as_str(),
+                words(&landing_pages),
+                ActivityRoute::Auto.as_str(),
+                ActivityRoute::Contacts.as_str(),
             );
             given.refuse("activity_route", why);
         }
@@ -372,20 +384,21 @@ mod tests {
 
     #[test]
     fn a_slip_is_an_error_unless_it_is_empty_or_commented_out() {
-        for key in ["page_sise", "Page-Size", "updated_afer"] {
+        for key in ["page_sise", "Page-Size", "updated_afer", "size"] {
             assert!(refused(&format!(r#"{{"{key}": 1}}"#)).contains("did you mean"), "{key}");
         }
-        for text in [
-            r#""page_sise": null"#,
-            r#""page_sise": " ""#,
-            r##""#page_size": 1"##,
-            r#""_page_size": 1"#,
-            r#""page_size//": 1"#,
-            r#""loader": 1"#,
+        for (text, suggested) in [
+            (r#""page_sise": null"#, "; did you mean \"page_size\"?"),
+            (r#""page_sise": " ""#, "?"),
+            (r#""loader": 1"#, "ignored"),
         ] {
             let (config, warnings) = parse(&format!("{{{text}}}")).unwrap();
             assert_eq!((config.page_size, warnings.len()), (500, 1), "{text}");
-            assert!(warnings[0].contains("is ignored; the nearest setting is"), "{warnings:?}");
+            assert!(warnings[0].ends_with(suggested), "{warnings:?}");
+        }
+        for text in [r##""#page_size": 1"##, r#""_page_size": 1"#, r#""page_size//": 1"#] {
+            let (config, warnings) = parse(&format!("{{{text}}}")).unwrap();
+            assert_eq!((config.page_size, warnings.len()), (500, 0), "{text}");
         }
         let many = (0..30).map(|i| format!(r#""key{i}": 1,"#)).collect::<Vec<_>>().concat();
         let (_, warnings) = parse(&format!("{{{many}\"x\\u001b\": 1}}")).unwrap();

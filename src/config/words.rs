@@ -76,21 +76,19 @@ words! {
         Campaigns = "campaigns",
     }
 
+    /// How the contact reports are read.
+    Route {
+        /// One contact at a time.
+        Contacts = "contacts",
+        /// One sent campaign activity at a time.
+        Campaigns = "campaigns",
+    }
+
     /// What to do when the daily quota is used up.
     OnQuota {
         Stop = "stop",
         Wait = "wait",
     }
-}
-
-/// How the contact reports are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Route {
-    /// One contact at a time.
-    Contacts,
-    /// One sent campaign activity at a time.
-    Campaigns,
 }
 
 impl ActivityType {

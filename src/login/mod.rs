@@ -15,6 +15,7 @@ use oauth2::{
 use url::{Url, form_urlencoded};
 
 mod callback;
+mod questions;
 
 use crate::auth::Lock;
 use crate::auth::server::{AuthServer, GrantType, ProtocolClient, Refusal};
@@ -29,6 +30,7 @@ use crate::shown::shown;
 use crate::signals::{Ending, end_on_signals};
 use crate::streams::ALL;
 use callback::{Callback, listen, read_pasted};
+pub(crate) use questions::complete;
 
 const SCOPES: [&str; 3] = ["contact_data", "campaign_data", "offline_access"];
 

@@ -16,9 +16,13 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::run::Run;
 use crate::stream::{Needs, Stream};
-pub(crate) use contact_lists::Lists;
+pub(crate) use campaigns::Summary as CampaignSummary;
+pub(crate) use contact_lists::{ContactList, Lists};
+pub(crate) use contacts::Contact;
 pub(crate) use contacts::parse_and_write as parse_and_write_contacts;
 pub(crate) use definitions::Names;
+pub(crate) use email_campaigns::record::EmailCampaign;
+pub(crate) use reports::ActivityDetail;
 
 /// A stream and how it is read.
 pub(crate) struct Source {
@@ -40,26 +44,30 @@ pub(crate) struct Shared {
 
 /// A cheap call that shows whether this login may read a stream.
 pub(crate) enum Probe {
-    /// Counts the rows of the listing.
-    Listing(fn(&Arc<Client>, &Config, &mut AccountSize) -> Result<()>),
+    /// Counts the rows of the listing. The text is what they are called in the account's size.
+    Listing(&'static str, fn(&Arc<Client>, &Config, &mut Probed) -> Result<Option<u64>>),
     /// Reads the first page of one contact's report.
     OfContact(fn(&Client, &Config, &str) -> Result<()>),
 }
 
-/// How large the account is, as far as the probes could count.
+/// What the probes have found so far.
 #[derive(Default)]
-pub(crate) struct AccountSize {
-    pub(crate) contacts: Option<u64>,
-    pub(crate) lists: Option<u64>,
-    pub(crate) campaigns: Option<u64>,
+pub(crate) struct Probed {
     /// The id of any one contact.
     pub(crate) contact: Option<String>,
+    pub(crate) can_list_contacts: bool,
     pub(crate) shared: Shared,
 }
 
 /// All streams in the order they are read.
 pub(crate) static ALL: [&Source; 5] =
     [&contact_lists::SOURCE, &contacts::SOURCE, &email_campaigns::SOURCE, &reports::SUMMARY, &reports::DETAILS];
+
+/// An example of `--select`: two streams, and a field to leave out.
+pub(crate) fn example_selection() -> String {
+    let (contacts, campaigns) = (contacts::SOURCE.stream.name, email_campaigns::SOURCE.stream.name);
+    format!("--select {contacts},{campaigns} --select '!{contacts}.notes'")
+}
 
 /// Whether the catalog selects a contact report.
 fn selects_reports(run: &Run) -> bool {
@@ -116,8 +124,7 @@ mod tests {
     use crate::client::{self, Row};
     use crate::field::{Key, KeyInteger};
     use crate::schema;
-    use contacts::Contact;
-    use reports::{ActionSummary, ActivityDetail};
+    use reports::ActionSummary;
 
     #[test]
     fn absent_scalars_are_null_and_absent_objects_and_arrays_left_out() {
@@ -243,10 +250,10 @@ mod tests {
 
     #[test]
     fn every_stream_writes_what_its_schema_says() {
-        any_row_fits_its_schema::<contacts::Contact>();
-        any_row_fits_its_schema::<contact_lists::ContactList>();
-        any_row_fits_its_schema::<email_campaigns::record::EmailCampaign>();
-        any_row_fits_its_schema::<reports::ActionSummary>();
-        any_row_fits_its_schema::<reports::ActivityDetail>();
+        any_row_fits_its_schema::<Contact>();
+        any_row_fits_its_schema::<ContactList>();
+        any_row_fits_its_schema::<EmailCampaign>();
+        any_row_fits_its_schema::<ActionSummary>();
+        any_row_fits_its_schema::<ActivityDetail>();
     }
 }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::campaigns::{self, CampaignListing, KnownCampaigns, PageOddities, Summaries, Summary};
 use super::page::list;
-use super::{AccountSize, Probe, Shared, Source, selects_reports};
+use super::{Probe, Probed, Shared, Source, selects_reports};
 use crate::client::{Client, Oddities};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -41,16 +41,15 @@ pub(super) static SOURCE: Source = Source {
         bookmark_keys: &["deselected", "resume_since", "resume_until", "resume_after"],
         only_by_campaign: &[],
     },
-    probe: Probe::Listing(count),
+    probe: Probe::Listing("campaigns", count),
     cost,
     read,
 };
 
 /// The service gives no count of campaigns, so they are listed, 500 per call.
-fn count(client: &Arc<Client>, config: &Config, found: &mut AccountSize) -> Result<()> {
+fn count(client: &Arc<Client>, config: &Config, found: &mut Probed) -> Result<Option<u64>> {
     let known = &mut found.shared.reports.campaigns.known;
-    found.campaigns = Some(known.listing(client, config, None)?.campaigns.len() as u64);
-    Ok(())
+    Ok(Some(known.listing(client, config, None)?.campaigns.len() as u64))
 }
 
 /// What the selected fields need beyond the listing.

@@ -10,7 +10,8 @@
 //! 3. [`Reading::finish`] moves the bookmark.
 //!
 //! [`reading`] holds the window and the resume point of one report, [`campaigns`] decides which campaigns may have rows
-//! in it, and [`newest_first`] reads listings that grow while they are read.
+//! in it, and [`newest_first`] reads listings that grow while they are read. [`tracking`], [`refusals`] and
+//! [`summary_counts`] are parts of the campaign route, [`campaign_ids`] of the contact route.
 
 mod by_campaign;
 mod by_contact;
@@ -21,7 +22,10 @@ mod newest_first;
 mod plan;
 mod reading;
 mod records;
+mod refusals;
 mod route;
+mod summary_counts;
+mod tracking;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -32,7 +36,8 @@ use campaigns::Campaigns;
 use chrono::{TimeDelta, Utc};
 use plan::{CountedRows, Plan, Sampled};
 use reading::Reading;
-pub(super) use records::{ActionSummary, ActivityDetail};
+pub(super) use records::ActionSummary;
+pub(crate) use records::ActivityDetail;
 pub(super) use route::cost;
 
 use super::{Probe, Shared, Source};

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use chrono::TimeDelta;
 
 use super::by_contact::{self, ContactFetch};
-use super::campaigns::{CampaignToRead, Demand};
+use super::campaigns::{CampaignToRead, Criteria};
 use super::kind::Kind;
 use super::newest_first::Part;
 use super::reading::Reading;
@@ -31,6 +31,9 @@ const CAMPAIGN_SAMPLE: usize = 20;
 /// A sample takes at most this part of the calls that are left. Otherwise a small `max_requests` would go into the plan of
 /// every run, and nothing would be read.
 const PART_FOR_A_SAMPLE: u64 = 20;
+
+/// The columns that only the campaign route fills.
+const OF_CAMPAIGNS_ONLY: &str = "email_address, device_type, url_id, link_url, bounce_code and opt_out_reason";
 
 /// How the contact reports of this run are read.
 pub(super) struct Plan {
@@ -110,6 +113,13 @@ fn cheaper(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<(
     }
     let by_campaign = match by_campaign(run, learnt, readings) {
         Ok(cost) => cost,
+        Err(Error::Forbidden(why)) if previous == Some(Route::Campaigns) => {
+            // Read contact by contact, rows that are written again would lose what only the other route fills.
+            return Err(Error::Forbidden(format!(
+                "{why}: earlier runs read campaign by campaign, and contact by contact would clear {OF_CAMPAIGNS_ONLY} in \
+                 rows that are written again. To accept that, set activity_route to contacts"
+            )));
+        }
         Err(Error::Forbidden(why)) => {
             let cost = by_contact(run, learnt, readings)?;
             let other = learnt.sampled.campaign_calls(u64::from(run.config.page_size));
@@ -285,16 +295,18 @@ pub(super) struct CountedRows {
 
 /// The campaigns that may have rows for these reports.
 pub(super) fn campaigns_to_read(run: &Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<Vec<CampaignToRead>> {
-    let demands: Vec<Demand> = readings.iter().map(|reading| reading.demand(run.config)).collect();
-    let lookback = TimeDelta::days(i64::from(run.config.activity_lookback_days));
-    let types = Kind::chosen(&run.config.tracking_activity_types);
-    let now = run.client.run_start()?;
-    let campaigns = learnt.campaigns.choose(run.client, run.config, &demands, &types, now, lookback)?;
+    let criteria = Criteria {
+        demands: readings.iter().map(|reading| reading.demand(run.config)).collect(),
+        types: Kind::chosen(&run.config.tracking_activity_types),
+        now: run.client.run_start()?,
+        lookback: TimeDelta::days(i64::from(run.config.activity_lookback_days)),
+    };
+    let campaigns = learnt.campaigns.choose(run.client, run.config, &criteria)?;
     let rows = |is_counted: &dyn Fn(Kind) -> bool| {
         let kinds = campaigns.iter().flat_map(|campaign| &campaign.kinds);
         kinds.filter(|to_read| is_counted(to_read.kind)).map(|to_read| to_read.rows).sum()
     };
-    let chosen = rows(&|kind| types.contains(&kind));
+    let chosen = rows(&|kind| criteria.types.contains(&kind));
     learnt.counted = Some(CountedRows { sends: rows(&|kind| kind == Kind::Sends), chosen });
     Ok(campaigns)
 }
@@ -319,8 +331,7 @@ fn warn_of_route(reason: &Reason, calls: u64, other: Option<u64>) {
         ),
         Reason::Savings => log::warn!(
             "the contact reports change to the contact route: about {calls} calls, instead of about {other}. It does not \
-             fill email_address, device_type, url_id, link_url, bounce_code and opt_out_reason, so rows that are written \
-             again lose them. To keep the campaign route, set activity_route to campaigns"
+             fill {OF_CAMPAIGNS_ONLY}, so rows that are written again lose them. To keep the campaign route, set activity_route to campaigns"
         ),
         _ => {}
     }
