@@ -12,11 +12,12 @@ case $? in 0) ;; 100) exit 0 ;; *) exit 1 ;; esac
 
 state=()
 [ -s state.json ] && state=(--state state.json)
-exec 3> >(exec "$target" --config target.json > state.new 2> target.log 3>&-)
+# Beside the script and not in its foreground, where bash would take a signal only after they have ended.
+rm -f pipe && mkfifo pipe || exit
+"$target" --config target.json < pipe > state.new 2> target.log &
 target_id=$!
-"$tap" --config config.json "${state[@]}" >&3 2> tap.log 3>&- &
+"$tap" --config config.json "${state[@]}" > pipe 2> tap.log &
 tap_id=$!
-exec 3>&-
 # Who is told to end lets the tap write its last state, and the target store it.
 trap 'told=1; kill "$tap_id"' TERM INT HUP
 wait "$tap_id"; tap_code=$?
