@@ -32,9 +32,6 @@ const CAMPAIGN_SAMPLE: usize = 20;
 /// every run, and nothing would be read.
 const PART_FOR_A_SAMPLE: u64 = 20;
 
-/// The columns that only the campaign route fills.
-const OF_CAMPAIGNS_ONLY: &str = "email_address, device_type, url_id, link_url, bounce_code and opt_out_reason";
-
 /// How the contact reports of this run are read.
 pub(super) struct Plan {
     pub(super) route: Route,
@@ -116,8 +113,9 @@ fn cheaper(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<(
         Err(Error::Forbidden(why)) if previous == Some(Route::Campaigns) => {
             // Read contact by contact, rows that are written again would lose what only the other route fills.
             return Err(Error::Forbidden(format!(
-                "{why}: earlier runs read campaign by campaign, and contact by contact would clear {OF_CAMPAIGNS_ONLY} in \
-                 rows that are written again. To accept that, set activity_route to contacts"
+                "{why}: earlier runs read campaign by campaign, and contact by contact would clear {} in rows that are \
+                 written again. To accept that, set activity_route to contacts",
+                only_by_campaign()
             )));
         }
         Err(Error::Forbidden(why)) => {
@@ -322,6 +320,10 @@ pub(super) fn correct(run: &Run, learnt: &Learnt, campaigns: &[CampaignToRead]) 
     }
 }
 
+fn only_by_campaign() -> String {
+    DETAILS.stream.only_by_campaign.join(", ")
+}
+
 fn warn_of_route(reason: &Reason, calls: u64, other: Option<u64>) {
     let other = other.unwrap_or(0);
     match reason {
@@ -331,7 +333,8 @@ fn warn_of_route(reason: &Reason, calls: u64, other: Option<u64>) {
         ),
         Reason::Savings => log::warn!(
             "the contact reports change to the contact route: about {calls} calls, instead of about {other}. It does not \
-             fill {OF_CAMPAIGNS_ONLY}, so rows that are written again lose them. To keep the campaign route, set activity_route to campaigns"
+             fill {}, so rows that are written again lose them. To keep the campaign route, set activity_route to campaigns",
+            only_by_campaign()
         ),
         _ => {}
     }
