@@ -132,8 +132,8 @@ where
         if unsettled.is_empty() {
             break;
         }
-        if let Some(why) = again.why_not(pass, client.calls_left()) {
-            return Ok(Coverage::MayLackRows(format!("the listing of {what} changed while it was read, and {why}")));
+        if let Some(why) = again.why_not(what, pass, client.calls_left()) {
+            return Ok(Coverage::MayLackRows(why));
         }
         log::info!("the listing of {what} changed while it was read; reading it again ({} calls)", again.calls);
         to_read = unsettled;
@@ -163,12 +163,19 @@ impl AnotherPass {
     }
 
     /// Why there is no pass after this one, in words.
-    fn why_not(&self, pass: u32, calls_left: u64) -> Option<String> {
+    fn why_not(&self, what: &str, pass: u32, calls_left: u64) -> Option<String> {
         let (calls, found) = (self.calls, self.found);
         if pass == PASSES {
-            return Some(format!("the last of {PASSES} passes still found {found} more"));
+            return Some(format!(
+                "the listing of {what} changed while it was read, and the last of {PASSES} passes still found {found} more"
+            ));
         }
-        (calls * 2 >= calls_left).then(|| format!("the {calls} calls of another pass are more than half of those left"))
+        (calls * 2 >= calls_left).then(|| {
+            format!(
+                "the listing of {what} changed while it was read, and the {calls} calls of another pass are more than \
+                 half of those left"
+            )
+        })
     }
 }
 
@@ -203,9 +210,9 @@ mod tests {
     #[test]
     fn there_are_three_passes_at_most_and_none_takes_half_of_the_calls_left() {
         let again = AnotherPass { calls: 4, found: 2 };
-        assert_eq!(again.why_not(1, 9), None);
-        assert_eq!(again.why_not(2, 9), None);
-        assert_eq!(again.why_not(3, 9).unwrap(), "the last of 3 passes still found 2 more");
-        assert!(again.why_not(1, 8).unwrap().starts_with("the 4 calls of another pass"));
+        assert_eq!(again.why_not("things", 1, 9), None);
+        assert_eq!(again.why_not("things", 2, 9), None);
+        assert!(again.why_not("things", 3, 9).unwrap().ends_with("the last of 3 passes still found 2 more"));
+        assert!(again.why_not("things", 1, 8).unwrap().contains("the 4 calls of another pass"));
     }
 }
