@@ -45,10 +45,14 @@ fn put_into(old: &mut Value, new: &Value) {
 
 /// Whether a state has nothing that is unfinished.
 pub fn is_at_rest(state: &Value) -> bool {
-    let is_finished = |(key, value): (&String, &Value)| !key.starts_with("resume_") || value == "" || value == false;
+    state["currently_syncing"].is_null() && !has_interrupted_read(state)
+}
+
+/// Whether a state has a read that the next run continues.
+pub fn has_interrupted_read(state: &Value) -> bool {
+    let says_something = |(key, value): (&String, &Value)| key.starts_with("resume_") && value != "" && value != false;
     let mut bookmarks = state["bookmarks"].as_object().unwrap().values();
-    state["currently_syncing"].is_null()
-        && bookmarks.all(|bookmark| bookmark.as_object().unwrap().iter().all(is_finished))
+    bookmarks.any(|bookmark| bookmark.as_object().unwrap().iter().any(says_something))
 }
 
 /// Asserts of a run's STATEs that they may be merged into the state that it was given, and into each other.

@@ -158,11 +158,10 @@ impl Learnt {
     }
 
     /// Fetches the summary of any contact, reusing the pages that the plan has read.
-    fn summaries(&mut self, run: &Run, reading: &Reading) -> Result<Arc<ContactFetch<ActionSummary>>> {
-        let contacts = self.contacts(run)?;
+    fn summaries(&mut self, reading: &Reading) -> Arc<ContactFetch<ActionSummary>> {
         let known = self.summaries.take().filter(|fetch| fetch.is_for(reading));
-        let fetch = known.unwrap_or_else(|| by_contact::summary(reading, contacts, self.must_split.clone()));
-        Ok(Arc::clone(self.summaries.insert(fetch)))
+        let fetch = known.unwrap_or_else(|| by_contact::summary(reading, self.must_split.clone()));
+        Arc::clone(self.summaries.insert(fetch))
     }
 
     /// Fetches the details of any contact, reusing the pages that the plan has read.

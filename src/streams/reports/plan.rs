@@ -147,11 +147,10 @@ fn by_contact(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Resul
     let contacts = learnt.contacts(run)?;
     let mut cost = Cost { calls: 0, made: 0, of_report: Vec::new() };
     for reading in readings {
-        let ids = contacts.list.iter().map(|contact| &contact.id);
-        let unread: Vec<Id> = ids.filter(|id| reading.wants(id)).cloned().collect();
+        let unread: Vec<Id> = contacts.list.iter().filter(|id| reading.wants(id)).cloned().collect();
         let before = run.client.calls();
         let rows = if reading.is_summary() {
-            let fetch = learnt.summaries(run, reading)?;
+            let fetch = learnt.summaries(reading);
             sample(run, learnt, &unread, &fetch)?
         } else {
             let fetch = learnt.details(run, reading);
@@ -168,7 +167,7 @@ fn by_contact(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Resul
             }
         }
         let mut report = unsampled(run, learnt, reading, unread.len() as u64);
-        report.least = by_contact::least_calls(reading, &contacts, &unread, learnt.must_split.load(Ordering::Relaxed));
+        report.least *= by_contact::least_calls(reading, learnt.must_split.load(Ordering::Relaxed));
         report.sample = rows;
         cost.of_report.push((reading.stream.name, report.calls()));
     }

@@ -575,9 +575,11 @@ impl Context<'_> {
         }
         let names = flag(&params, "include_campaign_activity_names", true)?;
         let (index, rows) = self.contact_rows(id)?;
+        let visits = index.visits_by_contact.get(id).into_iter().flatten();
         let mut rows: Vec<&Row> = rows
             .iter()
             .map(|i| &self.account.activities[*i as usize])
+            .chain(visits.map(|i| &self.account.page_visits[*i as usize]))
             .filter(|r| list.contains(&r.kind.name()) || repeated.contains(&r.kind.name()))
             .collect();
         rows.sort_by_key(|r| std::cmp::Reverse(r.at));
