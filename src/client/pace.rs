@@ -6,15 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::quota::CallCount;
 
-/// Spaces calls evenly, so that no sliding second holds more than the pace.
-///
-/// The window behind the service's "4 per second" is not documented; even spacing keeps every kind of window. The 3.2 %
-/// on top are for what a call's way to the service varies: 32 ms between the first and the fifth. A call that leaves late,
-/// since its thread woke up late, holds back the fifth after it and not all that follow.
+/// Spaces calls evenly, and lets one call at a time leave: of those that wait, the one with the lowest turn.
 pub(super) struct Pace {
-    spacing: Duration,
-    /// How many calls a second may hold.
-    a_second: u32,
     queue: Mutex<Queue>,
     /// A place was taken: another is first.
     moved: Condvar,
@@ -24,21 +17,59 @@ pub(super) struct Pace {
 
 /// The calls that wait for their place.
 struct Queue {
-    /// When the next may leave.
-    next: Instant,
-    /// When the last ones left, as many as a second may hold; the latest is the last.
-    left: VecDeque<Instant>,
+    schedule: Schedule,
     /// The turn of each and when it came, which decides among those of one turn.
     waiting: BTreeSet<(usize, u64)>,
     came: u64,
 }
 
+/// When calls may leave.
+///
+/// The window behind the service's "4 per second" is not documented; even spacing keeps every kind of window. The way to
+/// the service takes one call longer than another, so a second's worth of calls is given a little more than a second.
+struct Schedule {
+    spacing: Duration,
+    /// How many calls a second may hold, at least one.
+    a_second: usize,
+    /// The least time in which one more call than that may leave.
+    window: Duration,
+    /// When the next may leave.
+    next: Instant,
+    /// When the last ones left, as many as a second may hold; the latest is the last.
+    left: VecDeque<Instant>,
+}
+
+/// The calls of a second are spread over this much of it: 3.857 calls a second at a pace of 4.
+const SPREAD: f64 = 1.037;
+/// And take at least this much: the ways of two calls may differ by 30 ms. The difference to the spread is what a thread
+/// may wake up too late without slowing the others down.
+const LEAST_SPREAD: f64 = 1.031;
+
+impl Schedule {
+    fn new(per_second: f64, now: Instant) -> Schedule {
+        let a_second = whole(per_second);
+        let window = Duration::from_secs_f64(LEAST_SPREAD * f64::from(a_second) / per_second);
+        let spacing = Duration::from_secs_f64(SPREAD / per_second);
+        Schedule { spacing, a_second: a_second as usize, window, next: now, left: VecDeque::new() }
+    }
+
+    /// Notes that a call leaves now, which came at `came`. Time in which nobody called is not made up for, only time in
+    /// which a thread did not wake up.
+    fn leave(&mut self, came: Instant, now: Instant) {
+        self.next = self.next.max(came) + self.spacing;
+        self.left.push_back(now);
+        if self.left.len() == self.a_second {
+            let first = self.left.pop_front().expect("there is one");
+            self.next = self.next.max(first + self.window);
+        }
+    }
+}
+
 impl Pace {
     pub(super) fn new(per_second: f64, limit: Option<u64>) -> Pace {
+        let schedule = Schedule::new(per_second, Instant::now());
         Pace {
-            spacing: Duration::from_secs_f64(1.032 / per_second),
-            a_second: whole(per_second),
-            queue: Mutex::new(Queue { next: Instant::now(), left: VecDeque::new(), waiting: BTreeSet::new(), came: 0 }),
+            queue: Mutex::new(Queue { schedule, waiting: BTreeSet::new(), came: 0 }),
             moved: Condvar::new(),
             calls: CallCount::default(),
             limit,
@@ -61,7 +92,7 @@ impl Pace {
             if self.limit.is_some_and(|limit| self.calls() >= limit) {
                 break false;
             }
-            let left = queue.next.saturating_duration_since(Instant::now());
+            let left = queue.schedule.next.saturating_duration_since(Instant::now());
             let first = queue.waiting.first() == Some(&place);
             if first && left.is_zero() {
                 break true;
@@ -75,14 +106,7 @@ impl Pace {
         };
         queue.waiting.remove(&place);
         if leaves {
-            // Time in which nobody called is not made up for, only time in which a thread did not wake up.
-            let due = queue.next.max(came);
-            queue.left.push_back(Instant::now());
-            queue.next = due + self.spacing;
-            if queue.left.len() == self.a_second as usize {
-                let first = queue.left.pop_front().expect("there is one");
-                queue.next = queue.next.max(first + self.spacing * self.a_second);
-            }
+            queue.schedule.leave(came, Instant::now());
             self.calls.add();
         }
         self.moved.notify_all();
@@ -97,12 +121,13 @@ impl Pace {
     /// Nobody calls for this long: the service said that all together are too fast.
     pub(super) fn hold(&self, wait: Duration) {
         let mut queue = self.lock();
-        queue.next = queue.next.max(Instant::now() + wait);
+        queue.schedule.next = queue.schedule.next.max(Instant::now() + wait);
     }
 
     /// How many calls the pace allows in a time.
     pub(super) fn calls_in(&self, time: Duration) -> usize {
-        usize::try_from(time.as_nanos().div_ceil(self.spacing.as_nanos().max(1))).unwrap_or(usize::MAX)
+        let spacing = self.lock().schedule.spacing.as_nanos().max(1);
+        usize::try_from(time.as_nanos().div_ceil(spacing)).unwrap_or(usize::MAX)
     }
 
     /// API calls made so far, failed ones included.
@@ -126,7 +151,41 @@ fn whole(per_second: f64) -> u32 {
 mod tests {
     use std::thread;
 
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// When each call arrives, if it always has one more to make: `late` is how late each thread wakes up, and `way` how
+    /// long each call's way takes, both in microseconds.
+    fn arrivals(per_second: f64, late: &[u64], way: &[u64]) -> Vec<Duration> {
+        let begin = Instant::now();
+        let mut schedule = Schedule::new(per_second, begin);
+        let (mut arrivals, mut now) = (Vec::new(), begin);
+        for (late, way) in late.iter().zip(way) {
+            now = schedule.next.max(now) + Duration::from_micros(*late);
+            schedule.leave(begin, now);
+            arrivals.push(now + Duration::from_micros(*way) - begin);
+        }
+        arrivals.sort();
+        arrivals
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn no_sliding_second_holds_more_than_the_pace(
+            late in prop::collection::vec(0u64..200_000, 60), way in prop::collection::vec(0u64..=30_000, 60), pace in 1u8..9,
+        ) {
+            let arrivals = arrivals(pace.into(), &late, &way);
+            prop_assert!(arrivals.windows(usize::from(pace) + 1).all(|calls| calls[usize::from(pace)] - calls[0] > Duration::from_secs(1)));
+        }
+
+        #[test]
+        fn threads_that_wake_up_a_little_late_cost_no_pace(late in prop::collection::vec(0u64..=6_000, 401)) {
+            let arrivals = arrivals(4.0, &late, &[0; 401]);
+            prop_assert!(400.0 / (arrivals[400] - arrivals[0]).as_secs_f64() >= 3.85);
+        }
+    }
 
     #[test]
     fn the_lowest_turn_leaves_first() {
