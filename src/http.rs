@@ -27,6 +27,9 @@ pub(crate) fn agent(config: &Config, server: &Url) -> Result<ureq::Agent> {
         .user_agent(&config.user_agent)
         .accept("application/json")
         .timeout_global(Some(config.request_timeout))
+        // Each connection has its own: by default 128 kB each, for a request of some hundred bytes.
+        .input_buffer_size(32 << 10)
+        .output_buffer_size(8 << 10)
         .tls_config(ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build());
     // A proxy would take "localhost" for its own machine, and would see the token, since http is not encrypted.
     let proxy = if is_loopback(server) { None } else { proxy_for(server)? };

@@ -6,16 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::quota::CallCount;
 
-/// Spaces calls evenly, so that no sliding second holds more than the pace.
-///
-/// The service does not document which window its "4 per second" refers to; evenly spaced calls fit any. The spacing is
-/// 3.2 % longer than the pace requires, since the time to reach the service varies: it leaves 32 ms between the first
-/// and the fifth call. If a thread wakes up late and sends its call late, only the fifth call after it is delayed, not
-/// all that follow.
+/// Spaces calls evenly, and sends one call at a time: of those that wait, the one with the lowest priority number.
 pub(super) struct Pace {
-    spacing: Duration,
-    /// The most calls in any one second.
-    per_second: u32,
     queue: Mutex<Queue>,
     /// Signalled when a call was sent, so that another one is first in the queue.
     advanced: Condvar,
@@ -25,26 +17,59 @@ pub(super) struct Pace {
 
 /// The calls that wait to be sent.
 struct Queue {
-    /// When the next call may be sent.
-    next: Instant,
-    /// When the last calls were sent, at most `per_second` of them, the latest at the end.
-    sent: VecDeque<Instant>,
+    schedule: Schedule,
     /// The priority of each waiting call, and its number: among equal priorities, the first to arrive goes first.
     waiting: BTreeSet<(usize, u64)>,
     arrivals: u64,
 }
 
+/// When calls may be sent.
+///
+/// The service does not document which window its "4 per second" refers to; evenly spaced calls fit any. The time to reach
+/// the service varies, so the calls of a second are spread over a little more than a second.
+struct Schedule {
+    spacing: Duration,
+    /// The most calls in any one second, at least one.
+    a_second: usize,
+    /// The least time in which one more call than that may be sent.
+    window: Duration,
+    /// When the next call may be sent.
+    next: Instant,
+    /// When the last calls were sent, at most `a_second` of them, the latest at the end.
+    sent: VecDeque<Instant>,
+}
+
+/// The calls of a second are spread over this much of it: 3.857 calls a second at a pace of 4.
+const SPREAD: f64 = 1.037;
+/// They take at least this much of it: the times of two calls to reach the service may differ by 30 ms. What lies between
+/// both is how late a thread may wake up without slowing the others down.
+const LEAST_SPREAD: f64 = 1.031;
+
+impl Schedule {
+    fn new(per_second: f64, now: Instant) -> Schedule {
+        let a_second = whole(per_second);
+        let window = Duration::from_secs_f64(LEAST_SPREAD * f64::from(a_second) / per_second);
+        let spacing = Duration::from_secs_f64(SPREAD / per_second);
+        Schedule { spacing, a_second: a_second as usize, window, next: now, sent: VecDeque::new() }
+    }
+
+    /// Notes that a call is sent now, which arrived at `arrived`. Only the delay of a thread that woke up late is made up
+    /// for, not time in which there was nothing to send.
+    fn send(&mut self, arrived: Instant, now: Instant) {
+        self.next = self.next.max(arrived) + self.spacing;
+        self.sent.push_back(now);
+        if self.sent.len() == self.a_second {
+            let first = self.sent.pop_front().expect("there is one");
+            self.next = self.next.max(first + self.window);
+        }
+    }
+}
+
 impl Pace {
     pub(super) fn new(per_second: f64, limit: Option<u64>) -> Pace {
+        let schedule = Schedule::new(per_second, Instant::now());
         Pace {
-            spacing: Duration::from_secs_f64(1.032 / per_second),
-            per_second: whole(per_second),
-            queue: Mutex::new(Queue {
-                next: Instant::now(),
-                sent: VecDeque::new(),
-                waiting: BTreeSet::new(),
-                arrivals: 0,
-            }),
+            queue: Mutex::new(Queue { schedule, waiting: BTreeSet::new(), arrivals: 0 }),
             advanced: Condvar::new(),
             calls: CallCount::default(),
             limit,
@@ -67,7 +92,7 @@ impl Pace {
             if self.limit.is_some_and(|limit| self.calls() >= limit) {
                 break false;
             }
-            let wait = queue.next.saturating_duration_since(Instant::now());
+            let wait = queue.schedule.next.saturating_duration_since(Instant::now());
             let is_first = queue.waiting.first() == Some(&place);
             if is_first && wait.is_zero() {
                 break true;
@@ -81,14 +106,7 @@ impl Pace {
         };
         queue.waiting.remove(&place);
         if may_send {
-            // Only the delay of a thread that woke up late is made up for, not time in which there was nothing to send.
-            let due = queue.next.max(arrived);
-            queue.sent.push_back(Instant::now());
-            queue.next = due + self.spacing;
-            if queue.sent.len() == self.per_second as usize {
-                let first = queue.sent.pop_front().expect("there is one");
-                queue.next = queue.next.max(first + self.spacing * self.per_second);
-            }
+            queue.schedule.send(arrived, Instant::now());
             self.calls.add();
         }
         self.advanced.notify_all();
@@ -103,12 +121,13 @@ impl Pace {
     /// Sends no call for this long, because the service has said that there were too many.
     pub(super) fn pause(&self, wait: Duration) {
         let mut queue = self.lock();
-        queue.next = queue.next.max(Instant::now() + wait);
+        queue.schedule.next = queue.schedule.next.max(Instant::now() + wait);
     }
 
     /// How many calls the pace allows in this time.
     pub(super) fn calls_in(&self, time: Duration) -> usize {
-        usize::try_from(time.as_nanos().div_ceil(self.spacing.as_nanos().max(1))).unwrap_or(usize::MAX)
+        let spacing = self.lock().schedule.spacing.as_nanos().max(1);
+        usize::try_from(time.as_nanos().div_ceil(spacing)).unwrap_or(usize::MAX)
     }
 
     /// API calls made so far, failed ones included.
@@ -132,7 +151,41 @@ fn whole(per_second: f64) -> u32 {
 mod tests {
     use std::thread;
 
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// When the calls reach the service if there is always one more to make: `late` is how late each thread wakes up, and
+    /// `way` how long each call is on its way, both in microseconds.
+    fn arrivals(per_second: f64, late: &[u64], way: &[u64]) -> Vec<Duration> {
+        let begin = Instant::now();
+        let mut schedule = Schedule::new(per_second, begin);
+        let (mut arrivals, mut now) = (Vec::new(), begin);
+        for (late, way) in late.iter().zip(way) {
+            now = schedule.next.max(now) + Duration::from_micros(*late);
+            schedule.send(begin, now);
+            arrivals.push(now + Duration::from_micros(*way) - begin);
+        }
+        arrivals.sort();
+        arrivals
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn no_sliding_second_holds_more_than_the_pace(
+            late in prop::collection::vec(0u64..200_000, 60), way in prop::collection::vec(0u64..=30_000, 60), pace in 1u8..9,
+        ) {
+            let arrivals = arrivals(pace.into(), &late, &way);
+            prop_assert!(arrivals.windows(usize::from(pace) + 1).all(|calls| calls[usize::from(pace)] - calls[0] > Duration::from_secs(1)));
+        }
+
+        #[test]
+        fn threads_that_wake_up_a_little_late_cost_no_pace(late in prop::collection::vec(0u64..=6_000, 401)) {
+            let arrivals = arrivals(4.0, &late, &[0; 401]);
+            prop_assert!(400.0 / (arrivals[400] - arrivals[0]).as_secs_f64() >= 3.85);
+        }
+    }
 
     #[test]
     fn the_lowest_priority_is_sent_first() {
