@@ -23,6 +23,7 @@ use crate::field::{Integer, Key, KeyInteger, KeyTimestamp, Text, Timestamp};
 use crate::id::Id;
 use crate::run::Run;
 use crate::streams::Shared;
+use crate::streams::campaigns::named;
 use crate::streams::page::rows;
 
 const TRACKING: &str = "email_reports";
@@ -302,7 +303,8 @@ impl Refusals {
         }
         *self.by_status.entry(status).or_default() += 1;
         if self.named.len() < NAMED_ACTIVITIES {
-            self.named.push(activity.id.to_string());
+            let campaign = &activity.campaign;
+            self.named.push(format!("{} of campaign {}", activity.id, named(&campaign.id, campaign.name.as_deref())));
         }
         Ok(())
     }
