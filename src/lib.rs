@@ -154,7 +154,7 @@ fn act(args: &Args, output: Output) -> Result<()> {
         let client = Arc::new(Client::new(&config, config_file)?);
         let renewing = Arc::clone(&client);
         signals::end_on_signals(Ending::new(&messages, move || renewing.is_renewing()))?;
-        return preflight::test(&config, &client, &catalog, args.format);
+        return preflight::test(&config, &client, &catalog, args.format, &messages);
     }
     let state = bookmarks(args, &catalog)?;
     let client = Arc::new(Client::new(&config, config_file)?);

@@ -33,7 +33,7 @@ use chrono::{TimeDelta, Utc};
 use plan::{CountedRows, Plan, Sampled};
 use reading::Reading;
 pub(super) use records::{ActionSummary, ActivityDetail};
-pub(super) use route::cost;
+pub(super) use route::{cost, time};
 
 use super::{Probe, Shared, Source};
 use crate::config::{Config, Route, words};
