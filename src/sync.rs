@@ -97,7 +97,10 @@ fn read_all(run: &mut Run, order: &[&'static Source], planned: &mut Option<u64>)
             Ok(()) => log::info!("{}: {records} records in {:.1} s", stream.name, took.as_secs_f64()),
             Err(Error::Forbidden(why)) => {
                 let needs = shared.needs.unwrap_or(&stream.needs);
-                log::error!("{}: the service refuses this stream ({why}); it needs {needs}", stream.name);
+                log::error!(
+                    "{0}: the service refuses this stream ({why}); it needs {needs}. To leave it out: --select '!{0}'",
+                    stream.name
+                );
                 refused.push(stream.name);
             }
             Err(e) => return Err(e.context(stream.name)),

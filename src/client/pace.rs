@@ -1,4 +1,4 @@
-//! How fast and how much: the spacing of calls, their count, the waits.
+//! The pace of the calls: spaces them evenly, counts them, and stops at `max_requests`.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -8,38 +8,44 @@ use crate::quota::CallCount;
 
 /// Spaces calls evenly, so that no sliding second holds more than the pace.
 ///
-/// The window behind the service's "4 per second" is not documented; even spacing keeps every kind of window. The 3.2 %
-/// on top are for what a call's way to the service varies: 32 ms between the first and the fifth. A call that leaves late,
-/// since its thread woke up late, holds back the fifth after it and not all that follow.
+/// The service does not document which window its "4 per second" refers to; evenly spaced calls fit any. The spacing is
+/// 3.2 % longer than the pace requires, since the time to reach the service varies: it leaves 32 ms between the first
+/// and the fifth call. If a thread wakes up late and sends its call late, only the fifth call after it is delayed, not
+/// all that follow.
 pub(super) struct Pace {
     spacing: Duration,
-    /// How many calls a second may hold.
-    a_second: u32,
+    /// The most calls in any one second.
+    per_second: u32,
     queue: Mutex<Queue>,
-    /// A place was taken: another is first.
-    moved: Condvar,
+    /// Signalled when a call was sent, so that another one is first in the queue.
+    advanced: Condvar,
     calls: CallCount,
     limit: Option<u64>,
 }
 
-/// The calls that wait for their place.
+/// The calls that wait to be sent.
 struct Queue {
-    /// When the next may leave.
+    /// When the next call may be sent.
     next: Instant,
-    /// When the last ones left, as many as a second may hold; the latest is the last.
-    left: VecDeque<Instant>,
-    /// The turn of each and when it came, which decides among those of one turn.
+    /// When the last calls were sent, at most `per_second` of them, the latest at the end.
+    sent: VecDeque<Instant>,
+    /// The priority of each waiting call, and its number: among equal priorities, the first to arrive goes first.
     waiting: BTreeSet<(usize, u64)>,
-    came: u64,
+    arrivals: u64,
 }
 
 impl Pace {
     pub(super) fn new(per_second: f64, limit: Option<u64>) -> Pace {
         Pace {
             spacing: Duration::from_secs_f64(1.032 / per_second),
-            a_second: whole(per_second),
-            queue: Mutex::new(Queue { next: Instant::now(), left: VecDeque::new(), waiting: BTreeSet::new(), came: 0 }),
-            moved: Condvar::new(),
+            per_second: whole(per_second),
+            queue: Mutex::new(Queue {
+                next: Instant::now(),
+                sent: VecDeque::new(),
+                waiting: BTreeSet::new(),
+                arrivals: 0,
+            }),
+            advanced: Condvar::new(),
             calls: CallCount::default(),
             limit,
         }
@@ -49,58 +55,58 @@ impl Pace {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for this call's place and counts it; false when `max_requests` are used up. Of the calls that wait, the
-    /// one of the lowest turn is the first to leave.
-    pub(super) fn take_place(&self, turn: usize) -> bool {
+    /// Waits until a call may be sent, and counts it. Returns false once `max_requests` is used up. Among waiting
+    /// calls, the one with the lowest `priority` is sent first.
+    pub(super) fn wait_to_send(&self, priority: usize) -> bool {
         let mut queue = self.lock();
-        let came = Instant::now();
-        let place = (turn, queue.came);
-        queue.came += 1;
+        let arrived = Instant::now();
+        let place = (priority, queue.arrivals);
+        queue.arrivals += 1;
         queue.waiting.insert(place);
-        let leaves = loop {
+        let may_send = loop {
             if self.limit.is_some_and(|limit| self.calls() >= limit) {
                 break false;
             }
-            let left = queue.next.saturating_duration_since(Instant::now());
-            let first = queue.waiting.first() == Some(&place);
-            if first && left.is_zero() {
+            let wait = queue.next.saturating_duration_since(Instant::now());
+            let is_first = queue.waiting.first() == Some(&place);
+            if is_first && wait.is_zero() {
                 break true;
             }
-            // The first waits for the time, the others to be first.
-            queue = if first {
-                self.moved.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0
+            // The first call waits until it is due; the others wait until they are first.
+            queue = if is_first {
+                self.advanced.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0
             } else {
-                self.moved.wait(queue).unwrap_or_else(PoisonError::into_inner)
+                self.advanced.wait(queue).unwrap_or_else(PoisonError::into_inner)
             };
         };
         queue.waiting.remove(&place);
-        if leaves {
-            // Time in which nobody called is not made up for, only time in which a thread did not wake up.
-            let due = queue.next.max(came);
-            queue.left.push_back(Instant::now());
+        if may_send {
+            // Only the delay of a thread that woke up late is made up for, not time in which there was nothing to send.
+            let due = queue.next.max(arrived);
+            queue.sent.push_back(Instant::now());
             queue.next = due + self.spacing;
-            if queue.left.len() == self.a_second as usize {
-                let first = queue.left.pop_front().expect("there is one");
-                queue.next = queue.next.max(first + self.spacing * self.a_second);
+            if queue.sent.len() == self.per_second as usize {
+                let first = queue.sent.pop_front().expect("there is one");
+                queue.next = queue.next.max(first + self.spacing * self.per_second);
             }
             self.calls.add();
         }
-        self.moved.notify_all();
-        leaves
+        self.advanced.notify_all();
+        may_send
     }
 
-    /// Uncounts a call that could not connect: the service has not seen it.
-    pub(super) fn give_back(&self) {
-        self.calls.take_back();
+    /// Takes back the count of a call that could not connect: the service has not seen it.
+    pub(super) fn uncount(&self) {
+        self.calls.subtract();
     }
 
-    /// Nobody calls for this long: the service said that all together are too fast.
-    pub(super) fn hold(&self, wait: Duration) {
+    /// Sends no call for this long, because the service has said that there were too many.
+    pub(super) fn pause(&self, wait: Duration) {
         let mut queue = self.lock();
         queue.next = queue.next.max(Instant::now() + wait);
     }
 
-    /// How many calls the pace allows in a time.
+    /// How many calls the pace allows in this time.
     pub(super) fn calls_in(&self, time: Duration) -> usize {
         usize::try_from(time.as_nanos().div_ceil(self.spacing.as_nanos().max(1))).unwrap_or(usize::MAX)
     }
@@ -116,7 +122,7 @@ impl Pace {
     }
 }
 
-/// The calls that a second may hold, at least one.
+/// The most calls in one second, at least one.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "floored, and `as` saturates")]
 fn whole(per_second: f64) -> u32 {
     (per_second.floor() as u32).max(1)
@@ -129,20 +135,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lowest_turn_leaves_first() {
+    fn the_lowest_priority_is_sent_first() {
         let pace = Pace::new(5.0, None);
-        pace.hold(Duration::from_millis(500));
-        let left = Mutex::new(Vec::new());
+        pace.pause(Duration::from_millis(500));
+        let sent = Mutex::new(Vec::new());
         thread::scope(|scope| {
-            for turn in [3, 1, 4, 0, 2] {
-                let (pace, left) = (&pace, &left);
+            for priority in [3, 1, 4, 0, 2] {
+                let (pace, sent) = (&pace, &sent);
                 scope.spawn(move || {
-                    pace.take_place(turn);
-                    left.lock().unwrap().push(turn);
+                    pace.wait_to_send(priority);
+                    sent.lock().unwrap().push(priority);
                 });
             }
         });
-        assert_eq!(left.into_inner().unwrap(), [0, 1, 2, 3, 4]);
+        assert_eq!(sent.into_inner().unwrap(), [0, 1, 2, 3, 4]);
     }
 
     #[test]
@@ -152,7 +158,7 @@ mod tests {
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    while pace.take_place(0) {
+                    while pace.wait_to_send(0) {
                         times.lock().unwrap().push(Instant::now());
                     }
                 });

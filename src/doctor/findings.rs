@@ -4,9 +4,10 @@ use std::fmt::Write;
 
 use chrono::{DateTime, Utc};
 
-use super::observe::{Boundary, Contact, DeletedReport, KINDS, Listed, Observations, PageSize};
+use super::observe::{Boundary, DeletedReport, KINDS, Listed, Observations, PageSize};
 use super::report::{Finding, Verdict};
 use crate::config::{ActivityRoute, Config};
+use crate::streams::Contact;
 
 use Verdict::{CannotTell, Confirmed, Refuted};
 

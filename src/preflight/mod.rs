@@ -18,8 +18,8 @@ use crate::quota::DAILY_QUOTA;
 use crate::run::Run;
 use crate::state::State;
 use crate::stream::{Needs, Stream};
-use crate::streams::{self, ALL, AccountSize, CONTACT_LISTS, COUNTS, EMAIL_CAMPAIGNS, Probe, Shared, Source};
-use report::{Account, FullSync, Login, Report, StreamReport, Verdict};
+use crate::streams::{self, ALL, CONTACT_LISTS, COUNTS, EMAIL_CAMPAIGNS, Probe, Probed, Shared, Source};
+use report::{Account, FullSync, Login, Report, Size, StreamReport, Verdict};
 
 /// What the login is allowed to do.
 struct Grant {
@@ -70,16 +70,21 @@ fn examine(config: &Config, client: &Arc<Client>, catalog: &Catalog) -> Result<R
     let grant = Grant { scopes: proven.flatten(), privileges };
     let identity = grant.identity(client)?;
 
-    let mut size = AccountSize { contact: config.contact_ids.first().cloned(), ..AccountSize::default() };
+    let mut probed = Probed { contact: config.contact_ids.first().cloned(), ..Probed::default() };
+    let mut sizes = Vec::new();
     let (mut readable, mut refused) = (Vec::<&'static Source>::new(), Vec::<Refused>::new());
     let mut untried = Vec::new();
     for source in ALL {
         let stream = &source.stream;
         let by_campaign = stream.has_routes() && config.activity_route.fixed() == Some(Route::Campaigns);
         let needs_campaigns = refused.iter().find(|refused| by_campaign && refused.stream == EMAIL_CAMPAIGNS.name);
-        let tried = match (&source.probe, &size.contact) {
+        let tried = match (&source.probe, &probed.contact) {
             // Listings are counted even if they are not selected, to report the size of the account.
-            (Probe::Listing(count), _) => count(client, config, &mut size),
+            (Probe::Listing(rows, count), _) => {
+                let count = count(client, config, &mut probed);
+                sizes.push(Size { rows, count: count.as_ref().ok().copied().flatten() });
+                count.map(|_| ())
+            }
             (Probe::OfContact(_), _) if catalog.get(stream.name).is_none() => continue,
             (Probe::OfContact(_), _) if needs_campaigns.is_some() => {
                 Err(Error::Forbidden("activity_route is \"campaigns\", and they cannot be listed".into()))
@@ -88,7 +93,7 @@ fn examine(config: &Config, client: &Arc<Client>, catalog: &Catalog) -> Result<R
                 Err(Error::NotFound(_)) => Ok(()),
                 other => other,
             },
-            (Probe::OfContact(_), None) if size.contacts.is_none() => {
+            (Probe::OfContact(_), None) if !probed.can_list_contacts => {
                 Err(Error::Forbidden("the contacts cannot be listed".into()))
             }
             (Probe::OfContact(_), None) => {
@@ -128,9 +133,7 @@ fn examine(config: &Config, client: &Arc<Client>, catalog: &Catalog) -> Result<R
         account: Account {
             organization_name: identity.organization_name,
             encoded_account_id: identity.encoded_account_id,
-            contacts: size.contacts,
-            lists: size.lists,
-            campaigns: size.campaigns,
+            sizes,
         },
         streams,
         full_sync: if readable.is_empty() { None } else { Some(full_sync(config, client, catalog, &readable)?) },

@@ -29,18 +29,23 @@ pub(super) struct Login {
     pub(super) privileges: Option<Vec<String>>,
 }
 
-/// Which account it is, and how large. A null says that it could not be read.
+/// Which account it is, and how large.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Account {
     /// Only with the scope `account_read`, which `login` does not ask for.
     pub(super) organization_name: Option<String>,
     /// Only with the scope `account_read`.
     pub(super) encoded_account_id: Option<String>,
-    /// With the statuses of `contact_status` only.
-    pub(super) contacts: Option<u64>,
-    /// E-mail lists.
-    pub(super) lists: Option<u64>,
-    pub(super) campaigns: Option<u64>,
+    pub(super) sizes: Vec<Size>,
+}
+
+/// How many rows a listing has.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Size {
+    /// What the rows are called, such as "contacts".
+    pub(super) rows: &'static str,
+    /// Null where the service does not say, or refuses the listing.
+    pub(super) count: Option<u64>,
 }
 
 /// Whether a stream can be read.
@@ -114,9 +119,11 @@ impl Account {
             (Some(one), None) | (None, Some(one)) => format!("{one}; "),
             (None, None) => String::new(),
         };
-        let counts = [("contacts", self.contacts), ("e-mail lists", self.lists), ("campaigns", self.campaigns)];
-        let counts =
-            counts.map(|(what, count)| count.map_or(format!("{what} unknown"), |count| format!("{count} {what}")));
+        let counts = self.sizes.iter().map(|size| match size.count {
+            Some(count) => format!("{count} {}", size.rows),
+            None => format!("{} unknown", size.rows),
+        });
+        let counts: Vec<String> = counts.collect();
         name + &counts.join(", ")
     }
 }

@@ -66,12 +66,12 @@ pub(super) type PageOddities = Vec<(usize, Oddities)>;
 
 /// The service's counts for one campaign.
 #[derive(Clone, Deserialize, JsonSchema)]
-pub(super) struct Summary {
-    campaign_id: Key,
+pub(crate) struct Summary {
+    pub(crate) campaign_id: Key,
     #[serde(default)]
-    pub(super) last_sent_date: Timestamp,
+    pub(crate) last_sent_date: Timestamp,
     #[serde(default)]
-    pub(super) unique_counts: Option<UniqueCounts>,
+    pub(crate) unique_counts: Option<UniqueCounts>,
     // The listing's `type` in other words.
     #[serde(default, rename = "campaign_type")]
     _type: Text,
@@ -80,7 +80,7 @@ pub(super) struct Summary {
 /// How many contacts did something, counting each contact once.
 #[derive(Clone, Default, Deserialize, JsonSchema)]
 #[serde(default)]
-pub(super) struct UniqueCounts {
+pub(crate) struct UniqueCounts {
     pub(super) sends: Integer,
     pub(super) opens: Integer,
     pub(super) clicks: Integer,
@@ -89,6 +89,13 @@ pub(super) struct UniqueCounts {
     pub(super) forwards: Integer,
     pub(super) abuse: Integer,
     pub(super) not_opened: Integer,
+}
+
+impl UniqueCounts {
+    /// Those of the tracking reports: sends, opens, clicks, bounces, opt-outs and forwards.
+    pub(crate) fn by_kind(self) -> [Integer; 6] {
+        [self.sends, self.opens, self.clicks, self.bounces, self.optouts, self.forwards]
+    }
 }
 
 impl Row for Summary {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::page::{Coverage, every_row};
 use super::seen::{Seen, Sighting};
-use super::{AccountSize, Names, Probe, Shared, Source};
+use super::{Names, Probe, Probed, Shared, Source};
 use crate::client::{Client, Page, Row};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -34,7 +34,7 @@ pub(super) static SOURCE: Source = Source {
         bookmark_keys: &[],
         only_by_campaign: &[],
     },
-    probe: Probe::Listing(count),
+    probe: Probe::Listing("e-mail lists", count),
     // One call for the SMS lists. The e-mail lists are counted as the first call of every run.
     cost: |_, _| Ok(1),
     read,
@@ -76,10 +76,9 @@ impl Row for ContactList {
     const IS_WHOLE: bool = true;
 }
 
-fn count(client: &Arc<Client>, _: &Config, found: &mut AccountSize) -> Result<()> {
+fn count(client: &Arc<Client>, _: &Config, _: &mut Probed) -> Result<Option<u64>> {
     let query = [("status", "all"), ("include_count", "true"), ("limit", "1")];
-    found.lists = client.first::<ContactList>(ENDPOINT, "/contact_lists", &query, 0)?.count;
-    Ok(())
+    Ok(client.first::<ContactList>(ENDPOINT, "/contact_lists", &query, 0)?.count)
 }
 
 /// The lists of the account, read once per run. SMS lists have a listing of their own: only `channel_type=sms` returns

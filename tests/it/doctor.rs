@@ -32,8 +32,7 @@ fn findings(fake: &Fake, more: &Value) -> (BTreeMap<String, Value>, Option<i32>)
     (by_id.collect(), output.status.code())
 }
 
-/// An account in which the rows themselves tell what moves `updated_at`: under `moves` each change was made by the
-/// account's own rules.
+/// An account whose rows show which changes move `updated_at`. `moves` sets which ones do.
 fn account(moves: Moves, opt_outs_move: bool) -> Account {
     let mut account = Account::generate(7, Size { contacts: 120, lists: 4, campaigns: 4 }).with_all_details();
     account.moves = moves;
@@ -109,7 +108,7 @@ fn both_sides_of_every_switch_are_told_apart() {
             "consents_move_updated_at",
             "refuted",
         ),
-        // Memberships and tags carry no date: no read can tell.
+        // Memberships and tags have no date, so reads cannot decide it.
         (
             "memberships that move the record",
             account(MOVES, false),

@@ -160,6 +160,27 @@ fn a_route_taken_since_the_other_is_refused_is_a_warning_with_both_costs() {
     }
 }
 
+/// Contact by contact, the columns that only the campaign route fills would be cleared in rows that are written again.
+#[test]
+fn a_later_run_does_not_leave_a_campaign_route_that_is_refused() {
+    let fake = start(account(200, 5));
+    let more = json!({});
+    let (first, ..) = run(&fake, &more, None, &REPORTS);
+    let state = first.last_state();
+    assert_eq!(state["bookmarks"]["contact_activity_details"]["route"], "campaigns");
+    fake.tokens().granted_scopes.retain(|scope| scope != "campaign_data");
+    let ran = tap_with(&fake, &more, Some(&state), Some(&only(&REPORTS)));
+    assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+    for stream in REPORTS {
+        let error = line(&ran, &format!("ERROR {stream}: the service refuses this stream"));
+        assert!(error.contains("link_url") && error.contains("set activity_route to contacts"), "{error}");
+        assert!(error.ends_with(&format!("To leave it out: --select '!{stream}'")), "{error}");
+        assert_eq!(ran.last_state()["bookmarks"][stream], state["bookmarks"][stream], "{stream}");
+    }
+    let by_contact = json!({"activity_route": "contacts"});
+    assert_eq!(tap_with(&fake, &by_contact, Some(&state), Some(&only(&REPORTS))).code, Some(0));
+}
+
 #[test]
 fn landing_pages_and_named_contacts_take_the_contact_route() {
     let fake = start(account(60, 3));

@@ -197,7 +197,8 @@ fn shared_with(other: &Value) {
     for config in [&first, &second, &first, &second] {
         place.assert_works(config, &format!("{other}, {}", config.display()));
     }
-    // A token that is put into a config later wins in its next run, and the file that it is stored in wins from then on.
+    // A token that is put into a config later wins in its next run, and the file that it is stored in wins from then
+    // on.
     for (token, name) in [("by-hand-1", "second.json"), ("by-hand-2", "first.json")] {
         place.fake.tokens().refresh_token = token.into();
         let config = place.config(name, &json!({"token_file": store}));
@@ -350,7 +351,7 @@ fn a_lock_that_a_stopped_process_holds_is_given_up() {
     assert!(ran.stderr.contains(&format!("INFO {holder} holds {lock}; waiting for it, 1 s at most")), "{}", ran.stderr);
     let critical = ran.stderr.lines().find(|line| line.starts_with("CRITICAL")).unwrap();
     assert!(critical.contains(&holder) && critical.contains("lock_timeout") && critical.contains(&lock), "{critical}");
-    // Nothing came of it, and the one that was stopped goes on.
+    // The stopped run is not affected, and continues.
     kill_process(process, Signal::CONT).unwrap();
     drop(resume);
     assert_eq!(stopped.wait().unwrap().code(), Some(0));

@@ -1,4 +1,4 @@
-//! What a user sees, as it is: discovery, the help, a small full sync, and what is said when things go wrong.
+//! Snapshots of what a user sees: discovery, the help, a small full sync, and the messages when things go wrong.
 
 use std::fmt::Write;
 

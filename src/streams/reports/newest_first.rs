@@ -1,9 +1,9 @@
 //! Reads listings that are sorted newest first and grow while they are read.
 //!
 //! Their cursor is a page number. A new row pushes the last row of each page below it onto the next page, where it is
-//! read a second time. Late rows can appear anywhere, not only at the top. But two equal rows may also be two activities
-//! of the same second. To tell the cases apart, the previous page is read again: a row that is no longer on it is the one
-//! that was pushed to the next page.
+//! read a second time. Late rows can appear anywhere, not only at the top. But two equal rows may also be two
+//! activities of the same second. To tell the cases apart, the previous page is read again: a row that is no longer on
+//! it is the one that was pushed to the next page.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
@@ -113,7 +113,7 @@ struct SeenRows {
     now: Vec<u64>,
     /// How often each row was pushed to a later page and has not been read again there.
     moved_on: HashMap<u64, usize>,
-    /// Whether a whole page or more was pushed on, so that nobody knows how many rows are repeated.
+    /// Whether a whole page or more was pushed on, so that the number of repeated rows is unknown.
     is_lost: bool,
     /// Each page, as the hash of its rows in order.
     pages: HashSet<u64>,
