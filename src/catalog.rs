@@ -415,6 +415,7 @@ struct StreamEntry {
     stream: Option<String>,
     selected: Option<bool>,
     replication_method: Option<String>,
+    replication_key: Option<Value>,
     schema: Option<Map<String, Value>>,
     metadata: Option<Vec<Item>>,
     #[serde(flatten)]
@@ -436,18 +437,25 @@ struct Metadata {
     selected_by_default: Option<bool>,
     inclusion: Option<String>,
     replication_method: Option<String>,
+    replication_key: Option<Value>,
     forced_replication_method: Option<String>,
     #[serde(flatten)]
     other: Map<String, Value>,
 }
 
 /// The keys that this and other tools write into catalogs, and that the tap does not read.
-const OTHER_KEYS: [&str; 4] = ["key_properties", "replication_key", "is_view", "row_count"];
-const OTHER_METADATA: [&str; 4] =
-    ["table-key-properties", "valid-replication-keys", "replication-key", "view-key-properties"];
-const KEYS: [&str; 6] = ["tap_stream_id", "stream", "selected", "replication_method", "schema", "metadata"];
-const METADATA: [&str; 5] =
-    ["selected", "selected-by-default", "inclusion", "replication-method", "forced-replication-method"];
+const OTHER_KEYS: [&str; 3] = ["key_properties", "is_view", "row_count"];
+const OTHER_METADATA: [&str; 3] = ["table-key-properties", "valid-replication-keys", "view-key-properties"];
+const KEYS: [&str; 7] =
+    ["tap_stream_id", "stream", "selected", "replication_method", "replication_key", "schema", "metadata"];
+const METADATA: [&str; 6] = [
+    "selected",
+    "selected-by-default",
+    "inclusion",
+    "replication-method",
+    "replication-key",
+    "forced-replication-method",
+];
 
 impl File {
     fn parse(text: &str) -> Result<File> {
@@ -567,6 +575,12 @@ impl StreamEntry {
                 false
             }
         };
+        let key = self.root(|metadata| metadata.replication_key.as_ref()).or(self.replication_key.as_ref());
+        let key = key.filter(|key| !key.is_null() && key.as_str() != Some(""));
+        if let Some(other) = key.filter(|key| key.as_str() != entry.replication_key) {
+            let known = entry.replication_key.map_or("this stream has none".to_owned(), |key| format!("using {key:?}"));
+            warnings.push(format!("{name}: replication key {} is ignored; {known}", shown(other)));
+        }
         Selected { mask, full_table }
     }
 }

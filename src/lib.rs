@@ -151,7 +151,7 @@ fn act(args: &Args, output: Output) -> Result<()> {
             return Err(Error::Usage("--test answers as text or json: use --format json, or no --format".into()));
         }
         let client = client(&config, config_file, &messages)?;
-        return preflight::test(&config, &client, &catalog, args.format);
+        return preflight::test(&config, &client, &catalog, args.format, &messages);
     }
     let state = bookmarks(args, &catalog)?;
     let client = Arc::new(Client::new(&config, config_file)?);

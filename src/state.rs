@@ -178,6 +178,11 @@ impl State {
         Ok(())
     }
 
+    /// Whether it says which account it was made for.
+    pub(crate) fn names_account(&self) -> bool {
+        !self.account.is_empty()
+    }
+
     pub(crate) fn to_value(&self) -> Value {
         let mut bookmarks = self.given.clone();
         for (name, (stream, bookmark)) in &self.bookmarks {

@@ -25,7 +25,7 @@ use crate::config::{Config, OnQuota};
 use crate::error::{Error, Result};
 use crate::http::{Decision, Retry, agent, is_untrusted, network_text, retry_after, untrusted_text};
 use crate::logger::timer;
-use crate::quota::{CallCount, DAILY_QUOTA};
+use crate::quota::{CallCount, DAILY_QUOTA, calls_in_words};
 use crate::secret::Secret;
 use judge::{Verdict, judge};
 use pace::Pace;
@@ -64,27 +64,42 @@ pub(crate) struct Client {
     first_date: OnceLock<DateTime<Utc>>,
     /// Whether any call has succeeded.
     has_answered: AtomicBool,
-    /// The access tokens that the run has held.
-    tokens: Mutex<Vec<Secret>>,
 }
 
 /// The access token of a call. Nothing from an answer may show it, nor one of the earlier tokens.
 struct Bearer {
     current: Secret,
-    held: Vec<Secret>,
+    /// All secrets that the run has held, this token among them.
+    secrets: Vec<Secret>,
 }
 
+/// A secret this long stands in no data by chance. A shorter one may be a word that somebody put for the client secret.
+const LONG: usize = 16;
+
 impl Bearer {
-    /// All access tokens that the run has held.
-    fn all(&self) -> impl Iterator<Item = &str> {
-        self.held.iter().map(Secret::expose)
+    /// What no message may show.
+    fn secrets(&self) -> impl Iterator<Item = &str> {
+        self.secrets.iter().map(Secret::expose)
+    }
+
+    /// What no record may hold.
+    fn secrets_in_data(&self) -> impl Iterator<Item = &str> {
+        let is_certain = |secret: &&Secret| **secret == self.current || secret.expose().len() >= LONG;
+        self.secrets.iter().filter(is_certain).map(Secret::expose)
     }
 
     #[cfg(test)]
     fn of(token: &str) -> Bearer {
         let current = Secret::from(token.to_owned());
-        Bearer { held: vec![current.clone()], current }
+        Bearer { secrets: vec![current.clone()], current }
     }
+}
+
+/// What tells a person which account it is.
+#[derive(Default, Deserialize)]
+pub(crate) struct AccountIdentity {
+    pub(crate) organization_name: Option<String>,
+    pub(crate) encoded_account_id: Option<String>,
 }
 
 /// A call to make.
@@ -158,7 +173,6 @@ impl Client {
             waited: Mutex::new(None),
             first_date: OnceLock::new(),
             has_answered: AtomicBool::new(false),
-            tokens: Mutex::default(),
         })
     }
 
@@ -188,6 +202,21 @@ impl Client {
         let list =
             self.get(&call, |text, _| serde_json::from_str::<Vec<Privilege>>(text).map_err(|e| unreadable(&e)))?;
         Ok(list.body.into_iter().map(|p| p.privilege_name).collect())
+    }
+
+    /// Which account the login belongs to, in text that can be shown. This takes the scope `account_read`.
+    pub(crate) fn account(&self) -> Result<AccountIdentity> {
+        let call = Call { endpoint: "account_summary", url: self.url("/account/summary", &[]), priority: 0 };
+        let read = |text: &str, token: &Bearer| {
+            let AccountIdentity { organization_name, encoded_account_id } =
+                serde_json::from_str(text).map_err(|e| shown(&unreadable(&e), token))?;
+            let shown = |text: Option<String>| text.map(|text| shown(&text, token));
+            Ok(AccountIdentity {
+                organization_name: shown(organization_name),
+                encoded_account_id: shown(encoded_account_id),
+            })
+        };
+        Ok(self.get(&call, read)?.body)
     }
 
     /// API calls made so far, including failed ones, except those that could not connect.
@@ -291,13 +320,9 @@ impl Client {
         self.auth.prove()
     }
 
-    /// An access token for the next call.
-    fn held(&self, current: Secret) -> Bearer {
-        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        if !tokens.contains(&current) {
-            tokens.push(current.clone());
-        }
-        Bearer { current, held: tokens.clone() }
+    /// An access token for the next call, with all secrets that its answer may not show.
+    fn bearer(&self, current: Secret) -> Bearer {
+        Bearer { current, secrets: self.auth.secrets() }
     }
 
     /// Makes a call until it succeeds or no retry makes sense. `read` parses the body of a 200, or says why it cannot,
@@ -308,7 +333,7 @@ impl Client {
         mut read: impl FnMut(&str, &Bearer) -> std::result::Result<B, String>,
     ) -> Result<Received<B>> {
         let mut retry = Retry::new(self.max_retries);
-        let mut token = self.held(self.auth.bearer()?);
+        let mut token = self.bearer(self.auth.bearer()?);
         let mut is_renewed = false;
         let mut large_body = None;
         loop {
@@ -320,12 +345,12 @@ impl Client {
                 }
                 Err(Failure::Quota(now)) => {
                     self.day_is_used_up(now)?;
-                    token = self.held(self.auth.bearer()?);
+                    token = self.bearer(self.auth.bearer()?);
                 }
                 Err(Failure::Token(_)) if !is_renewed => {
                     is_renewed = true;
                     log::debug!("{}: the access token was refused; getting another", call.endpoint);
-                    token = self.held(self.auth.other_than(&token.current)?);
+                    token = self.bearer(self.auth.other_than(&token.current)?);
                 }
                 Err(Failure::Token(why)) => {
                     return Err(Error::Credentials(format!(
@@ -512,9 +537,9 @@ impl Client {
         let midnight = (now.date_naive() + Days::new(1)).and_time(NaiveTime::MIN).and_utc();
         let left = midnight - now;
         let text = format!(
-            "the daily quota of the application is used up after {} calls of this run; it resets at 00:00 UTC, in {} h \
+            "the daily quota of the application is used up after {} of this run; it resets at 00:00 UTC, in {} h \
              {:02} min",
-            self.calls(),
+            calls_in_words(self.calls()),
             left.num_hours(),
             left.num_minutes() % 60
         );

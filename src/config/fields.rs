@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::words::{ContactStatus, Subresource, Word};
 use crate::secret::Secret;
+use crate::spelling::did_you_mean;
 use crate::window::local;
 
 /// A time to wait, written as a number of seconds.
@@ -43,7 +44,11 @@ pub(super) fn user_agent<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::E
 }
 
 pub(super) fn timezone<'de, D: Deserializer<'de>>(d: D) -> Result<Tz, D::Error> {
-    String::deserialize(d)?.trim().parse().map_err(|_| D::Error::custom("IANA name such as America/New_York"))
+    let name = String::deserialize(d)?;
+    name.trim().parse().map_err(|_| {
+        let nearest = did_you_mean(&name, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()));
+        D::Error::custom(format!("IANA name such as America/New_York{nearest}"))
+    })
 }
 
 /// The service finds UUIDs only in lower case.

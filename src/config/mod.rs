@@ -372,7 +372,7 @@ mod tests {
              (1) page_size is 501; allowed: integer from 1 to 500 \
              (2) on_quota is \"wiat\"; allowed: stop, wait; did you mean \"wait\"? \
              (3) unknown setting \"page_sise\": did you mean \"page_size\"? \
-             (4) timezone is \"EST5\"; allowed: IANA name such as America/New_York \
+             (4) timezone is \"EST5\"; allowed: IANA name such as America/New_York; did you mean \"EST\"? \
              (5) contact_ids is [\"a/b\"]; allowed: contact ids (letters, digits and hyphens) \
              (6) api_url is \"ftp://***@h/x?***\"; allowed: https:// URL (http:// for loopback only) without user, query and \
              fragment \

@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::campaigns::{self, CampaignListing, KnownCampaigns, PageOddities, Summaries, Summary};
+use super::campaigns::{self, CampaignListing, KnownCampaigns, PageOddities, Summaries, Summary, named};
 use super::page::list;
 use super::{Probe, Probed, Shared, Source, selects_reports};
 use crate::client::{Client, Oddities};
@@ -63,7 +63,7 @@ struct Extras {
     email: bool,
 }
 
-const COUNTS: [&str; 9] = [
+pub(crate) const COUNTS: [&str; 9] = [
     "last_sent_date",
     "unique_sends",
     "unique_opens",
@@ -410,6 +410,8 @@ struct Refused {
 
 impl Refused {
     fn note(&mut self, id: &Id, chosen: &Chosen, answers: &Answers) {
+        let listed = chosen.listed.as_ref().and_then(|listed| listed.campaign.name.as_str());
+        let id = named(id, listed);
         let mut warn = |warned: fn(&mut Refused) -> &mut bool, text: String| {
             if std::mem::replace(warned(self), true) {
                 log::debug!("email_campaigns: {text}");

@@ -38,7 +38,7 @@ use plan::{CountedRows, Plan, Sampled};
 use reading::Reading;
 pub(super) use records::ActionSummary;
 pub(crate) use records::ActivityDetail;
-pub(super) use route::cost;
+pub(super) use route::{cost, time};
 
 use super::{Probe, Shared, Source};
 use crate::config::{Config, Route, words};
