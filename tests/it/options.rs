@@ -238,7 +238,7 @@ fn every_form_of_the_report_window_reads_those_days() {
                 for stream in REPORTS {
                     assert_eq!(sorted(ran.records(stream)), truth(&fake, stream, within), "{stream} {more}");
                 }
-                // Such a window is nobody's bookmark.
+                // A read with such a window moves no bookmark.
                 assert!(ran.last_state()["bookmarks"]["contact_activity_details"]["replication_key_value"].is_null());
             }
         }
@@ -303,7 +303,7 @@ fn updated_days_back_reads_the_last_days_again() {
     assert!(bookmark(&again) >= bookmark(&first));
 }
 
-/// The days back widen what is read; a read that is to be complete they never narrow.
+/// `updated_days_back` makes an incremental read longer, and never a complete read shorter.
 #[test]
 fn updated_days_back_never_narrows_a_complete_read() {
     let fake = fake();
@@ -530,7 +530,7 @@ fn the_log_level_and_the_metrics_are_those_that_were_asked_for() {
     assert_eq!((timers(&info), timers(&run(&[("LOGLEVEL", "DEBUG")])) > 0), (0, true));
 }
 
-/// Where nobody knows how the service behaves, both ways must do.
+/// Where the service's behaviour is not known, the tap must work with either.
 #[test]
 fn whatever_the_service_does_where_its_documents_are_silent() {
     use fake::account::Moves;

@@ -5,7 +5,7 @@ use fake::account::{Row, Size};
 use fake::{Account, Fake, Kind, Switches};
 use serde_json::{Value, json};
 
-use crate::tap::{REPORTS, Ran, command, file, only, sorted, tap_with, without_nulls};
+use crate::tap::{REPORTS, Ran, command, file, only, sorted, streams, tap_with, without_nulls};
 
 fn start(account: Account) -> Fake {
     let switches = Switches { rotating: false, per_day: 1_000_000, ..Switches::default() };
@@ -65,7 +65,6 @@ fn run(fake: &Fake, more: &Value, state: Option<&Value>, streams: &[&str]) -> (R
 
 #[test]
 fn the_plan_holds_on_both_routes_and_the_test_mode_names_the_same_number() {
-    let all = ["contact_lists", "contacts", "email_campaigns", REPORTS[0], REPORTS[1]];
     for (contacts, campaigns, more, route, slack) in [
         // Many campaigns and few contacts: each contact fills many pages.
         (40, 210, json!({}), "contact", 0.25),
@@ -75,7 +74,7 @@ fn the_plan_holds_on_both_routes_and_the_test_mode_names_the_same_number() {
         (150, 30, json!({"activity_route": "contacts", "page_size": 20}), "contact", 0.25),
     ] {
         let fake = start(account(contacts, campaigns));
-        for streams in [&all[..], &REPORTS, &REPORTS[1..]] {
+        for streams in [streams(), &REPORTS, &REPORTS[1..]] {
             let (ran, planned, made) = run(&fake, &more, None, streams);
             let case = format!(
                 "{contacts} contacts, {campaigns} campaigns, {more}, {streams:?}: {}",
@@ -158,6 +157,27 @@ fn a_route_taken_since_the_other_is_refused_is_a_warning_with_both_costs() {
     for stream in REPORTS {
         assert_eq!(ran.records(stream).len(), fake.account().truth(stream).len(), "{stream}");
     }
+}
+
+/// Contact by contact, the columns that only the campaign route fills would be cleared in rows that are written again.
+#[test]
+fn a_later_run_does_not_leave_a_campaign_route_that_is_refused() {
+    let fake = start(account(200, 5));
+    let more = json!({});
+    let (first, ..) = run(&fake, &more, None, &REPORTS);
+    let state = first.last_state();
+    assert_eq!(state["bookmarks"]["contact_activity_details"]["route"], "campaigns");
+    fake.tokens().granted_scopes.retain(|scope| scope != "campaign_data");
+    let ran = tap_with(&fake, &more, Some(&state), Some(&only(&REPORTS)));
+    assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+    for stream in REPORTS {
+        let error = line(&ran, &format!("ERROR {stream}: the service refuses this stream"));
+        assert!(error.contains("link_url") && error.contains("set activity_route to contacts"), "{error}");
+        assert!(error.ends_with(&format!("To leave it out: --select '!{stream}'")), "{error}");
+        assert_eq!(ran.last_state()["bookmarks"][stream], state["bookmarks"][stream], "{stream}");
+    }
+    let by_contact = json!({"activity_route": "contacts"});
+    assert_eq!(tap_with(&fake, &by_contact, Some(&state), Some(&only(&REPORTS))).code, Some(0));
 }
 
 #[test]

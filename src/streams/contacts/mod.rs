@@ -24,7 +24,7 @@ use crate::quota::DAILY_QUOTA;
 use crate::run::{Run, is_before_bound, query_bound};
 use crate::schema;
 use crate::stream::{Needs, Stream};
-pub(super) use record::Contact;
+pub(crate) use record::Contact;
 
 /// Changes can become visible up to this long after their `updated_at`.
 const OVERLAP: TimeDelta = TimeDelta::minutes(5);
@@ -44,11 +44,11 @@ pub(super) static SOURCE: Source = Source {
         bookmark_keys: &["full_refresh_at", "filter", "deselected"],
         only_by_campaign: &[],
     },
-    probe: Probe::Listing(|client, config, found| {
+    probe: Probe::Listing("contacts", |client, config, found| {
         let (count, some) = count(client, config)?;
-        found.contacts = Some(count);
+        found.can_list_contacts = true;
         found.contact = found.contact.take().or(some);
-        Ok(())
+        Ok(Some(count))
     }),
     cost,
     read,

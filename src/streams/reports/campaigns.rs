@@ -100,6 +100,63 @@ impl Demand {
     }
 }
 
+/// What decides which campaigns are read, and which of their reports.
+pub(super) struct Criteria {
+    /// What each report needs.
+    pub(super) demands: Vec<Demand>,
+    /// The kinds of rows that the details need. The summary needs all.
+    pub(super) types: Vec<Kind>,
+    /// The run's start.
+    pub(super) now: DateTime<Utc>,
+    /// How long after its last send a campaign may get rows.
+    pub(super) lookback: TimeDelta,
+}
+
+/// A campaign that may have been sent, as the listing and the summaries show it.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    listed: Option<&'a CampaignFacts>,
+    counted: Option<&'a Sent>,
+}
+
+impl Known<'_> {
+    fn last_sent(&self) -> Option<DateTime<Utc>> {
+        self.counted.and_then(|sent| sent.last)
+    }
+
+    fn removed_at(&self) -> Option<DateTime<Utc>> {
+        self.listed.and_then(|listed| listed.removed_at)
+    }
+
+    /// Whether it may have rows for a report, by the times that it was created and sent.
+    fn may_have_rows_for(&self, demand: &Demand) -> bool {
+        // A removed campaign is not sent any more.
+        let last_possible = self.last_sent().or(self.removed_at().filter(|_| self.counted.is_none()));
+        let created_at = self.listed.and_then(|listed| listed.created_at);
+        let is_too_new = demand.created_before.zip(created_at).is_some_and(|(before, at)| at >= before);
+        let is_too_old = demand.sent_from.zip(last_possible).is_some_and(|(from, last)| last < from);
+        !is_too_new && !is_too_old
+    }
+
+    /// Which of its reports these demands need.
+    fn kinds(&self, demands: &[&Demand], criteria: &Criteria) -> Vec<KindToRead> {
+        let last = self.last_sent();
+        let is_counted_whole = demands.iter().any(|demand| demand.is_summary);
+        // The details stop at the first row older than their bound, which is on the first page of an older campaign.
+        let is_older = |demand: &&Demand| demand.rows_from.zip(last).is_some_and(|(from, last)| last < from);
+        let is_only_late = !is_counted_whole && demands.iter().all(is_older);
+        // The counts are later than the rows, so a count of 0 is trusted only when no more rows are expected.
+        let is_counted_fully = last.is_some_and(|last| criteria.now - last > criteria.lookback.max(COUNTS_LAG));
+        let rows = |kind: Kind| self.counted.map_or(0, |sent| sent.rows[kind as usize]);
+        KINDS
+            .into_iter()
+            .filter(|kind| is_counted_whole || criteria.types.contains(kind))
+            .filter(|kind| !(is_counted_fully && rows(*kind) == 0))
+            .map(|kind| KindToRead { kind, rows: if is_only_late { 0 } else { rows(kind) } })
+            .collect()
+    }
+}
+
 /// A campaign whose tracking reports must be read.
 #[derive(Clone, Debug)]
 pub(super) struct CampaignToRead {
@@ -130,10 +187,9 @@ impl Campaigns {
         self.sent.as_ref().map_or(0, |sent| sent.len() as u64)
     }
 
-    /// The campaigns that these demands need, in the order of their ids, with the number of their rows.
+    /// The campaigns that these criteria choose, in the order of their ids, with the number of their rows.
     ///
-    /// `types` are the kinds of rows that the details need. A campaign that is in the summaries but not in the listing
-    /// counts too.
+    /// A campaign that is in the summaries but not in the listing counts too.
     ///
     /// # Errors
     /// `Forbidden` if the service refuses campaigns; otherwise what ends the run.
@@ -141,26 +197,17 @@ impl Campaigns {
         &mut self,
         client: &Arc<Client>,
         config: &Config,
-        demands: &[Demand],
-        types: &[Kind],
-        now: DateTime<Utc>,
-        lookback: TimeDelta,
+        criteria: &Criteria,
     ) -> Result<Vec<CampaignToRead>> {
         self.listed(client, config)?;
         self.sent(client, config)?;
-        let wanted = self.select(demands, types, now, lookback);
+        let wanted = self.select(criteria);
         self.count_all(client, &wanted)?;
-        Ok(self.select(demands, types, now, lookback))
+        Ok(self.select(criteria))
     }
 
     /// Chooses from what is known already. Pure.
-    fn select(
-        &self,
-        demands: &[Demand],
-        types: &[Kind],
-        now: DateTime<Utc>,
-        lookback: TimeDelta,
-    ) -> Vec<CampaignToRead> {
+    fn select(&self, criteria: &Criteria) -> Vec<CampaignToRead> {
         let empty = HashMap::new();
         let sent = self.sent.as_ref().unwrap_or(&empty);
         let mut found = BTreeMap::new();
@@ -168,66 +215,33 @@ impl Campaigns {
             let counted = sent.get(&listed.id);
             // A campaign that was just sent may have no counts yet, and so no date: it is needed.
             if counted.is_some() || !listed.is_unsent {
-                found.insert(&listed.id, (Some(listed), counted));
+                found.insert(&listed.id, Known { listed: Some(listed), counted });
             }
         }
         for (id, counted) in sent {
-            found.entry(id).or_insert((None, Some(counted)));
+            found.entry(id).or_insert(Known { listed: None, counted: Some(counted) });
         }
-        let campaigns = found.into_iter();
-        campaigns
-            .filter_map(|(id, (listed, counted))| self.one_to_read(id, listed, counted, demands, types, now, lookback))
-            .collect()
+        found.into_iter().filter_map(|(id, known)| self.to_read(id, &known, criteria)).collect()
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one place decides")]
-    fn one_to_read(
-        &self,
-        id: &Id,
-        listed: Option<&CampaignFacts>,
-        counted: Option<&Sent>,
-        demands: &[Demand],
-        types: &[Kind],
-        now: DateTime<Utc>,
-        lookback: TimeDelta,
-    ) -> Option<CampaignToRead> {
-        let last = counted.and_then(|sent| sent.last);
-        let removed = listed.and_then(|listed| listed.removed_at);
-        // A removed campaign is not sent any more.
-        let last_possible = last.or(removed.filter(|_| counted.is_none()));
-        let created_at = listed.and_then(|listed| listed.created_at);
-        let is_wanted_by: Vec<bool> = demands
-            .iter()
-            .map(|demand| {
-                let is_too_new = demand.created_before.zip(created_at).is_some_and(|(before, at)| at >= before);
-                let is_too_old = demand.sent_from.zip(last_possible).is_some_and(|(from, last)| last < from);
-                !is_too_new && !is_too_old
-            })
-            .collect();
-        let wanting = || demands.iter().zip(&is_wanted_by).filter(|(_, wanted)| **wanted).map(|(demand, _)| demand);
-        wanting().next()?;
-        let is_counted_whole = wanting().any(|demand| demand.is_summary);
-        // The details stop at the first row older than their bound, which is on the first page of an older campaign.
-        let is_only_late = !is_counted_whole
-            && wanting().all(|demand| demand.rows_from.zip(last).is_some_and(|(from, last)| last < from));
-        // The counts are later than the rows, so a count of 0 is trusted only when no more rows are expected.
-        let is_counted_fully = last.is_some_and(|last| now - last > lookback.max(COUNTS_LAG));
-        let rows = |kind: Kind| counted.map_or(0, |sent| sent.rows[kind as usize]);
-        let kinds: Vec<KindToRead> = KINDS
-            .into_iter()
-            .filter(|kind| is_counted_whole || types.contains(kind))
-            .filter(|kind| !(is_counted_fully && counted.is_some() && rows(*kind) == 0))
-            .map(|kind| KindToRead { kind, rows: if is_only_late { 0 } else { rows(kind) } })
-            .collect();
+    /// What to read of a campaign; `None` for nothing.
+    fn to_read(&self, id: &Id, known: &Known, criteria: &Criteria) -> Option<CampaignToRead> {
+        let is_wanted_by: Vec<bool> = criteria.demands.iter().map(|demand| known.may_have_rows_for(demand)).collect();
+        let demands = criteria.demands.iter().zip(&is_wanted_by).filter(|(_, wanted)| **wanted);
+        let demands: Vec<&Demand> = demands.map(|(demand, _)| demand).collect();
+        if demands.is_empty() {
+            return None;
+        }
+        let kinds = known.kinds(&demands, criteria);
         if kinds.is_empty() {
             return None;
         }
         Some(CampaignToRead {
             id: id.clone(),
-            name: listed.and_then(|listed| listed.name.clone()),
+            name: known.listed.and_then(|listed| listed.name.clone()),
             is_wanted_by,
             kinds,
-            is_sent: counted.is_some() || removed.is_none(),
+            is_sent: known.counted.is_some() || known.removed_at().is_none(),
             tracked: self.tracked(id),
             has_detail: self.known.has_or_plans_details(id),
         })
@@ -256,9 +270,8 @@ impl Campaigns {
             let sent = summaries.sent.iter().map(|(id, row)| {
                 // A missing count does not mean that there are no rows.
                 let at_least = |count: Integer| count.0.map_or(1, i64::unsigned_abs);
-                let rows = row.unique_counts.as_ref().map_or([1; KINDS.len()], |c| {
-                    [c.sends, c.opens, c.clicks, c.bounces, c.optouts, c.forwards].map(at_least)
-                });
+                let counts = row.unique_counts.clone();
+                let rows = counts.map_or([1; KINDS.len()], |counts| counts.by_kind().map(at_least));
                 (id.clone(), Sent { last: row.last_sent_date.instant(), rows, counts_all: false })
             });
             self.sent = Some(sent.collect());
@@ -403,8 +416,11 @@ mod tests {
     }
 
     fn selected(campaigns: &Campaigns, demands: &[Demand], types: &[Kind]) -> Vec<String> {
-        let lookback = TimeDelta::days(30);
-        campaigns.select(demands, types, at(0), lookback).into_iter().map(|c| c.id.to_string()).collect()
+        campaigns.select(&criteria(demands, types)).into_iter().map(|c| c.id.to_string()).collect()
+    }
+
+    fn criteria(demands: &[Demand], types: &[Kind]) -> Criteria {
+        Criteria { demands: demands.to_vec(), types: types.to_vec(), now: at(0), lookback: TimeDelta::days(30) }
     }
 
     #[test]
@@ -428,7 +444,7 @@ mod tests {
         assert_eq!(selected(&campaigns, &[details(None)], &[Kind::Opens]).len(), 3);
         // Pages of an older campaign are not all read.
         let rows = |id: &str| {
-            let all = campaigns.select(&[details(None)], &[Kind::Opens], at(0), TimeDelta::days(30));
+            let all = campaigns.select(&criteria(&[details(None)], &[Kind::Opens]));
             all.into_iter().find(|c| c.id == Id::from(id)).unwrap().kinds[0].rows
         };
         assert_eq!((rows("sent -1"), rows("sent -20")), (5, 0));

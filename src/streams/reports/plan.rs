@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use chrono::TimeDelta;
 
 use super::by_contact::{self, ContactFetch};
-use super::campaigns::{CampaignToRead, Demand};
+use super::campaigns::{CampaignToRead, Criteria};
 use super::kind::Kind;
 use super::newest_first::Part;
 use super::reading::Reading;
@@ -110,6 +110,14 @@ fn cheaper(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<(
     }
     let by_campaign = match by_campaign(run, learnt, readings) {
         Ok(cost) => cost,
+        Err(Error::Forbidden(why)) if previous == Some(Route::Campaigns) => {
+            // Read contact by contact, rows that are written again would lose what only the other route fills.
+            return Err(Error::Forbidden(format!(
+                "{why}: earlier runs read campaign by campaign, and contact by contact would clear {} in rows that are \
+                 written again. To accept that, set activity_route to contacts",
+                only_by_campaign()
+            )));
+        }
         Err(Error::Forbidden(why)) => {
             let cost = by_contact(run, learnt, readings)?;
             let other = learnt.sampled.campaign_calls(u64::from(run.config.page_size));
@@ -284,16 +292,18 @@ pub(super) struct CountedRows {
 
 /// The campaigns that may have rows for these reports.
 pub(super) fn campaigns_to_read(run: &Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<Vec<CampaignToRead>> {
-    let demands: Vec<Demand> = readings.iter().map(|reading| reading.demand(run.config)).collect();
-    let lookback = TimeDelta::days(i64::from(run.config.activity_lookback_days));
-    let types = Kind::chosen(&run.config.tracking_activity_types);
-    let now = run.client.run_start()?;
-    let campaigns = learnt.campaigns.choose(run.client, run.config, &demands, &types, now, lookback)?;
+    let criteria = Criteria {
+        demands: readings.iter().map(|reading| reading.demand(run.config)).collect(),
+        types: Kind::chosen(&run.config.tracking_activity_types),
+        now: run.client.run_start()?,
+        lookback: TimeDelta::days(i64::from(run.config.activity_lookback_days)),
+    };
+    let campaigns = learnt.campaigns.choose(run.client, run.config, &criteria)?;
     let rows = |is_counted: &dyn Fn(Kind) -> bool| {
         let kinds = campaigns.iter().flat_map(|campaign| &campaign.kinds);
         kinds.filter(|to_read| is_counted(to_read.kind)).map(|to_read| to_read.rows).sum()
     };
-    let chosen = rows(&|kind| types.contains(&kind));
+    let chosen = rows(&|kind| criteria.types.contains(&kind));
     learnt.counted = Some(CountedRows { sends: rows(&|kind| kind == Kind::Sends), chosen });
     Ok(campaigns)
 }
@@ -309,6 +319,10 @@ pub(super) fn correct(run: &Run, learnt: &Learnt, campaigns: &[CampaignToRead]) 
     }
 }
 
+fn only_by_campaign() -> String {
+    DETAILS.stream.only_by_campaign.join(", ")
+}
+
 fn warn_of_route(reason: &Reason, calls: u64, other: Option<u64>) {
     let other = other.unwrap_or(0);
     match reason {
@@ -318,8 +332,8 @@ fn warn_of_route(reason: &Reason, calls: u64, other: Option<u64>) {
         ),
         Reason::Savings => log::warn!(
             "the contact reports change to the contact route: about {calls} calls, instead of about {other}. It does not \
-             fill email_address, device_type, url_id, link_url, bounce_code and opt_out_reason, so rows that are written \
-             again lose them. To keep the campaign route, set activity_route to campaigns"
+             fill {}, so rows that are written again lose them. To keep the campaign route, set activity_route to campaigns",
+            only_by_campaign()
         ),
         _ => {}
     }
@@ -342,4 +356,17 @@ fn words(route: Route, reason: &Reason, other: Option<u64>) -> String {
         Reason::Savings | Reason::Refused(_) => "see the warning".to_owned(),
     };
     format!("the contact reports by the {name} route ({why})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_has_the_first_and_the_last_and_what_is_evenly_between_them() {
+        let spread = |all, some| spread_over(all, some).collect::<Vec<_>>();
+        assert_eq!(spread(101, 3), [0, 50, 100]);
+        assert_eq!(spread(3, 20), [0, 1, 2]);
+        assert_eq!((spread(9, 1), spread(0, 5)), (vec![0], vec![]));
+    }
 }

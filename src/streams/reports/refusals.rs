@@ -1,0 +1,91 @@
+//! The campaign activities whose tracking reports the service refuses.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use super::reading::Reading;
+use super::tracking::{ActivityToRead, TrackingReport};
+use crate::error::{Error, Result};
+use crate::id::Id;
+use crate::streams::campaigns::named;
+
+/// If the first this many campaigns all answer 403, the login may not read the stream.
+const REFUSING_CAMPAIGNS: usize = 3;
+/// How many refused activities the warning names.
+const NAMED_ACTIVITIES: usize = 3;
+
+/// The activities whose reports the service refuses.
+pub(super) struct Refusals {
+    by_status: BTreeMap<u16, u64>,
+    named: Vec<String>,
+    /// The campaigns that answered 403.
+    forbidden: HashSet<Id>,
+    /// Whether any report was answered otherwise.
+    has_answered: bool,
+    /// How many campaigns are read.
+    campaigns: usize,
+}
+
+impl Refusals {
+    pub(super) fn new(activities: &[Arc<ActivityToRead>]) -> Refusals {
+        let campaigns: HashSet<&Id> = activities.iter().map(|activity| &activity.campaign.id).collect();
+        Refusals {
+            by_status: BTreeMap::new(),
+            named: Vec::new(),
+            forbidden: HashSet::new(),
+            has_answered: false,
+            campaigns: campaigns.len(),
+        }
+    }
+
+    /// Records that a report was read.
+    pub(super) fn note_answer(&mut self) {
+        self.has_answered = true;
+    }
+
+    /// Records an error on the first page of a report.
+    ///
+    /// # Errors
+    /// Any error that does not concern this activity alone: other failures, and 403 for each of the first campaigns.
+    pub(super) fn note(&mut self, report: &TrackingReport, error: Error) -> Result<()> {
+        let activity = &report.activity;
+        let (status, why) = match error {
+            Error::Refused(why) => (400, why),
+            Error::Forbidden(why) => (403, why),
+            Error::NotFound(why) => (404, why),
+            other => return Err(other),
+        };
+        log::debug!("no {} of campaign activity {}: {why}", report.kind.path(), activity.id);
+        if status == 403 {
+            self.forbidden.insert(activity.campaign.id.clone());
+            if !self.has_answered && self.forbidden.len() >= REFUSING_CAMPAIGNS.min(self.campaigns) {
+                return Err(Error::Forbidden(why));
+            }
+        } else {
+            self.has_answered = true;
+        }
+        *self.by_status.entry(status).or_default() += 1;
+        if self.named.len() < NAMED_ACTIVITIES {
+            let campaign = &activity.campaign;
+            self.named.push(format!("{} of campaign {}", activity.id, named(&campaign.id, campaign.name.as_deref())));
+        }
+        Ok(())
+    }
+
+    /// Warns about the rows that are missing.
+    pub(super) fn log(&self, readings: &[Reading]) {
+        if self.by_status.is_empty() {
+            return;
+        }
+        let streams: Vec<&str> = readings.iter().map(|reading| reading.stream.name).collect();
+        let counts: Vec<String> =
+            self.by_status.iter().map(|(status, count)| format!("{count} with {status}")).collect();
+        log::warn!(
+            "{}: the service refuses the reports of some campaign activities ({}), so these rows are missing: {}. With \
+             activity_route set to contacts they are read by contact",
+            streams.join(" and "),
+            counts.join(", "),
+            self.named.join(", ")
+        );
+    }
+}

@@ -1,0 +1,143 @@
+//! The tracking reports of campaign activities: one for each kind of activity, its rows newest first.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::campaigns::CampaignToRead;
+use super::kind::Kind;
+use super::newest_first::{DatedRow, Listing, Part, newest_first};
+use super::reading::Reading;
+use crate::client::{Client, Row};
+use crate::error::Result;
+use crate::field::{Key, KeyTimestamp, Text, Unused};
+use crate::id::Id;
+
+const TRACKING: &str = "email_reports";
+
+/// A row of any of the six tracking reports.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct Tracked {
+    pub(super) contact_id: Key,
+    pub(super) created_time: KeyTimestamp,
+    #[serde(default)]
+    pub(super) email_address: Text,
+    #[serde(default)]
+    pub(super) device_type: Text,
+    #[serde(default)]
+    pub(super) url_id: Text,
+    #[serde(default)]
+    pub(super) link_url: Text,
+    #[serde(default)]
+    pub(super) bounce_code: Text,
+    #[serde(default)]
+    pub(super) opt_out_reason: Text,
+    // Known from the request.
+    #[serde(default, rename = "campaign_activity_id")]
+    #[schemars(skip)]
+    _activity: Unused,
+    #[serde(default, rename = "tracking_activity_type")]
+    #[schemars(skip)]
+    _kind: Unused,
+    // Facts of the contact, which the contacts stream has.
+    #[serde(default, rename = "first_name")]
+    #[schemars(skip)]
+    _first_name: Unused,
+    #[serde(default, rename = "last_name")]
+    #[schemars(skip)]
+    _last_name: Unused,
+    #[serde(default, rename = "deleted_at")]
+    #[schemars(skip)]
+    _deleted_at: Unused,
+    #[serde(default, rename = "current_email_address")]
+    #[schemars(skip)]
+    _current_email_address: Unused,
+}
+
+impl Row for Tracked {
+    const ROWS: &'static str = "tracking_activities";
+    const IS_WHOLE: bool = true;
+}
+
+impl DatedRow for Tracked {
+    type Identity<'a> = (&'a str, &'a str, Option<&'a str>);
+
+    fn identity(&self) -> Self::Identity<'_> {
+        (self.contact_id.as_str(), self.created_time.as_str(), self.url_id.as_str())
+    }
+
+    fn at(&self) -> Option<DateTime<Utc>> {
+        self.created_time.instant()
+    }
+}
+
+/// One activity of a campaign, and which streams need its rows.
+pub(super) struct ActivityToRead {
+    pub(super) id: Id,
+    pub(super) campaign: Arc<CampaignToRead>,
+    pub(super) summary: bool,
+    pub(super) details: bool,
+    /// Set once the service has refused one of its tracking reports; the others are then skipped.
+    is_refused: AtomicBool,
+}
+
+impl ActivityToRead {
+    pub(super) fn new(id: Id, campaign: Arc<CampaignToRead>, summary: bool, details: bool) -> ActivityToRead {
+        ActivityToRead { id, campaign, summary, details, is_refused: AtomicBool::new(false) }
+    }
+
+    /// Lets the workers skip the reports that they have not begun.
+    pub(super) fn refuse(&self) {
+        self.is_refused.store(true, Ordering::Relaxed);
+    }
+}
+
+/// One tracking report of one activity.
+pub(super) struct TrackingReport {
+    pub(super) activity: Arc<ActivityToRead>,
+    pub(super) kind: Kind,
+    /// Older rows are not needed.
+    until: Option<DateTime<Utc>>,
+    pub(super) is_last_of_activity: bool,
+}
+
+impl TrackingReport {
+    /// The reports of the activities, in the order in which they are written.
+    pub(super) fn of(activities: &[Arc<ActivityToRead>], readings: &[Reading]) -> Vec<TrackingReport> {
+        let details = readings.iter().find(|reading| !reading.is_summary());
+        let of = |activity: &Arc<ActivityToRead>| {
+            let activity = Arc::clone(activity);
+            // The summary counts every row; the details stop at their lower bound.
+            let until = details.filter(|_| !activity.summary).and_then(|reading| reading.since);
+            let kinds: Vec<Kind> = activity.campaign.kinds.iter().map(|to_read| to_read.kind).collect();
+            let last = kinds.len().saturating_sub(1);
+            kinds.into_iter().enumerate().map(move |(at, kind)| TrackingReport {
+                activity: Arc::clone(&activity),
+                kind,
+                until,
+                is_last_of_activity: at == last,
+            })
+        };
+        activities.iter().flat_map(of).collect()
+    }
+
+    /// Passes its pages to `push` until that returns false.
+    pub(super) fn fetch(
+        &self,
+        client: &Arc<Client>,
+        priority: usize,
+        page_size: u32,
+        push: &mut dyn FnMut(Part<Tracked>) -> bool,
+    ) -> Result<()> {
+        if self.activity.is_refused.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let path = format!("/reports/email_reports/{}/tracking/{}", self.activity.id.in_path(), self.kind.path());
+        let limit = page_size.to_string();
+        let query = [("limit", limit.as_str())];
+        newest_first(client, &Listing { endpoint: TRACKING, path: &path, query: &query, priority }, self.until, push)
+    }
+}
