@@ -848,6 +848,7 @@ mod tests {
             [
                 "unknown streams are ignored: list (did you mean \"lists\"?)",
                 "contacts: unknown properties are ignored: nmae (did you mean \"name\"?)",
+                "contacts: replication key \"y\" is ignored; using \"updated_at\"",
                 "contacts: unknown keys are ignored: Selected (did you mean \"selected\"?), \
                  replication_method (did you mean \"replication-method\"?), selectd (did you mean \"selected\"?)",
                 "it has no stream lists, so that one is not read",

@@ -105,7 +105,7 @@ fn examine(config: &Config, client: &Arc<Client>, catalog: &Catalog) -> Result<R
             Ok(()) => readable.push(source),
             Err(Error::Forbidden(why)) => {
                 let needs = if needs_campaigns.is_some() { &EMAIL_CAMPAIGNS.needs } else { &stream.needs };
-                let why = format!("({why}): {}", grant.lacks(needs));
+                let why = format!("{} ({why})", grant.lacks(needs));
                 refused.push(Refused { stream: stream.name, why });
             }
             Err(e) => return Err(e.context(stream.name)),

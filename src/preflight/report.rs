@@ -132,7 +132,7 @@ impl StreamReport {
     fn text(&self) -> String {
         let why = self.why.as_deref().unwrap_or_default();
         match self.verdict {
-            Verdict::Refused => format!("refused {why}"),
+            Verdict::Refused => format!("refused: {why}"),
             Verdict::Untried => "may be read, probably: there is no contact to try it on".into(),
             Verdict::MayBeRead if self.null_fields.is_empty() => "may be read".into(),
             Verdict::MayBeRead => {

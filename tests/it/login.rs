@@ -565,6 +565,19 @@ fn a_config_that_names_no_application_gets_one_and_keeps_the_rest() {
 }
 
 #[test]
+fn a_config_from_a_pipe_is_left_for_the_login_itself() {
+    let place = Place::new(true);
+    let config = fs::read_to_string(place.config()).unwrap();
+    let pipe = place.folder.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+    let mut asked = Asked::start(&place, &["--config", "config.json", "--config", "pipe"]);
+    fs::write(&pipe, config).unwrap();
+    assert!(browse(&asked.wait_for("http")).contains("You are logged in"));
+    let (code, said, _) = asked.end();
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
 fn a_login_without_a_config_writes_one_once_and_says_how_to_go_on() {
     let place = Place::new(true);
     fs::remove_file(place.config()).unwrap();
