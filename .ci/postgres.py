@@ -44,14 +44,21 @@ class Postgres:
     def __exit__(self, *_):
         self.call("pg_ctl", "-D", self.data, "-m", "immediate", "stop", stdout=subprocess.DEVNULL)
 
-    def rows(self, schema, table):
-        query = f'SELECT row_to_json(t) FROM "{schema}"."{table}" t'
-        out = run(
-            self.bin / "psql", "-h", "127.0.0.1", "-p", self.port, "-U", "tap", "-d", self.database, "-At", "-c", query,
-            capture_output=True, text=True,
-        ).stdout
-        # A newline within a value is escaped in JSON.
-        return [json.loads(line) for line in out.split("\n") if line]
+    def psql(self, *arguments, schema="public"):
+        """What psql says to these, with names without a schema meant in this one."""
+        command = [self.bin / "psql", "-h", "127.0.0.1", "-p", self.port, "-U", "tap", "-d", self.database]
+        environment = {**os.environ, "PGOPTIONS": f"-c search_path={schema}"}
+        command += ["-q", "-v", "ON_ERROR_STOP=1", *arguments]
+        return run(*command, env=environment, stdout=subprocess.PIPE, text=True).stdout
 
-    def settings(self, schema):
-        return {"host": "127.0.0.1", "port": self.port, "user": "tap", "password": "unused", "schema": schema}
+    def ask(self, query, schema="public"):
+        """The answer to a query, a list of values for each row."""
+        wrapped = f"SELECT (SELECT json_agg(value) FROM json_each(row_to_json(answer))) FROM ({query}) AS answer"
+        # A newline within a value is escaped in JSON.
+        return [json.loads(line) for line in self.psql("-At", "-c", wrapped, schema=schema).split("\n") if line]
+
+    def rows(self, schema, table):
+        return [row for (row,) in self.ask(f'SELECT row_to_json(t) FROM "{table}" t', schema)]
+
+    def settings(self):
+        return {"host": "127.0.0.1", "port": self.port, "user": "tap", "password": "unused"}

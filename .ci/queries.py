@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Loads the fake account into Postgres and DuckDB, runs every query of docs/queries.md there, and compares the answers
-with what the account holds.
+"""Loads the fake account into Postgres and DuckDB twice, runs every query of docs/queries.md there, and compares the
+answers with what the account holds.
 
 Needs cargo and Python; installs the targets and PostgreSQL as targets.py does.
 """
@@ -15,22 +15,24 @@ import sys
 
 sys.dont_write_bytecode = True
 from account import ROOT, Account, build, scratch
-from postgres import Postgres, run
+from postgres import Postgres
 from targets import DuckDb, MeltanoPostgres, sync
 
 LONGEST = 15
+# What stands before a statement that is to be run after every load, and answers nothing.
+EVERY_LOAD = "-- Postgres and DuckDB, after every load"
 
 
-def queries():
-    """The queries of the page: question, names of the databases, and SQL."""
+def blocks():
+    """The statements of the page: question, first line, and SQL."""
     page = (ROOT / "docs/queries.md").read_text(encoding="utf-8")
     for section in re.split(r"^## ", page, flags=re.M)[1:]:
         question = section.split("\n", 1)[0]
         for block in re.findall(r"^```sql\n(.*?)^```$", section, flags=re.M | re.S):
-            databases, sql = block.split("\n", 1)
+            first, sql = block.split("\n", 1)
             if sql.count("\n") > LONGEST:
                 raise SystemExit(f"{question}: more than {LONGEST} lines")
-            yield question, databases.removeprefix("-- ").split(" and "), sql
+            yield question, first, sql.strip().removesuffix(";")
 
 
 def moment(text):
@@ -40,14 +42,20 @@ def moment(text):
 class Truth:
     """What the account holds, and what it says to each question."""
 
-    def __init__(self, account):
+    def __init__(self, account, before):
+        self.before = before
         self.contacts = account.truth("contacts")
         self.lists = account.truth("contact_lists")
         self.campaigns = account.truth("email_campaigns")
         self.summary = account.truth("contact_action_summary")
         self.details = account.truth("contact_activity_details")
-        self.bounces = account.truth("bounces")
+        self.bounces, self.clicks = account.truth("bounces"), account.truth("clicks")
         self.by_id = {contact["contact_id"]: contact for contact in self.contacts}
+
+    def today(self):
+        """A day in the month after a campaign was sent, as which the queries are asked."""
+        last = max(moment(campaign["last_sent_date"]) for campaign in self.campaigns if "last_sent_date" in campaign).date()
+        return (last.replace(day=1) + datetime.timedelta(days=32)).replace(day=5)
 
     def active(self):
         return {contact["contact_id"] for contact in self.contacts if contact["status"] == "active"}
@@ -55,7 +63,7 @@ class Truth:
     def present(self):
         return [contact for contact in self.contacts if contact["status"] != "deleted"]
 
-    def answer(self, question):
+    def answers(self):
         return {
             "Active contacts per list": self.active_per_list,
             "Open, click and bounce rate per campaign": self.rates,
@@ -67,7 +75,10 @@ class Truth:
             "Growth per month": self.growth,
             "Contacts who never opened": self.never_opened,
             "Campaigns by list sent to": self.by_list,
-        }[question]()
+            "Who opened last month's newsletters": self.opened_last_month,
+            "Which links were clicked, and by whom": self.clicked_links,
+            "Which lists grew": self.grown,
+        }
 
     def active_per_list(self):
         active = [contact for contact in self.contacts if contact["status"] == "active"]
@@ -111,7 +122,7 @@ class Truth:
         return collections.Counter(name for contact in self.present() for name in contact["tag_names"]).items()
 
     def most_engaged(self):
-        since = datetime.datetime.combine(datetime.date.today() - datetime.timedelta(days=90), datetime.time())
+        since = datetime.datetime.combine(self.today() - datetime.timedelta(days=90), datetime.time())
         counts = collections.defaultdict(collections.Counter)
         for row in self.details:
             if moment(row["created_time"]) >= since and row["tracking_activity_type"] in ("em_clicks", "em_opens"):
@@ -161,8 +172,46 @@ class Truth:
         return [(names[list_id], len(times), max(times)) for list_id, times in sent.items()]
 
 
+    def opened_last_month(self):
+        end = self.today().replace(day=1)
+        sent = {
+            campaign["campaign_id"]: campaign["name"] for campaign in self.campaigns
+            if "last_sent_date" in campaign and moment(campaign["last_sent_date"]).date().replace(day=1) == (end - datetime.timedelta(days=1)).replace(day=1)
+        }
+        opens = collections.defaultdict(list)
+        for row in self.details:
+            if row["tracking_activity_type"] == "em_opens" and row.get("campaign_id") in sent:
+                opens[row["campaign_id"], row["contact_id"]].append(moment(row["created_time"]))
+        for (campaign_id, contact_id), times in opens.items():
+            contact = self.by_id[contact_id]
+            names = [contact.get(name) for name in ("email", "first_name", "last_name")]
+            yield sent[campaign_id], *names, min(times)
+
+    def clicked_links(self):
+        names = {campaign["campaign_id"]: campaign["name"] for campaign in self.campaigns}
+        return [
+            (names[campaign_id], link, self.by_id[contact_id].get("email"), count)
+            for (campaign_id, link, contact_id), count in collections.Counter(
+                (row["campaign_id"], row["link_url"], row["contact_id"]) for row in self.clicks
+            ).items()
+        ]
+
+    def grown(self):
+        before = {row["list_id"]: row.get("membership_count") for row in self.before}
+        rows = []
+        for row in self.lists:
+            if row["list_id"] in before:
+                then, now = before[row["list_id"]], row.get("membership_count")
+                rows.append((row["name"], None if None in (then, now) else now - then, now))
+        assert any(growth for _, growth, _ in rows), rows
+        return rows
+
+
 def plain(value):
-    """A value as both databases and the truth can be compared: moments in one form, numbers as numbers."""
+    """A value as both databases and the truth can be compared: moments in one form, numbers as numbers, and an empty
+    string as null, which target-duckdb makes of it."""
+    if value == "":
+        return None
     if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?", value):
         value = moment(value.replace(" ", "T"))
     if isinstance(value, datetime.datetime):
@@ -178,48 +227,40 @@ def sorted_rows(rows):
     return sorted(([plain(value) for value in row] for row in rows), key=repr)
 
 
-def ask_postgres(postgres, sql):
-    query = sql.rstrip().rstrip(";")
-    wrapped = f"SET search_path TO meltano; SELECT (SELECT json_agg(value) FROM json_each(row_to_json(answer))) FROM ({query}) AS answer"
-    out = run(
-        postgres.bin / "psql", "-h", "127.0.0.1", "-p", postgres.port, "-U", "tap", "-d", postgres.database, "-qAt",
-        "-c", wrapped, capture_output=True, text=True,
-    ).stdout
-    return [json.loads(line) for line in out.split("\n") if line]
-
-
-def ask_duckdb(target, sql):
-    script = (
-        "import duckdb, json, sys\n"
-        "connection = duckdb.connect(sys.argv[1], read_only=True)\n"
-        "connection.execute('USE tap')\n"
-        "plain = lambda value: float(value) if type(value).__name__ == 'Decimal' else str(value)\n"
-        "for row in connection.execute(sys.argv[2]).fetchall(): print(json.dumps(row, default=plain))\n"
-    )
-    out = run(
-        target.folder / "venv/bin/python", "-c", script, target.out / "db.duckdb", sql, capture_output=True, text=True
-    ).stdout
-    return [json.loads(line) for line in out.splitlines()]
-
-
 def main():
     programs = build(release=False)
     with scratch("queries") as folder, Postgres(folder) as postgres, Account(programs, folder / "account") as account:
-        targets = {"Postgres": MeltanoPostgres(folder / "postgres-target", postgres), "DuckDB": DuckDb(folder / "duckdb", postgres)}
-        for target in targets.values():
+        meltano, duckdb = MeltanoPostgres(folder / "postgres-target", postgres), DuckDb(folder / "duckdb", postgres)
+        databases = {
+            "Postgres": lambda sql: postgres.ask(sql, meltano.schema),
+            "DuckDB": lambda sql: [list(row.values()) for row in duckdb.ask(f"USE tap; {sql}")],
+        }
+        state, today = None, datetime.date.today()
+        for target in (meltano, duckdb):
             target.install()
-        sync(programs, account, None, folder / "messages.jsonl")
-        for target in targets.values():
-            target.load(folder / "messages.jsonl")
-        truth = Truth(account)
+        for day in ("first", "second"):
+            before = account.truth("contact_lists")
+            if day == "second":
+                assert account.tell("change") == "changed"
+            _, state = sync(programs, account, state, folder / "messages.jsonl")
+            for target in (meltano, duckdb):
+                target.load(folder / "messages.jsonl")
+            truth = Truth(account, before)
+            today = truth.today() - datetime.timedelta(days=day == "first")
+            for _, first, sql in blocks():
+                if first == EVERY_LOAD:
+                    sql = sql.replace("current_date", f"DATE '{today}'")
+                    postgres.psql("-c", sql, schema=meltano.schema)
+                    duckdb.ask(f"USE tap; {sql}; SELECT 1 AS one")
         asked, wrong = collections.Counter(), 0
-        for question, databases, sql in queries():
-            expected = sorted_rows(truth.answer(question))
+        for question, first, sql in blocks():
+            if first == EVERY_LOAD:
+                continue
+            expected = sorted_rows(truth.answers()[question]())
             if not expected:
                 raise SystemExit(f"{question}: the account has no answer, so that nothing is checked")
-            for database in databases:
-                ask = (lambda: ask_postgres(postgres, sql)) if database == "Postgres" else (lambda: ask_duckdb(targets["DuckDB"], sql))
-                found = sorted_rows(ask())
+            for database in first.removeprefix("-- ").split(" and "):
+                found = sorted_rows(databases[database](sql.replace("current_date", f"DATE '{today}'")))
                 asked[question] += 1
                 same = found == expected
                 wrong += not same
@@ -227,8 +268,8 @@ def main():
                 if not same:
                     print("  not in the account:", [row for row in found if row not in expected][:3])
                     print("  not in the answer: ", [row for row in expected if row not in found][:3])
-        if set(asked.values()) != {len(targets)} or len(asked) != 10:
-            raise SystemExit(f"not ten questions to {len(targets)} databases: {dict(asked)}")
+        if set(asked.values()) != {len(databases)} or len(asked) != len(truth.answers()):
+            raise SystemExit(f"not {len(truth.answers())} questions to {len(databases)} databases: {dict(asked)}")
         if wrong:
             raise SystemExit("a query does not say what the account holds")
 

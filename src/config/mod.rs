@@ -177,6 +177,8 @@ pub(crate) fn setting_like(word: &str) -> Option<String> {
 /// No setting is required, since each has a default or can be left out, and null always means "not set".
 fn tidy(schema: &mut Schema) {
     schema.remove("required");
+    // That of the type, which is for who reads the code.
+    schema.remove("description");
     for setting in schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flat_map(Map::values_mut) {
         let mut types: Vec<Value> = types(setting).into_iter().filter(|t| *t != "null").map(Value::from).collect();
         types.push("null".into());

@@ -48,6 +48,8 @@ fn about_has_the_keys_of_the_sdk_and_a_schema_of_the_settings() {
     assert_eq!(about["version"], env!("CARGO_PKG_VERSION"));
     let schema = &about["settings"];
     assert!(jsonschema::meta::is_valid(schema));
+    // The type's own comment is for developers.
+    assert!(schema.get("description").is_none());
     let settings = schema["properties"].as_object().unwrap();
     let secret: Vec<_> = settings.iter().filter(|(_, s)| s["secret"] == true).map(|(name, _)| name).collect();
     assert_eq!(secret, ["client_secret", "refresh_token", "access_token"]);

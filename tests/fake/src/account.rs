@@ -1166,6 +1166,21 @@ impl Account {
         bounces.map(bounce).collect()
     }
 
+    /// The clicks with their links, which only the campaigns' reports tell.
+    pub fn clicks(&self) -> Vec<Value> {
+        let campaigns = self.campaign_ids();
+        let click = |row: &Row| {
+            json!({
+                "contact_id": &*row.contact_id,
+                "campaign_activity_id": &*row.activity_id,
+                "campaign_id": campaigns.get(&*row.activity_id),
+                "link_url": super::api::url_of(row).1,
+                "created_time": canonical(row.at),
+            })
+        };
+        self.activities.iter().filter(|row| row.kind == Kind::Clicks).map(click).collect()
+    }
+
     /// Ids of the deleted contacts.
     pub fn deleted(&self) -> HashSet<Id> {
         self.contacts.iter().filter(|c| c.deleted_at.is_some()).map(|c| c.id.clone()).collect()

@@ -737,7 +737,7 @@ pub(super) fn slice<T>(
     (page, next)
 }
 
-fn url_of(row: &Row) -> (String, String) {
+pub(super) fn url_of(row: &Row) -> (String, String) {
     let n = hash(&row.activity_id) % 3 + row.at.timestamp().unsigned_abs() % 3;
     (format!("110040720417{n}"), format!("https://www.example.com/page/{n}?a=1&b=%20"))
 }

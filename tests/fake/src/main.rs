@@ -295,7 +295,9 @@ fn write_truth(fake: &Fake, folder: &Path) -> io::Result<()> {
         fs::write(folder.join("truth").join(format!("{stream}.json")), rows.to_string())?;
     }
     let bounces = Value::from(fake.account().bounces());
-    fs::write(folder.join("truth").join("bounces.json"), bounces.to_string())
+    fs::write(folder.join("truth").join("bounces.json"), bounces.to_string())?;
+    let clicks = Value::from(fake.account().clicks());
+    fs::write(folder.join("truth").join("clicks.json"), clicks.to_string())
 }
 
 /// What may happen to an account in a day.
