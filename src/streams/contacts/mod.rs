@@ -41,7 +41,7 @@ pub(super) static SOURCE: Source = Source {
         narrowed_by: |config| {
             extent::Filter::of(&[("status", words(&config.contact_status)), ("include", words(&config.subresources))])
         },
-        bookmark_keys: &["full_refresh_at", "filter", "deselected"],
+        bookmark_keys: &["full_refresh_at", "filter", "deselected", "read_from"],
         only_by_campaign: &[],
     },
     probe: Probe::Listing("contacts", |client, config, found| {

@@ -38,7 +38,7 @@ pub(super) static SOURCE: Source = Source {
         schema: schema::of::<EmailCampaign>,
         needs: Needs { scopes: &["campaign_data"], privileges: &["campaign:read"] },
         narrowed_by: |_| Filter::default(),
-        bookmark_keys: &["deselected", "resume_since", "resume_until", "resume_after"],
+        bookmark_keys: &["deselected", "read_from", "resume_since", "resume_until", "resume_after"],
         only_by_campaign: &[],
     },
     probe: Probe::Listing("campaigns", count),
