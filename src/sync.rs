@@ -34,7 +34,7 @@ pub(crate) fn sync(
     let mut order: Vec<&'static Source> =
         ALL.iter().copied().filter(|source| catalog.get(source.stream.name).is_some()).collect();
     if order.is_empty() {
-        log::warn!("the catalog selects no stream");
+        log::warn!("the catalog selects no stream: set \"selected\" to true in the metadata of those to read");
     }
     // An interrupted run continues with the streams after it too: beginning with the first ones again could use up a small
     // `max_requests` before the last ones, in every run.

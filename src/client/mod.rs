@@ -240,7 +240,7 @@ impl Client {
     pub(crate) fn run_start(&self) -> Result<DateTime<Utc>> {
         if self.first_date.get().is_none() {
             // A refusal is fine too: only the date of the answer is needed.
-            match self.object::<Value>("contacts_counts", "/contacts/counts", &[], 0) {
+            match self.object::<Value>("the counts of contacts", "/contacts/counts", &[], 0) {
                 Ok(_) | Err(Error::Forbidden(_) | Error::NotFound(_) | Error::Refused(_)) => {}
                 Err(e) => return Err(e),
             }

@@ -192,7 +192,7 @@ fn readings(run: &mut Run) -> Result<Vec<Reading>> {
 /// Reads a report. On the campaign route the same pages serve both reports, so the first call reads both. On the contact
 /// route each report has pages of its own.
 fn read(run: &mut Run, shared: &mut Shared, stream: &'static Stream) -> Result<()> {
-    shared.needs = match run.config.activity_route.fixed() {
+    shared.needs = match run.config.activity_route.fixed().or(run.state.bookmark(stream).route()) {
         Some(Route::Contacts) => Some(&BY_CONTACT),
         Some(Route::Campaigns) => Some(&BY_CAMPAIGN),
         None => None,

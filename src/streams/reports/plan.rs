@@ -114,7 +114,7 @@ fn cheaper(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<(
             // Read contact by contact, rows that are written again would lose what only the other route fills.
             return Err(Error::Forbidden(format!(
                 "{why}: earlier runs read campaign by campaign, and contact by contact would clear {} in rows that are \
-                 written again. To accept that, set activity_route to contacts",
+                 written again. Log in again and allow the campaigns; or, to accept that, set activity_route to contacts",
                 only_by_campaign()
             )));
         }

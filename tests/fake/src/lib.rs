@@ -378,9 +378,10 @@ impl Fake {
         lock(&self.inner.faults).push(fault);
     }
 
-    /// Takes back every fault.
+    /// Takes back every fault, and begins a new day of the quota.
     pub fn heal(&self) {
         lock(&self.inner.faults).clear();
+        lock(&self.inner.meters).day = None;
     }
 
     /// A hook before each API call, given path and query and the account.
