@@ -466,6 +466,7 @@ pub(crate) mod tests {
             narrowed_by: |config| Filter::of(&[("status", words(&config.contact_status))]),
             bookmark_keys,
             only_by_campaign: &[],
+            field_needs: &[],
         }
     }
 

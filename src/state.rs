@@ -606,6 +606,7 @@ mod tests {
             narrowed_by: |_: &Config| Filter::default(),
             bookmark_keys,
             only_by_campaign: &[],
+            field_needs: &[],
         }
     }
 

@@ -23,16 +23,19 @@ use crate::stream::{Needs, Stream};
 
 const ENDPOINT: &str = "contact_lists";
 
+pub(super) const NEEDS: Needs = Needs { scopes: &["contact_data"], privileges: &["contacts:lists:read"] };
+
 pub(super) static SOURCE: Source = Source {
     stream: Stream {
         name: "contact_lists",
         keys: &["list_id"],
         replication_key: None,
         schema: schema::of::<ContactList>,
-        needs: Needs { scopes: &["contact_data"], privileges: &["contacts:lists:read"] },
+        needs: NEEDS,
         narrowed_by: |_| Filter::default(),
         bookmark_keys: &[],
         only_by_campaign: &[],
+        field_needs: &[],
     },
     probe: Probe::Listing("e-mail lists", count),
     // One call for the SMS lists. The e-mail lists are counted as the first call of every run.

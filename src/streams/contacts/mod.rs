@@ -23,7 +23,7 @@ use crate::id::Id;
 use crate::quota::DAILY_QUOTA;
 use crate::run::{Run, is_before_bound, query_bound};
 use crate::schema;
-use crate::stream::{Needs, Stream};
+use crate::stream::{FieldNeeds, Needs, Stream};
 pub(crate) use record::Contact;
 
 /// Changes can become visible up to this long after their `updated_at`.
@@ -43,6 +43,7 @@ pub(super) static SOURCE: Source = Source {
         },
         bookmark_keys: &["full_refresh_at", "filter", "deselected", "read_from"],
         only_by_campaign: &[],
+        field_needs: &[FieldNeeds { fields: &["list_names"], needs: &contact_lists::NEEDS }],
     },
     probe: Probe::Listing("contacts", |client, config, found| {
         let (count, some) = count(client, config)?;

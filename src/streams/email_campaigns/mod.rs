@@ -23,7 +23,7 @@ use crate::id::Id;
 use crate::run::Run;
 use crate::schema;
 use crate::state::{Resume, Start};
-use crate::stream::{Needs, Stream};
+use crate::stream::{FieldNeeds, Needs, Stream};
 use crate::timestamp::stamp;
 use record::EmailCampaign;
 
@@ -40,6 +40,7 @@ pub(super) static SOURCE: Source = Source {
         narrowed_by: |_| Filter::default(),
         bookmark_keys: &["deselected", "read_from", "resume_since", "resume_until", "resume_after"],
         only_by_campaign: &[],
+        field_needs: &[FieldNeeds { fields: &COUNTS, needs: &METRICS }],
     },
     probe: Probe::Listing("campaigns", count),
     cost,
@@ -63,7 +64,10 @@ struct Extras {
     email: bool,
 }
 
-pub(crate) const COUNTS: [&str; 9] = [
+/// What the counts need, and the look-up of an activity's campaign.
+pub(super) const METRICS: Needs = Needs { scopes: &["campaign_data"], privileges: &["ui:campaign:metrics"] };
+
+const COUNTS: [&str; 9] = [
     "last_sent_date",
     "unique_sends",
     "unique_opens",
