@@ -17,6 +17,9 @@ use crate::run::Run;
 use crate::state::State;
 use crate::streams::{self, ALL, Shared, Source};
 
+/// With fewer calls, no plan is made: it takes about ten, and the streams could not begin.
+const CALLS_FOR_A_PLAN: u64 = 20;
+
 /// Reads every selected stream.
 ///
 /// # Errors
@@ -49,7 +52,10 @@ pub(crate) fn sync(
                 && run.state.to_value()["bookmarks"] == given["bookmarks"]
                 && run.state.currently_syncing.as_deref().is_none_or(|name| name == order[0].stream.name) =>
         {
-            Err(Error::Quota(format!("max_requests = {most} is not enough to make progress; raise it")))
+            let least = Some(client.least_calls()).filter(|least| *least > most).unwrap_or(2 * most);
+            Err(Error::Quota(format!(
+                "max_requests = {most} is not enough to make progress; raise it to {least} or more"
+            )))
         }
         (outcome, _) => outcome,
     };
@@ -69,7 +75,10 @@ fn read_all(run: &mut Run, order: &[&'static Source]) -> Result<()> {
         // The first call also gives the service's time, which is the start of the run.
         let lists = shared.lists.of_account(run.client, run.config).map_err(|e| e.context(first.stream.name))?;
         run.state.check_account(lists)?;
-        log::info!("plan: {}", streams::plan(run, &mut shared, order)?);
+        match run.client.calls_left() {
+            left @ ..CALLS_FOR_A_PLAN => log::info!("plan: none, since max_requests leaves {left} calls"),
+            _ => log::info!("plan: {}", streams::plan(run, &mut shared, order)?),
+        }
     }
     for (i, source) in order.iter().enumerate() {
         let stream = &source.stream;

@@ -8,7 +8,7 @@ mod text;
 
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -38,6 +38,8 @@ use text::{Buffers, shown};
 const LARGEST_BODY: u64 = 48 << 20;
 /// A body up to this size is read while others are. Larger ones are read and parsed one at a time.
 const SMALL_BODY: u64 = 4 << 20;
+/// At most this part of the calls that are left is made ahead.
+const PART_AHEAD: u64 = 8;
 /// For this long after midnight UTC, a quota that is still used up counts as reset late, not as used up again.
 const LATE_RESET: TimeDelta = TimeDelta::minutes(15);
 /// The waits for a late reset: the first, doubled each time up to the longest.
@@ -62,10 +64,14 @@ pub(crate) struct Client {
     waited: Mutex<Option<Waited>>,
     /// The service's time of the first good answer.
     first_date: OnceLock<DateTime<Utc>>,
+    /// Whether any call has been answered, with whatever status.
+    was_reached: AtomicBool,
     /// Whether the service has answered any call with rows or an object.
     has_answered: AtomicBool,
     /// The access tokens that the run has held.
     tokens: Mutex<Vec<Secret>>,
+    /// How many calls the run needs before there is anything to resume from, as far as is known.
+    least_calls: AtomicU64,
 }
 
 /// What a call is made with, and what nothing that comes back may show.
@@ -157,8 +163,10 @@ impl Client {
             on_quota: config.on_quota,
             waited: Mutex::new(None),
             first_date: OnceLock::new(),
+            was_reached: AtomicBool::new(false),
             has_answered: AtomicBool::new(false),
             tokens: Mutex::default(),
+            least_calls: AtomicU64::new(0),
         })
     }
 
@@ -173,9 +181,11 @@ impl Client {
     }
 
     /// How many calls to make side by side, so that the pace is the limit and not the latency: at `p` calls a second
-    /// and `l` seconds of latency, `p * l`. The service is not known to take more than two seconds.
+    /// and `l` seconds of latency, `p * l`. The service is not known to take more than two seconds. Near the limit it is
+    /// fewer: calls made ahead are lost if the run ends before their turn.
     pub(crate) fn workers(&self) -> usize {
-        self.pace.calls_in(Duration::from_secs(2)).clamp(1, 8)
+        let affordable = usize::try_from(self.calls_left() / PART_AHEAD).unwrap_or(usize::MAX);
+        self.pace.calls_in(Duration::from_secs(2)).min(affordable).clamp(1, 8)
     }
 
     /// The privileges of the user who logged in. This is the one call that needs no scope.
@@ -195,11 +205,26 @@ impl Client {
         self.pace.calls()
     }
 
+    /// Whether any call has been answered. Until then, a failure is one of the network.
+    pub(crate) fn was_reached(&self) -> bool {
+        self.was_reached.load(Ordering::Relaxed)
+    }
+
     /// How many more calls `max_requests` and a day's quota allow. What other runs have used of the day is not known.
     pub(crate) fn calls_left(&self) -> u64 {
         let calls = self.calls();
         let of_day = DAILY_QUOTA - calls % DAILY_QUOTA;
         self.max_requests.map_or(of_day, |most| most.saturating_sub(calls).min(of_day))
+    }
+
+    /// Notes that so many more calls are needed before there is anything to resume from.
+    pub(crate) fn note_calls_to_progress(&self, calls: u64) {
+        self.least_calls.fetch_max(self.calls() + calls, Ordering::Relaxed);
+    }
+
+    /// How many calls the run needs before there is anything to resume from, as far as is known.
+    pub(crate) fn least_calls(&self) -> u64 {
+        self.least_calls.load(Ordering::Relaxed)
     }
 
     /// The counter behind [`Client::calls`], for the progress display.
@@ -458,6 +483,7 @@ impl Client {
                     self.network_failure(&e, token)
                 },
             )?;
+        self.was_reached.store(true, Ordering::Relaxed);
         let (parts, body) = response.into_parts();
         let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok());
         let request_id = header("x-amzn-requestid").map(|id| format!(" (request id {})", shown(id, token)));

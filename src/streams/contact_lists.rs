@@ -121,6 +121,7 @@ impl Lists {
                     .map(|list| KnownList { created_at: list.created_at.instant(), id: list.list_id.as_str() })
                     .collect())
             }
+            Err(e @ Error::Failed(_)) if !client.was_reached() => Err(e.clone()),
             Err(Error::Forbidden(why) | Error::Refused(why) | Error::NotFound(why) | Error::Failed(why)) => {
                 log::info!("the lists cannot be read ({why}), so the account is not compared with that of the state");
                 Ok(Vec::new())

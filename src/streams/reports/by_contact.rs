@@ -292,6 +292,7 @@ fn each_contact<T: Row>(
     reading.note_contacts(contacts.are_all);
     let ids = contacts.list.iter().map(|contact| &contact.id);
     let unread: Vec<Id> = ids.filter(|id| reading.wants(id)).cloned().collect();
+    run.client.note_calls_to_progress(1);
     let mut check = PlanCheck::new(run, shared, reading, unread.len() as u64);
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
     let mut contact = OneContact::default();
