@@ -31,11 +31,33 @@ class Readme:
         assert len(found) == 1, f"{len(found)} blocks of {language} have {has!r}"
         return found[0]
 
+    def command(self, command):
+        assert f"`{command}`" in self.text, command
+        return command
+
     def settings(self, has, **reader):
         """A block of JSON with what the reader puts in for the example's values."""
         shown = json.loads(self.block("json", has))
         assert reader.keys() <= shown.keys(), reader.keys() - shown.keys()
         return {**shown, **reader}
+
+
+class Playground:
+    """What the README lets run in another terminal."""
+
+    def __init__(self, command, folder, environment):
+        print(f"$ {command}", flush=True)
+        self.process = subprocess.Popen(
+            command.split(), cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self):
+        said = next((line for line in self.process.stdout if line.startswith("ready")), None)
+        assert said, "the fake account has ended"
+
+    def __exit__(self, failure, *_):
+        self.process.stdin.close()
+        assert self.process.wait(60) == 0 or failure, "the tap broke a rule of the service"
 
 
 class Shell:
@@ -136,9 +158,17 @@ def main():
         postgres.database = "analytics"
         shell = Shell(folder, environment)
 
-        # Install, log in.
+        # Try it without an account.
         run("git", "clone", "--quiet", ROOT, checkout)
         shell.type(f"cd {checkout}")
+        with Playground(readme.command("cargo demo serve play"), checkout, environment):
+            preflight = shell.type(readme.block("sh", "cargo run"))
+            assert "may be read" in preflight, preflight
+        for file in ("messages.jsonl", "play"):
+            assert (checkout / file).exists(), file
+        shell.type("rm -r messages.jsonl play")
+
+        # Install, log in.
         version = shell.type(readme.block("sh", "pip install ."))
         assert re.search(r"tap-constant-contact \d+\.\d+\.\d+\n", version), version
         shell.type(readme.block("sh", "mkdir ../constant-contact"))

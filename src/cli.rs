@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+
+use crate::config::setting_like;
 
 /// Singer tap for Constant Contact.
 ///
@@ -33,7 +36,7 @@ pub struct Args {
     #[arg(long, visible_alias = "properties", value_name = "FILE", conflicts_with = "select")]
     pub catalog: Option<PathBuf>,
 
-    /// The streams and fields to read, as patterns: `contacts`, `contacts.email`, `!contacts.notes`, `*.*`. May be
+    /// The streams and fields to read, as patterns: `STREAM`, `STREAM.FIELD`, `!STREAM.FIELD`, `*.*`. May be
     /// repeated, or a list with commas; an exclusion (`!`) always wins
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub select: Vec<String>,
@@ -42,8 +45,8 @@ pub struct Args {
     #[arg(long, value_name = "STREAM", value_delimiter = ',')]
     pub full_table: Vec<String>,
 
-    /// Write the catalog to stdout and stop; needs neither credentials nor the network
-    #[arg(short, long)]
+    /// Write the catalog to stdout and stop; needs neither credentials nor the network. It always lists everything
+    #[arg(short, long, conflicts_with = "select")]
     pub discover: bool,
 
     /// Check the credentials, make one cheap call for each selected stream, and say what can be read and what a full
@@ -66,6 +69,22 @@ pub struct Args {
     /// What to do instead of a sync
     #[command(subcommand)]
     pub command: Option<Command>,
+}
+
+impl Args {
+    /// The arguments of this process. Ends it for `--help`, `--version` and arguments that are wrong (exit 2).
+    pub fn from_command_line() -> Args {
+        Args::try_parse().unwrap_or_else(|mut e| {
+            let argument = e.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
+            // Many programs take their settings as arguments.
+            if let Some(setting) = setting_like(&argument).filter(|_| e.kind() == ErrorKind::UnknownArgument) {
+                let tip = format!("{setting} is a setting: write it into the config, as \"{setting}\": …");
+                e.remove(ContextKind::SuggestedArg);
+                e.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+            }
+            e.exit()
+        })
+    }
 }
 
 /// What the tap does besides syncing.

@@ -1,11 +1,17 @@
 //! Finds the known word that a misspelt one was meant to be.
 
-/// The known word that is spelt most like this one.
+/// The known word that is spelt most like this one, if any is alike.
 pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let word = folded(word);
     // Jaro-Winkler ranks words that begin alike first, which edit distance does not.
-    let likeness = |known: &str| strsim::jaro_winkler(&folded(known), &word);
-    known.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
+    let rated = known.into_iter().map(|known| (strsim::jaro_winkler(&folded(known), &word), known));
+    rated.filter(|(likeness, _)| *likeness > 0.75).max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, known)| known)
+}
+
+/// The known words that end as this whole one does: `page_size` for `size`.
+pub(crate) fn longer<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Vec<&'k str> {
+    let word = format!("_{}", word.to_lowercase());
+    known.into_iter().filter(|known| known.ends_with(&word)).collect()
 }
 
 /// The known word that this one is a slip of: an edit or two away, or different in case and separators only.
@@ -19,12 +25,7 @@ pub(crate) fn slip<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> 
 
 /// `; did you mean "known"?`, or nothing where no known word is alike.
 pub(crate) fn did_you_mean<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> String {
-    match nearest(word, known) {
-        Some(known) if strsim::jaro_winkler(&folded(known), &folded(word)) > 0.75 => {
-            format!("; did you mean {known:?}?")
-        }
-        _ => String::new(),
-    }
+    nearest(word, known).map(|known| format!("; did you mean {known:?}?")).unwrap_or_default()
 }
 
 /// A word without what people get wrong without noticing: case, hyphens for underscores, `pageSize`. The beginning is
@@ -61,7 +62,9 @@ mod tests {
     #[test]
     fn the_nearest_begins_alike() {
         assert_eq!(nearest("report", KNOWN), Some("report_date"));
-        assert_eq!(nearest("status", ["contact_status", "x"]), Some("contact_status"));
+        assert_eq!(nearest("zzz", KNOWN), None);
+        assert_eq!(longer("size", KNOWN), ["page_size"]);
+        assert_eq!(longer("ize", KNOWN), [""; 0]);
         assert_eq!(did_you_mean("actve", ["all", "active"]), "; did you mean \"active\"?");
         assert_eq!(did_you_mean("xyz", ["all", "active"]), "");
     }

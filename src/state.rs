@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
 
-use crate::config::Route;
+use crate::config::{Route, Word, words};
 use crate::error::{Error, Result};
 use crate::extent::{Extent, Fields, Filter, short_hash};
 use crate::stream::Stream;
@@ -178,6 +178,11 @@ impl State {
         Ok(())
     }
 
+    /// Whether it says which account it was made for.
+    pub(crate) fn names_account(&self) -> bool {
+        !self.account.is_empty()
+    }
+
     pub(crate) fn to_value(&self) -> Value {
         let mut bookmarks = self.given.clone();
         for (name, (stream, bookmark)) in &self.bookmarks {
@@ -284,8 +289,8 @@ impl Bookmark {
         {
             unread.push(format!(
                 "the route was {} and is now {}: rows before {} that only this one finds stay unread",
-                route_word(then),
-                route_word(now),
+                then.as_str(),
+                now.as_str(),
                 stamp(bookmark)
             ));
         }
@@ -318,7 +323,7 @@ impl Bookmark {
     fn member(&self, key: &str, stream: &Stream) -> Value {
         let terms = Some(&self.terms).filter(|_| self.value.is_some());
         let start = |start: Option<Start>| start.and_then(|start| start.0).map(stamp).unwrap_or_default().into();
-        let route = |route: Option<Route>| route.map(route_word).unwrap_or_default().into();
+        let route = |route: Option<Route>| route.map(Route::as_str).unwrap_or_default().into();
         let resume = self.resume.as_ref();
         match key {
             "full_refresh_at" => match self.full_refresh {
@@ -344,13 +349,6 @@ impl Bookmark {
             "resume_deselected" => resume.map(|resume| resume.deselected.to_string()).unwrap_or_default().into(),
             other => unreachable!("no bookmark has {other}"),
         }
-    }
-}
-
-fn route_word(route: Route) -> &'static str {
-    match route {
-        Route::Contacts => "contacts",
-        Route::Campaigns => "campaigns",
     }
 }
 
@@ -550,11 +548,10 @@ impl Members {
     }
 
     fn route(&mut self, key: &str) -> std::result::Result<Option<Route>, String> {
-        match self.text(key)?.as_deref() {
-            None | Some("") => Ok(None),
-            Some("contacts") => Ok(Some(Route::Contacts)),
-            Some("campaigns") => Ok(Some(Route::Campaigns)),
-            Some(other) => Err(self.wrong(key, other, "contacts or campaigns")),
+        let Some(text) = self.text(key)?.filter(|text| !text.is_empty()) else { return Ok(None) };
+        match Route::ALL.iter().find(|route| route.as_str() == text) {
+            Some(route) => Ok(Some(*route)),
+            None => Err(self.wrong(key, text, &words(Route::ALL).replace(',', " or "))),
         }
     }
 
@@ -587,7 +584,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::stream::Needs;
+    use crate::stream::{KEYS_WITH_ROUTES, Needs};
 
     const fn stream(
         name: &'static str,
@@ -610,24 +607,7 @@ mod tests {
     static CONTACTS: Stream = stream("contacts", Some("updated_at"), &["full_refresh_at", "filter", "deselected"]);
     static CAMPAIGNS: Stream =
         stream("email_campaigns", Some("updated_at"), &["deselected", "resume_since", "resume_until", "resume_after"]);
-    static DETAILS: Stream = stream(
-        "contact_activity_details",
-        Some("created_time"),
-        &[
-            "filter",
-            "deselected",
-            "route",
-            "lookback_days",
-            "read_from",
-            "resume_since",
-            "resume_until",
-            "resume_route",
-            "resume_after",
-            "resume_complete",
-            "resume_filter",
-            "resume_deselected",
-        ],
-    );
+    static DETAILS: Stream = stream("contact_activity_details", Some("created_time"), KEYS_WITH_ROUTES);
     static STREAMS: [&Stream; 4] = [&LISTS, &CONTACTS, &CAMPAIGNS, &DETAILS];
 
     const END: DateTime<Utc> = DateTime::<Utc>::MAX_UTC;

@@ -45,7 +45,8 @@ pub(crate) fn sync(
     order.rotate_left(interrupted.unwrap_or(0));
     let mut run = Run::new(config, client, catalog, messages, progress, state);
     let given = run.state.to_value();
-    let outcome = match (read_all(&mut run, &order), config.max_requests) {
+    let mut planned = None;
+    let outcome = match (read_all(&mut run, &order, &mut planned), config.max_requests) {
         // The run got nowhere, and the next one would not either.
         (Err(Error::Quota(_)), Some(most))
             if client.calls() >= most
@@ -53,8 +54,12 @@ pub(crate) fn sync(
                 && run.state.currently_syncing.as_deref().is_none_or(|name| name == order[0].stream.name) =>
         {
             let least = Some(client.least_calls()).filter(|least| *least > most).unwrap_or(2 * most);
+            let whole = match planned {
+                Some(calls) if calls > least => format!("the whole read takes about {calls}"),
+                _ => "--test says how many calls the whole read takes".to_owned(),
+            };
             Err(Error::Quota(format!(
-                "max_requests = {most} is not enough to make progress; raise it to {least} or more"
+                "max_requests = {most} is not enough to make progress; raise it to {least} or more; {whole}"
             )))
         }
         (outcome, _) => outcome,
@@ -67,17 +72,24 @@ pub(crate) fn sync(
     outcome.and(last)
 }
 
-fn read_all(run: &mut Run, order: &[&'static Source]) -> Result<()> {
+fn read_all(run: &mut Run, order: &[&'static Source], planned: &mut Option<u64>) -> Result<()> {
     let mut shared = Shared::default();
     let mut refused = Vec::new();
     if let Some(first) = order.first() {
         run.progress.enter(Some(first.stream.name));
         // The first call also gives the service's time, which is the start of the run.
-        let lists = shared.lists.of_account(run.client, run.config).map_err(|e| e.context(first.stream.name))?;
+        let lists = shared
+            .lists
+            .of_account(run.client, run.config, run.state.names_account())
+            .map_err(|e| e.context(first.stream.name))?;
         run.state.check_account(lists)?;
-        match run.client.calls_left() {
-            left @ ..CALLS_FOR_A_PLAN => log::info!("plan: none, since max_requests leaves {left} calls"),
-            _ => log::info!("plan: {}", streams::plan(run, &mut shared, order)?),
+        let left = run.client.calls_left();
+        if left < CALLS_FOR_A_PLAN {
+            log::info!("plan: none, since max_requests leaves {left} calls");
+        } else {
+            let plan = streams::plan(run, &mut shared, order)?;
+            *planned = Some(plan.calls);
+            log::info!("plan: {plan}");
         }
     }
     for (i, source) in order.iter().enumerate() {
@@ -96,7 +108,10 @@ fn read_all(run: &mut Run, order: &[&'static Source]) -> Result<()> {
             Ok(()) => log::info!("{}: {records} records in {:.1} s", stream.name, took.as_secs_f64()),
             Err(Error::Forbidden(why)) => {
                 let needs = shared.needs.unwrap_or(&stream.needs);
-                log::error!("{}: the service refuses this stream ({why}); it needs {needs}", stream.name);
+                log::error!(
+                    "{0}: the service refuses this stream ({why}); it needs {needs}. To leave it out: --select '!{0}'",
+                    stream.name
+                );
                 refused.push(stream.name);
             }
             Err(e) => return Err(e.context(stream.name)),

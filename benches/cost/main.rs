@@ -8,14 +8,14 @@
 #![allow(clippy::cast_precision_loss, clippy::print_stdout, missing_docs)]
 
 mod cached;
-// What only the tests need of the modules below lies idle here.
+// The benchmark does not use everything in these modules.
 #[allow(dead_code, unused_imports)]
 #[path = "../../tests/it/merge.rs"]
 mod merge;
 mod process;
 #[path = "../../tests/it/round.rs"]
 mod round;
-// What only the tests need of it lies idle here.
+// The benchmark does not use everything in it.
 #[allow(dead_code)]
 #[path = "../../tests/it/tap.rs"]
 mod tap;
@@ -290,7 +290,7 @@ fn reports(fake: &Fake, route: &str, state: Option<&Value>) -> Report {
     Report { ran, rows, calls: fake.api_calls().len() }
 }
 
-/// The number of calls that the plan foretold.
+/// The number of calls in the plan.
 fn foretold(report: &Report) -> usize {
     let (_, rest) = report.ran.stderr.split_once("plan: about ").expect("a plan");
     rest.split_once(' ').unwrap().0.parse().unwrap()
@@ -456,9 +456,9 @@ fn pace(account: Account, latency: u64, more: &Value, path: &str) -> MeasuredPac
     // What a report looks up on its way takes its share of the pace as well.
     let first = calls.iter().position(|call| call.path.contains(path)).unwrap();
     let last = calls.iter().rposition(|call| call.path.contains(path)).unwrap();
-    let pauses: Vec<Duration> = all[first..=last].windows(2).map(|two| two[1] - two[0]).collect();
-    let rest = pauses.iter().sum::<Duration>() - *pauses.iter().max().unwrap();
-    MeasuredPace { per_second: (pauses.len() - 1) as f64 / rest.as_secs_f64(), most: most_in_a_second(&all) }
+    let pauses: Vec<f64> = all[first..=last].windows(2).map(|two| (two[1] - two[0]).as_secs_f64()).collect();
+    let rest = pauses.iter().sum::<f64>() - pauses.iter().copied().fold(0.0, f64::max);
+    MeasuredPace { per_second: (pauses.len() - 1) as f64 / rest, most: most_in_a_second(&all) }
 }
 
 /// The most calls that any sliding second holds.

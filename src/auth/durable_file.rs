@@ -138,7 +138,7 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Where symbolic links lead, even to a file that does not exist yet. Replacing that file leaves the links as they are.
-pub(super) fn follow_links(path: &Path) -> PathBuf {
+pub(crate) fn follow_links(path: &Path) -> PathBuf {
     let mut path = path.to_owned();
     // As many as Linux follows.
     for _ in 0..40 {
@@ -177,7 +177,7 @@ pub(super) fn fill(file: &mut NamedTempFile, text: &[u8]) -> io::Result<()> {
 }
 
 /// Puts a new content into the target, so that a crash at any moment leaves the old file or the new one whole.
-pub(super) fn replace(target: &Path, content: &str) -> io::Result<()> {
+pub(crate) fn replace(target: &Path, content: &str) -> io::Result<()> {
     let mut file = create_beside(target, ".new")?;
     file.write_all(content.as_bytes())?;
     file.as_file().sync_all()?;

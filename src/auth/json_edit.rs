@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 /// The text with these members set and everything else unchanged; `None` when it is not a JSON object.
-pub(super) fn set(text: &str, members: &[(&str, &str)]) -> Option<String> {
+pub(crate) fn set(text: &str, members: &[(&str, &str)]) -> Option<String> {
     let mut wanted: Map<String, Value> = serde_json::from_str(text).ok()?;
     let mut edited = Some(text.to_owned());
     for (key, value) in members {

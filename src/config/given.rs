@@ -11,7 +11,7 @@ use super::coerce::{allowed, coerce};
 use super::{Config, Source};
 use crate::error::{Error, Result};
 use crate::shown::shown;
-use crate::spelling::{nearest, slip};
+use crate::spelling::{longer, nearest, slip};
 
 pub(super) struct Given<'s> {
     /// The settings as JSON Schema, with the default of each.
@@ -31,7 +31,7 @@ struct Problem {
 
 /// The other name of a setting.
 const OTHER_NAME: (&str, &str) = ("updated_after", "start_date");
-/// How people comment out a key in JSON. No setting begins or ends so.
+/// How people comment out a key in JSON: such a key is ignored without a word. No setting begins or ends so.
 const COMMENT: [char; 4] = ['_', '#', '/', '-'];
 /// Of the unknown keys of a source, so many are named and the rest counted.
 const MOST_NAMED: usize = 20;
@@ -78,8 +78,8 @@ impl<'s> Given<'s> {
         Ok(())
     }
 
-    /// A warning about an unknown key. One that is a slip of a setting's name is a problem instead, since the run would
-    /// not do what was meant; unless it has no effect or is commented out.
+    /// A warning about an unknown key. One that is a slip or a part of a setting's name is a problem instead, since the run
+    /// would not do what was meant; unless it has no value.
     fn unknown(&mut self, source: &Source, key: &str, value: &Value) -> Option<String> {
         let settings = self.schema["properties"].as_object().into_iter().flat_map(Map::keys);
         let known: Vec<&str> = settings.map(String::as_str).chain([OTHER_NAME.0]).collect();
@@ -91,15 +91,20 @@ impl<'s> Given<'s> {
             Value::Object(members) => members.is_empty(),
             Value::Bool(_) | Value::Number(_) => false,
         };
-        let is_commented_out = key.starts_with(COMMENT) || key.ends_with(COMMENT);
-        let meant = slip(key, known.iter().copied()).filter(|_| !is_empty && !is_commented_out);
-        if let Some(meant) = meant.map(|meant| source.name_of(meant)) {
-            let why = format!("unknown setting \"{shown_key}\": did you mean \"{meant}\"?");
+        if key.starts_with(COMMENT) || key.ends_with(COMMENT) {
+            return None;
+        }
+        let mut meant = longer(key, known.iter().copied());
+        meant.extend(slip(key, known.iter().copied()).filter(|_| meant.is_empty()));
+        let quoted = |name: &str| format!("\"{}\"", source.name_of(name));
+        if !is_empty && !meant.is_empty() {
+            let meant = meant.into_iter().map(quoted).collect::<Vec<_>>().join(" or ");
+            let why = format!("unknown setting \"{shown_key}\": did you mean {meant}?");
             self.problems.push(Problem { source: source.to_string(), key: key.to_owned(), why });
             return None;
         }
-        let nearest = source.name_of(nearest(key, known)?);
-        Some(format!("{source}: unknown setting \"{shown_key}\" is ignored; the nearest setting is \"{nearest}\""))
+        let nearest = nearest(key, known).map(|name| format!("; did you mean {}?", quoted(name))).unwrap_or_default();
+        Some(format!("{source}: unknown setting \"{shown_key}\" is ignored{nearest}"))
     }
 
     /// The settings, with the default of each that is not set. One that cannot be deserialized is a problem, and left out,

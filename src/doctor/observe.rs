@@ -13,7 +13,8 @@ use serde::de::IgnoredAny;
 use crate::client::{Client, Row};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::field::{Integer, Key, KeyTimestamp, Text, Timestamp};
+use crate::field::{Key, KeyTimestamp, Text};
+use crate::streams::{ActivityDetail, CampaignSummary, Contact, ContactList, EmailCampaign};
 use crate::timestamp::stamp;
 
 /// A listing that takes more calls than this is sampled.
@@ -33,87 +34,7 @@ const SETTLED: TimeDelta = TimeDelta::days(1);
 /// The six tracking reports, as the path and the counts spell them.
 pub(super) const KINDS: [&str; 6] = ["sends", "opens", "clicks", "bounces", "optouts", "forwards"];
 
-/// A contact, as far as its dates say what moves `updated_at`.
-#[derive(Debug, Deserialize, JsonSchema)]
-pub(super) struct Contact {
-    #[serde(rename = "contact_id")]
-    pub(super) id: Key,
-    #[serde(default)]
-    pub(super) updated_at: Timestamp,
-    #[serde(default)]
-    pub(super) deleted_at: Timestamp,
-    #[serde(default)]
-    pub(super) email_address: Option<Email>,
-    #[serde(default)]
-    pub(super) notes: Option<Vec<Note>>,
-    #[serde(default)]
-    pub(super) sms_channel: Option<Sms>,
-}
-
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default)]
-pub(super) struct Email {
-    pub(super) opt_out_date: Timestamp,
-}
-
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default)]
-pub(super) struct Note {
-    pub(super) created_at: Timestamp,
-}
-
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default)]
-pub(super) struct Sms {
-    pub(super) sms_channel_consents: Option<Vec<Consent>>,
-}
-
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default)]
-pub(super) struct Consent {
-    pub(super) updated_at: Timestamp,
-}
-
-impl Row for Contact {
-    const ROWS: &'static str = "contacts";
-    const IS_WHOLE: bool = false;
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-struct List {
-    list_id: Key,
-}
-
-impl Row for List {
-    const ROWS: &'static str = "lists";
-    const IS_WHOLE: bool = false;
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-struct Campaign {
-    campaign_id: Key,
-}
-
-impl Row for Campaign {
-    const ROWS: &'static str = "campaigns";
-    const IS_WHOLE: bool = false;
-}
-
-/// A sent campaign with the service's own counts.
-#[derive(Debug, Deserialize, JsonSchema)]
-struct CountedCampaign {
-    campaign_id: Key,
-    #[serde(default)]
-    last_sent_date: Timestamp,
-    #[serde(default)]
-    unique_counts: BTreeMap<String, Integer>,
-}
-
-impl Row for CountedCampaign {
-    const ROWS: &'static str = "bulk_email_campaign_summaries";
-    const IS_WHOLE: bool = false;
-}
-
+/// A row of a tracking report.
 #[derive(Debug, Deserialize, JsonSchema)]
 struct Tracked {
     contact_id: Key,
@@ -121,18 +42,6 @@ struct Tracked {
 }
 
 impl Row for Tracked {
-    const ROWS: &'static str = "tracking_activities";
-    const IS_WHOLE: bool = false;
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-struct Detail {
-    campaign_activity_id: Key,
-    tracking_activity_type: Key,
-    created_time: KeyTimestamp,
-}
-
-impl Row for Detail {
     const ROWS: &'static str = "tracking_activities";
     const IS_WHOLE: bool = false;
 }
@@ -309,17 +218,17 @@ impl Reads<'_> {
 
     fn contacts(&mut self) -> Result<(Listed, Vec<Contact>)> {
         let query = [("status", "all"), ("limit", "500"), ("include_count", "true"), ("include", "notes")];
-        self.listing("/contacts", &query, |contact: &Contact| contact.id.as_str())
+        self.listing("/contacts", &query, |contact: &Contact| contact.contact_id.as_str())
     }
 
     fn lists(&mut self) -> Result<Listed> {
         let query = [("status", "all"), ("limit", "500"), ("include_count", "true")];
-        Ok(self.listing("/contact_lists", &query, |list: &List| list.list_id.as_str())?.0)
+        Ok(self.listing("/contact_lists", &query, |list: &ContactList| list.list_id.as_str())?.0)
     }
 
     fn campaigns(&mut self) -> Result<(Listed, HashSet<String>)> {
         let (listed, rows) =
-            self.listing("/emails", &[("limit", "500")], |campaign: &Campaign| campaign.campaign_id.as_str())?;
+            self.listing("/emails", &[("limit", "500")], |campaign: &EmailCampaign| campaign.campaign_id.as_str())?;
         Ok((listed, rows.iter().map(|row| row.campaign_id.as_str().to_owned()).collect()))
     }
 
@@ -338,7 +247,7 @@ impl Reads<'_> {
         let query = [("status", "all"), ("limit", "500"), (filter, at.as_str())];
         let page = skippable(self.client.first::<Contact>("doctor", "/contacts", &query, 0))?;
         Ok(match page {
-            Ok(page) if page.rows.iter().any(|row| row.id == contact.id) => Boundary::Inclusive,
+            Ok(page) if page.rows.iter().any(|row| row.contact_id == contact.contact_id) => Boundary::Inclusive,
             Ok(_) => Boundary::Exclusive,
             Err(_) => Boundary::Unknown,
         })
@@ -348,9 +257,9 @@ impl Reads<'_> {
         let Some(contact) = sample.iter().find(|contact| contact.deleted_at.instant().is_some()) else {
             return Ok(DeletedReport::Unknown);
         };
-        let path = format!("/reports/contact_reports/{}/activity_details", contact.id.as_str());
+        let path = format!("/reports/contact_reports/{}/activity_details", contact.contact_id.as_str());
         let query = [("tracking_activities_list", "em_sends"), ("limit", "1")];
-        match self.client.first::<Detail>("doctor", &path, &query, 0) {
+        match self.client.first::<ActivityDetail>("doctor", &path, &query, 0) {
             Ok(_) => Ok(DeletedReport::Answers),
             Err(Error::NotFound(_)) => Ok(DeletedReport::NotFound),
             other => skippable(other).map(|_| DeletedReport::Unknown),
@@ -359,7 +268,7 @@ impl Reads<'_> {
 
     fn page_of_a_thousand(&mut self, lists: Option<u64>) -> Result<PageSize> {
         let query = [("status", "all"), ("limit", "1000")];
-        match self.client.first::<List>("doctor", "/contact_lists", &query, 0) {
+        match self.client.first::<ContactList>("doctor", "/contact_lists", &query, 0) {
             Ok(page) if lists.is_some_and(|lists| lists > 500 && page.rows.len() <= 500) => Ok(PageSize::Capped),
             Ok(_) => Ok(PageSize::Honoured),
             Err(Error::Refused(_)) => Ok(PageSize::Refused),
@@ -387,7 +296,7 @@ impl Reads<'_> {
     fn reports(&mut self, seen: &mut Observations, listed: &HashSet<String>) -> Result<()> {
         let query = [("limit", "500")];
         let path = "/reports/summary_reports/email_campaign_summaries";
-        let counted = match skippable(self.client.first::<CountedCampaign>("doctor", path, &query, 0))? {
+        let counted = match skippable(self.client.first::<CampaignSummary>("doctor", path, &query, 0))? {
             Ok(page) => page.rows,
             Err(why) => {
                 seen.reports_refused = Some(why);
@@ -395,11 +304,13 @@ impl Reads<'_> {
             }
         };
         let now = self.client.run_start()?;
-        let count = |row: &CountedCampaign, kind: &str| {
-            row.unique_counts.get(kind).and_then(|count| count.0).map_or(0, i64::unsigned_abs)
+        let count = |row: &CampaignSummary, kind: &str| {
+            let counts = row.unique_counts.clone().unwrap_or_default().by_kind();
+            let of_kind = KINDS.into_iter().zip(counts).find(|(name, _)| *name == kind);
+            of_kind.and_then(|(_, count)| count.0).map_or(0, i64::unsigned_abs)
         };
-        let pages = |row: &CountedCampaign| KINDS.iter().map(|kind| count(row, kind).div_ceil(500).max(1)).sum::<u64>();
-        let settled = |row: &&CountedCampaign| row.last_sent_date.instant().is_some_and(|at| now - at > SETTLED);
+        let pages = |row: &CampaignSummary| KINDS.iter().map(|kind| count(row, kind).div_ceil(500).max(1)).sum::<u64>();
+        let settled = |row: &&CampaignSummary| row.last_sent_date.instant().is_some_and(|at| now - at > SETTLED);
         let cheap =
             counted.iter().filter(settled).filter(|row| pages(row) <= CAMPAIGN_PAGES && count(row, "sends") > 0);
         let mut rows: HashMap<(String, String), Vec<(String, String)>> = HashMap::new();
@@ -439,22 +350,10 @@ impl Reads<'_> {
 
     /// The activities of a campaign that carry tracking.
     fn activities(&self, campaign: &str) -> Result<Vec<String>> {
-        #[derive(Deserialize)]
-        struct Detail {
-            #[serde(default)]
-            campaign_activities: Option<Vec<Activity>>,
-        }
-        #[derive(Deserialize)]
-        struct Activity {
-            campaign_activity_id: Key,
-            #[serde(default)]
-            role: Text,
-        }
-        let detail: Detail = self.client.object("doctor", &format!("/emails/{campaign}"), &[], 0)?;
-        let tracked = detail.campaign_activities.unwrap_or_default();
-        let tracked =
-            tracked.iter().filter(|activity| matches!(activity.role.as_str(), Some("primary_email" | "resend")));
-        Ok(tracked.map(|activity| activity.campaign_activity_id.as_str().to_owned()).collect())
+        let details: EmailCampaign = self.client.object("doctor", &format!("/emails/{campaign}"), &[], 0)?;
+        let tracked = details.activities().into_iter();
+        let tracked = tracked.filter(|activity| matches!(activity.role.as_str(), Some("primary_email" | "resend")));
+        Ok(tracked.filter_map(|activity| Some(activity.campaign_activity_id.as_str()?.to_owned())).collect())
     }
 
     /// The details of a sample of contacts, beside what the campaigns' reports have of them.
@@ -477,7 +376,7 @@ impl Reads<'_> {
             let query = [("tracking_activities_list", kinds.as_str()), ("limit", "100")];
             let mut found: Vec<(String, String, String)> = Vec::new();
             let mut complete = true;
-            for page in self.client.pages::<Detail>("doctor", &path, &query, 0) {
+            for page in self.client.pages::<ActivityDetail>("doctor", &path, &query, 0) {
                 let Ok(page) = skippable(page)? else {
                     complete = false;
                     break;

@@ -18,6 +18,7 @@ use crate::fanout::{self, Step};
 use crate::field::{Integer, Key, Text, Timestamp};
 use crate::id::Id;
 use crate::run::query_bound;
+use crate::shown::shown;
 
 /// What the run has fetched about campaigns so far.
 #[derive(Default)]
@@ -42,6 +43,11 @@ pub(super) struct CampaignListing {
     pub(super) may_lack: Option<String>,
 }
 
+/// A campaign as a message names it: by its id, and by its name where that is known.
+pub(super) fn named(id: &Id, name: Option<&str>) -> String {
+    name.map_or_else(|| id.to_string(), |name| format!("{id} (\"{}\")", shown(name)))
+}
+
 /// A campaign of the listing.
 #[derive(Clone)]
 pub(super) struct ListedCampaign {
@@ -62,12 +68,12 @@ pub(super) type PageOddities = Vec<(usize, Oddities)>;
 
 /// The service's counts for one campaign.
 #[derive(Clone, Deserialize, JsonSchema)]
-pub(super) struct Summary {
-    campaign_id: Key,
+pub(crate) struct Summary {
+    pub(crate) campaign_id: Key,
     #[serde(default)]
-    pub(super) last_sent_date: Timestamp,
+    pub(crate) last_sent_date: Timestamp,
     #[serde(default)]
-    pub(super) unique_counts: Option<UniqueCounts>,
+    pub(crate) unique_counts: Option<UniqueCounts>,
     // The listing's `type` in other words.
     #[serde(default, rename = "campaign_type")]
     _type: Text,
@@ -76,7 +82,7 @@ pub(super) struct Summary {
 /// How many contacts did something, counting each contact once.
 #[derive(Clone, Default, Deserialize, JsonSchema)]
 #[serde(default)]
-pub(super) struct UniqueCounts {
+pub(crate) struct UniqueCounts {
     pub(super) sends: Integer,
     pub(super) opens: Integer,
     pub(super) clicks: Integer,
@@ -85,6 +91,13 @@ pub(super) struct UniqueCounts {
     pub(super) forwards: Integer,
     pub(super) abuse: Integer,
     pub(super) not_opened: Integer,
+}
+
+impl UniqueCounts {
+    /// Those of the tracking reports: sends, opens, clicks, bounces, opt-outs and forwards.
+    pub(crate) fn by_kind(self) -> [Integer; 6] {
+        [self.sends, self.opens, self.clicks, self.bounces, self.optouts, self.forwards]
+    }
 }
 
 impl Row for Summary {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::page::{Coverage, every_row};
 use super::seen::{Seen, Sighting};
-use super::{AccountSize, Names, Probe, Shared, Source};
+use super::{Names, Probe, Probed, Shared, Source};
 use crate::client::{Client, Page, Row};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -34,7 +34,7 @@ pub(super) static SOURCE: Source = Source {
         bookmark_keys: &[],
         only_by_campaign: &[],
     },
-    probe: Probe::Listing(count),
+    probe: Probe::Listing("e-mail lists", count),
     // One call for the SMS lists. The e-mail lists are counted as the first call of every run.
     cost: |_, _| Ok(1),
     read,
@@ -76,10 +76,9 @@ impl Row for ContactList {
     const IS_WHOLE: bool = true;
 }
 
-fn count(client: &Arc<Client>, _: &Config, found: &mut AccountSize) -> Result<()> {
+fn count(client: &Arc<Client>, _: &Config, _: &mut Probed) -> Result<Option<u64>> {
     let query = [("status", "all"), ("include_count", "true"), ("limit", "1")];
-    found.lists = client.first::<ContactList>(ENDPOINT, "/contact_lists", &query, 0)?.count;
-    Ok(())
+    Ok(client.first::<ContactList>(ENDPOINT, "/contact_lists", &query, 0)?.count)
 }
 
 /// The lists of the account, read once per run. SMS lists have a listing of their own: only `channel_type=sms` returns
@@ -108,11 +107,17 @@ impl Lists {
         self.sms.get_or_insert_with(|| ChannelListing::read(client, config, "sms"))
     }
 
-    /// The e-mail lists, by which the state recognizes its account; empty if they cannot be read.
+    /// The e-mail lists, by which the state recognizes its account; empty if they cannot be read, which is said where
+    /// there is something to compare.
     ///
     /// # Errors
     /// What would end any other call as well, such as bad credentials.
-    pub(crate) fn of_account(&mut self, client: &Arc<Client>, config: &Config) -> Result<Vec<KnownList<'_>>> {
+    pub(crate) fn of_account(
+        &mut self,
+        client: &Arc<Client>,
+        config: &Config,
+        is_compared: bool,
+    ) -> Result<Vec<KnownList<'_>>> {
         let listing = self.email(client, config);
         match &listing.end {
             Ok(()) => {
@@ -123,7 +128,11 @@ impl Lists {
             }
             Err(e @ Error::Failed(_)) if !client.was_reached() => Err(e.clone()),
             Err(Error::Forbidden(why) | Error::Refused(why) | Error::NotFound(why) | Error::Failed(why)) => {
-                log::info!("the lists cannot be read ({why}), so the account is not compared with that of the state");
+                if is_compared {
+                    log::info!(
+                        "the lists cannot be read ({why}), so the account is not compared with that of the state"
+                    );
+                }
                 Ok(Vec::new())
             }
             Err(e) => Err(e.clone()),

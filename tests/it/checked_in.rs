@@ -34,6 +34,48 @@ fn schemas_and_example_catalog_are_those_of_the_types() {
     }
 }
 
+/// Every fact of a stream stands in its row of the table, so that a new stream is one file and one line.
+#[test]
+fn outside_its_folder_no_stream_is_named() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let catalog = answer(&["--discover"]);
+    let names = catalog["streams"].as_array().unwrap().iter().map(|stream| stream["tap_stream_id"].as_str().unwrap());
+    let names: Vec<&str> = names.collect();
+    let mut found = Vec::new();
+    let mut folders = vec![src.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let place = path.strip_prefix(&src).unwrap().display().to_string();
+            if path.is_dir() {
+                folders.extend((place != "streams").then_some(path));
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.rsplit_once("\n#[cfg(test)]\n").map_or(&*text, |(code, _)| code);
+            for (number, line) in code.lines().enumerate() {
+                // A route has the name of a stream, and an endpoint has it in its path.
+                let is_of_route = place == "config/words.rs" && line.ends_with("Contacts = \"contacts\",");
+                if names.iter().any(|name| names_stream(line, name)) && !is_of_route {
+                    found.push(format!("{place}:{}: {}", number + 1, line.trim()));
+                }
+            }
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// Whether a line names the stream in a string or as code in a comment: as a word of English, `contacts` is none.
+fn names_stream(line: &str, name: &str) -> bool {
+    let is_of_word = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(name).any(|(at, _)| {
+        let (before, after) = (line[..at].chars().next_back(), line[at + name.len()..].chars().next());
+        let is_word = !before.is_some_and(is_of_word) && !after.is_some_and(is_of_word);
+        let is_quoted = before.is_some_and(|c| "\"'`!".contains(c));
+        is_word && before != Some('/') && (is_quoted || name.contains('_'))
+    })
+}
+
 const GENERATED: &str = "# Generated from src/config/mod.rs by `UPDATE=1 cargo test --test it checked_in::`.\n";
 
 #[test]
@@ -42,8 +84,8 @@ fn the_definition_for_meltano_hub_has_the_settings_that_the_tap_has() {
     same("meltano/hub.yml", &format!("{GENERATED}{}", yaml(&definition)));
 }
 
-/// The keys of these in the order in which `meltano config set` rewrites the file, so that a user's settings are the only
-/// change to it.
+/// The keys of these in the order in which `meltano config set` rewrites the file, so that a user's settings are the
+/// only change to it.
 const PLUGIN: [&str; 9] = [
     "name",
     "namespace",

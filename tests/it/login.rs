@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread::{self, JoinHandle};
 
 use fake::account::Size;
@@ -243,6 +243,21 @@ fn a_code_of_the_protocol_that_holds_a_secret_is_still_understood() {
     assert!(critical(&said).ends_with("no_***_code ***"), "{said}");
 }
 
+#[test]
+fn a_device_code_cannot_move_the_cursor() {
+    let place = Place::new(false);
+    let starts = json!({
+        "device_code": "pending", "user_code": "AB\u{1b}[2JCD\r\nCRITICAL forged\u{7}",
+        "verification_uri": "https://example.com/activate", "expires_in": 600, "interval": 0,
+    });
+    place.fake.fault(Fault::once("/device", What::Status(200, starts.to_string(), "application/json")));
+    place.fake.fault(refusal("/token", 400, "expired_token", ""));
+    let (code, said) = place.login(&["--device"]).end();
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("AB\u{fffd}[2JCD  CRITICAL forged"), "{said}");
+    assert!(!said.contains(|c: char| c.is_control() && c != '\n'), "{said:?}");
+}
+
 /// A case of the table below: what is arranged, and words of the sentence that tells it.
 type Case<'a> = (&'a str, &'a dyn Fn(&Fake), &'a [&'a str]);
 
@@ -393,6 +408,38 @@ fn a_login_that_works_is_replaced_only_when_asked_to() {
 }
 
 #[test]
+fn a_login_that_cannot_be_renewed_is_replaced_without_a_question() {
+    let place = Place::new(true);
+    let stored = place.folder.path().join("tokens.json");
+    let old = place.fake.tokens().refresh_token.clone();
+    place.configure(&json!({"refresh_token": old, "token_file": stored}));
+    assert_eq!(place.sync().code, Some(0));
+    place.configure(&json!({"token_file": stored}));
+    // Its access token goes on working.
+    place.fake.tokens().refresh_token = "of-another-login".into();
+    let login = place.login(&[]);
+    assert!(browse(&login.url).contains("You are logged in"));
+    let (code, said) = login.end();
+    assert_eq!(code, Some(0), "{said}");
+    // So it is with an access token alone.
+    let tokens: Value = serde_json::from_str(&fs::read_to_string(&stored).unwrap()).unwrap();
+    place.configure(&json!({"access_token": tokens["access_token"]}));
+    let login = place.login(&[]);
+    assert!(browse(&login.url).contains("You are logged in"));
+    assert_eq!(login.end().0, Some(0));
+    assert_eq!(place.sync().code, Some(0));
+}
+
+#[test]
+fn a_folder_for_a_token_file_is_told_before_the_consent() {
+    let place = Place::new(true);
+    place.configure(&json!({"token_file": place.folder.path()}));
+    let (code, said) = place.login(&[]).end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(critical(&said).contains("a folder; name a file in it, such as"), "{said}");
+}
+
+#[test]
 fn a_config_that_is_not_there_yet_is_told_with_what_to_write() {
     let place = Place::new(true);
     fs::remove_file(place.config()).unwrap();
@@ -402,9 +449,142 @@ fn a_config_that_is_not_there_yet_is_told_with_what_to_write() {
     assert!(told.contains(place.config().to_str().unwrap()) && told.contains("does not exist"), "{told}");
     assert!(told.contains("client_id") && told.contains("token_file"), "{told}");
     assert!(!place.config().exists());
-    let output = command().arg("login").output().unwrap();
+    // Nobody is asked where there is no terminal.
+    let mut command = command();
+    let output = command.arg("login").current_dir(&place.folder).stdin(Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("--config FILE"));
+    let told = critical(&without_times(&String::from_utf8(output.stderr).unwrap()));
+    let expected = "login needs a config, or a terminal to ask at. Write config.json with {\"client_id\": \"your API key\", \
+                    \"client_secret\": \"your secret\", \"token_file\": \"tokens.json\"}, without client_secret for a PKCE or \
+                    device application; then run: tap-constant-contact login --config config.json";
+    assert_eq!(told, expected);
+    assert_eq!(fs::read_dir(&place.folder).unwrap().count(), 0);
+}
+
+/// A login at a terminal, whose settings but for the application come from the environment.
+struct Asked {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    said: String,
+    keyboard: File,
+}
+
+impl Asked {
+    fn start(place: &Place, arguments: &[&str]) -> Asked {
+        let (keyboard, terminal) = typed("");
+        let mut command = command();
+        command.arg("login").args(arguments).current_dir(&place.folder).stdin(terminal);
+        command.env("TAP_CONSTANT_CONTACT_API_URL", place.fake.api_url());
+        command.env("TAP_CONSTANT_CONTACT_AUTH_URL", place.fake.auth_url());
+        command.env("TAP_CONSTANT_CONTACT_REDIRECT_URI", &place.redirect);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        Asked { child, stderr, said: String::new(), keyboard }
+    }
+
+    /// Waits for a line that begins so, and returns it.
+    fn wait_for(&mut self, beginning: &str) -> String {
+        loop {
+            let mut line = String::new();
+            assert!(self.stderr.read_line(&mut line).unwrap() > 0, "no {beginning:?}: {}", self.said);
+            self.said += &line;
+            if line.trim_start().starts_with(beginning) {
+                return line.trim().to_owned();
+            }
+        }
+    }
+
+    fn answer(&mut self, question: &str, text: &str) {
+        self.wait_for(question);
+        writeln!(self.keyboard, "{text}").unwrap();
+    }
+
+    /// The exit code, what was said, and what the terminal showed of what was typed.
+    fn end(mut self) -> (Option<i32>, String, String) {
+        self.stderr.read_to_string(&mut self.said).unwrap();
+        let code = self.child.wait().unwrap().code();
+        // Only now does the terminal end.
+        let mut echoed = Vec::new();
+        let _ = self.keyboard.read_to_end(&mut echoed);
+        (code, without_times(&self.said), String::from_utf8(echoed).unwrap())
+    }
+}
+
+#[test]
+fn a_person_without_a_config_is_asked_for_the_application() {
+    for (config, tokens, secret) in
+        [("config.json", "tokens.json", "secret-0"), ("other.json", "other-tokens.json", "")]
+    {
+        let place = Place::new(!secret.is_empty());
+        fs::remove_file(place.config()).unwrap();
+        let mut asked = Asked::start(&place, &["--config", "ENV", "--config", config]);
+        asked.answer("API key:", "");
+        asked.answer("API key:", "two words");
+        asked.answer("API key:", " client-0 ");
+        asked.answer("Secret", secret);
+        let url = asked.wait_for("http");
+        assert!(browse(&url).contains("You are logged in"));
+        let (code, said, echoed) = asked.end();
+        assert_eq!(code, Some(0), "{said}");
+        assert!(echoed.contains("client-0") && !echoed.contains("secret-0"), "{echoed}");
+        assert!(!said.contains("secret-0") && said.contains(&format!("Wrote {config}")), "{said}");
+        let path = place.folder.path().join(config);
+        let written: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        let mut expected = json!({"client_id": "client-0"});
+        if !secret.is_empty() {
+            expected["client_secret"] = json!(secret);
+        }
+        let tokens = place.folder.path().join(tokens);
+        expected["token_file"] = json!(tokens.canonicalize().unwrap());
+        assert_eq!(written, expected);
+        for file in [&path, &tokens] {
+            assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        // What is known is not asked again.
+        let mut asked = Asked::start(&place, &["--config", "ENV", "--config", config]);
+        asked.answer("The login stored", "n");
+        assert_eq!(asked.end().0, Some(0));
+    }
+}
+
+#[test]
+fn a_config_that_names_no_application_gets_one_and_keeps_the_rest() {
+    let place = Place::new(false);
+    fs::write(place.config(), "{\n  \"page_size\": 7\n}\n").unwrap();
+    let mut asked = Asked::start(&place, &["--device", "--config", "ENV", "--config", "config.json"]);
+    asked.answer("API key:", "client-0");
+    let (code, said, _) = asked.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("names no application yet") && !said.contains("Secret"), "{said}");
+    let text = fs::read_to_string(place.config()).unwrap();
+    let refresh_token = place.fake.tokens().refresh_token.clone();
+    let expected = format!(
+        "{{\n  \"page_size\": 7,\n  \"client_id\": \"client-0\",\n  \"refresh_token\": \"{refresh_token}\"\n}}\n"
+    );
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn a_login_without_a_config_writes_one_once_and_says_how_to_go_on() {
+    let place = Place::new(true);
+    fs::remove_file(place.config()).unwrap();
+    // Nobody consents, so that nothing is sent to the service itself.
+    let mut asked = Asked::start(&place, &["--timeout", "1"]);
+    asked.answer("API key:", "client-0");
+    asked.answer("Secret", "secret-0");
+    let (code, said, _) = asked.end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(place.config().exists() && !place.folder.path().join("tokens.json").exists());
+    let (code, said, _) = Asked::start(&place, &[]).end();
+    assert_eq!(code, Some(2), "{said}");
+    assert!(critical(&said).ends_with("Run: tap-constant-contact login --config config.json"), "{said}");
+    // An answer that does not come writes nothing.
+    fs::remove_file(place.config()).unwrap();
+    let mut asked = Asked::start(&place, &[]);
+    asked.answer("API key:", "\u{4}");
+    let (code, said, _) = asked.end();
+    assert_eq!(code, Some(2), "{said}");
+    assert!(critical(&said).contains("no answer") && !place.config().exists(), "{said}");
 }
 
 #[test]
@@ -469,7 +649,6 @@ fn a_person_is_asked_before_a_login_that_works_is_replaced() {
         let old = place.fake.tokens().refresh_token.clone();
         place.configure(&json!({"refresh_token": old, "token_file": stored}));
         assert_eq!(place.sync().code, Some(0));
-        let before = fs::read_to_string(&stored).unwrap();
         let (keyboard, terminal) = typed(answer);
         let mut command = command();
         let login = Login::start(command.args(["login", "--config"]).arg(place.config()).stdin(terminal));
@@ -480,7 +659,8 @@ fn a_person_is_asked_before_a_login_that_works_is_replaced() {
         assert_eq!(code, Some(0), "{said}");
         assert!(said.contains("still works. Replace it? [y/N]"), "{said}");
         assert_eq!(said.contains("The stored login was kept."), !replaced, "{said}");
-        assert_eq!(fs::read_to_string(&stored).unwrap() == before, !replaced);
+        let is_new = place.fake.calls().iter().any(|call| call.body.contains("authorization_code"));
+        assert_eq!(is_new, replaced);
         assert_eq!(place.sync().code, Some(0));
         drop(keyboard);
     }

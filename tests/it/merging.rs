@@ -1,5 +1,7 @@
 //! Runs from states that a runner has merged.
 
+use std::collections::BTreeMap;
+
 use chrono::{TimeDelta, Utc};
 use fake::account::Size;
 use fake::{Account, Fake, Fault, Switches, What};
@@ -78,6 +80,51 @@ fn an_interrupted_run_goes_on_from_merged_states() {
     }
 }
 
+/// A read that was cut off is overtaken by a complete one on the other route, which leaves it as it is. The run that
+/// finishes it reads its old days only: what came since is for the run after that.
+#[test]
+fn an_overtaken_read_is_finished_before_newer_rows_are_read() {
+    for merge in MERGES {
+        // Two days go by before each run, more than any overlap of a bookmark.
+        let (begin, days) = (Utc::now() - TimeDelta::days(30), TimeDelta::days(2));
+        let size = Size { contacts: 30, lists: 4, campaigns: 6 };
+        let fake = Fake::start(Account::generate_at(35, size, begin).with_all_details());
+        fake.switches().clock_skew = TimeDelta::days(-30);
+        let mut activities = fake.account().sent_activities();
+        activities.sort_unstable();
+        let by = |route: &str| json!({"activity_route": route, "activity_lookback_days": 3650, "max_retries": 0});
+        let mut runs: Vec<Ran> = Vec::new();
+        let mut run = |route: &str| {
+            let state = merge.all(runs.iter().flat_map(Ran::states));
+            fake.switches().clock_skew += days;
+            runs.push(tap(&fake, &by(route), Some(&state)));
+            runs.last().unwrap().stderr.clone()
+        };
+        run("contacts");
+        let last = format!("{}/tracking/", activities.last().unwrap());
+        fake.fault(Fault { path: last, skip: 0, times: usize::MAX, what: What::Empty200 });
+        run("campaigns");
+        fake.heal();
+        let overtaking = run("contacts");
+        assert!(overtaking.contains("the state holds an interrupted read"), "{overtaking}");
+        // Of an activity that the interrupted read has behind it.
+        (0..3).for_each(|contact| fake.account().open(contact, &activities[0]));
+        for is_overtaken in [true, false] {
+            let told = run("auto");
+            assert_eq!(told.contains("continuing the read that ends at"), is_overtaken, "{told}");
+        }
+        assert_eq!(runs.iter().map(|ran| ran.code.unwrap()).collect::<Vec<_>>(), [0, 1, 0, 0, 0]);
+        for report in REPORTS {
+            // A later row of the same key replaces the earlier one.
+            let keys = ["contact_id", "campaign_activity_id", "tracking_activity_type", "created_time", "occurrence"];
+            let rows = runs.iter().flat_map(|ran| ran.records(report));
+            let held: BTreeMap<_, _> = rows.map(|row| (keys.map(|key| row[key].to_string()), row)).collect();
+            let truth = fake.account().truth(report);
+            assert_eq!(sorted(held.into_values()), sorted(truth.iter().map(without_nulls)), "{merge:?} {report}");
+        }
+    }
+}
+
 /// Settings under which a first run of these streams ends four calls before it is complete, amid the details.
 fn cut_off(fake: &Fake, more: &Value, catalog: &Value) -> Value {
     fake.forget_calls();
@@ -138,7 +185,7 @@ fn a_report_window_leaves_bookmarks_and_unfinished_reads_alone() {
     assert_eq!(bounded.code, Some(4), "{}", bounded.stderr);
     assert_eq!(bounded.last_state()["bookmarks"], complete["bookmarks"]);
     assert!(bounded.stderr.contains("cannot be resumed"), "{}", bounded.stderr);
-    // With a state of its own it goes on where it was cut off.
+    // With a state file of its own, it continues where it was interrupted.
     let first = tap_with(&fake, &cut_off(&fake, &window, &reports), None, Some(&reports));
     assert_eq!(first.code, Some(4), "{}", first.stderr);
     fake.forget_calls();

@@ -119,6 +119,10 @@ fn what_is_wrong_is_told_with_its_cure() {
             "--config config.json --selct contacts",
             "error: unexpected argument '--selct' found tip: a similar argument exists: '--select'",
         ),
+        arguments(
+            "--config config.json --start-date 2026-01-01",
+            r#"error: unexpected argument '--start-date' found tip: start_date is a setting: write it into the config, as "start_date": …"#,
+        ),
         arguments("--config config.json extra", "error: unrecognized subcommand 'extra'"),
         arguments(
             "--config config.json --catalog catalog.json --select contacts",
@@ -151,7 +155,7 @@ fn what_is_wrong_is_told_with_its_cure() {
         ),
         arguments(
             "--config conf.json",
-            r#"CRITICAL conf.json does not exist. Write it with at least {"client_id": "your API key", "token_file": "tokens.json"}, then run: tap-constant-contact login --config conf.json"#,
+            r#"CRITICAL conf.json does not exist. Write conf.json with {"client_id": "your API key", "client_secret": "your secret", "token_file": "tokens.json"}, without client_secret for a PKCE or device application; then run: tap-constant-contact login --config conf.json"#,
         ),
         arguments("--config .", "CRITICAL . is a directory, not a file"),
         arguments(
@@ -173,6 +177,14 @@ fn what_is_wrong_is_told_with_its_cure() {
         arguments(
             "--config config.json --select email",
             r#"CRITICAL --select "email" matches no stream; the nearest is "email_campaigns""#,
+        ),
+        arguments(
+            "--config config.json --select zzz",
+            r#"CRITICAL --select "zzz" matches no stream; the streams are contact_lists, contacts, email_campaigns, contact_action_summary, contact_activity_details"#,
+        ),
+        arguments(
+            "--config config.json --select contacts.zzz",
+            r#"CRITICAL --select "contacts.zzz" matches no field; --discover names all fields"#,
         ),
         arguments("--config config.json --select '!*'", "CRITICAL --select leaves no stream to read: each is excluded"),
         arguments(
@@ -257,6 +269,14 @@ fn what_is_wrong_is_told_with_its_cure() {
             r#"{"PageSize": 100}"#,
             r#"CRITICAL config.json: unknown setting "PageSize": did you mean "page_size"?"#,
         ),
+        config(
+            r#"{"status": "active"}"#,
+            r#"CRITICAL config.json: unknown setting "status": did you mean "contact_status"?"#,
+        ),
+        config(
+            r#"{"days_back": 3}"#,
+            r#"CRITICAL config.json: unknown setting "days_back": did you mean "updated_days_back" or "report_days_back" or "report_start_days_back" or "report_end_days_back"?"#,
+        ),
         config(r#"{"page_size": 1000}"#, "CRITICAL config.json: page_size is 1000; allowed: integer from 1 to 500"),
         config(
             r#"{"page_size": "many"}"#,
@@ -277,7 +297,24 @@ fn what_is_wrong_is_told_with_its_cure() {
         ),
         config(
             r#"{"timezone": "EST5"}"#,
-            r#"CRITICAL config.json: timezone is "EST5"; allowed: IANA name such as America/New_York"#,
+            r#"CRITICAL config.json: timezone is "EST5"; allowed: IANA name such as America/New_York; did you mean "EST"?"#,
+        ),
+        config(
+            r#"{"timezone": "Europe/Berln"}"#,
+            r#"CRITICAL config.json: timezone is "Europe/Berln"; allowed: IANA name such as America/New_York; did you mean "Europe/Berlin"?"#,
+        ),
+        config(
+            r#"{"refresh_token": null, "token_file": "."}"#,
+            "CRITICAL token_file is ., a folder; name a file in it, such as ./tokens.json",
+        ),
+        Mistake {
+            arguments: SYNC,
+            files: &[("config.json", r#"{"refresh_token": null, "token_file": "tokens.json"}"#), ("tokens.json", "{}")],
+            told: "CRITICAL tokens.json holds no tokens, so you are not logged in. Run: tap-constant-contact login --config config.json (or correct token_file)",
+        },
+        arguments(
+            "--discover --select contacts",
+            "error: the argument '--discover' cannot be used with '--select <PATTERN>'",
         ),
         config(
             r#"{"start_date": "01/02/2026"}"#,
@@ -354,6 +391,10 @@ fn what_is_wrong_is_told_with_its_cure() {
             r#"CRITICAL catalog.json: not a usable catalog: streams[0] has no "tap_stream_id""#,
         ),
         catalog(
+            r#"{"streams": [{"stream": "orders"}]}"#,
+            "CRITICAL catalog.json: not a usable catalog: it has none of this tap's streams, which are contact_lists, contacts, email_campaigns, contact_action_summary, contact_activity_details",
+        ),
+        catalog(
             "{\"streams\": [}",
             "CRITICAL catalog.json: not a usable catalog: not valid JSON: line 1, column 14: this is no JSON value",
         ),
@@ -382,19 +423,13 @@ fn what_is_odd_draws_one_warning() {
     for (members, told) in [
         (
             r#"{"page_sise": ""}"#,
-            r#"WARNING config.json: unknown setting "page_sise" is ignored; the nearest setting is "page_size""#,
+            r#"WARNING config.json: unknown setting "page_sise" is ignored; did you mean "page_size"?"#,
         ),
-        (
-            r##"{"#page_size": 9}"##,
-            r##"WARNING config.json: unknown setting "#page_size" is ignored; the nearest setting is "page_size""##,
-        ),
-        (
-            r#"{"status": "active"}"#,
-            r#"WARNING config.json: unknown setting "status" is ignored; the nearest setting is "start_date""#,
-        ),
+        (r##"{"#page_size": 9, "_note": "mine"}"##, ""),
+        (r#"{"zzz": 1}"#, r#"WARNING config.json: unknown setting "zzz" is ignored"#),
         (
             "{\"re\\u001b[31mport\": 1}",
-            r#"WARNING config.json: unknown setting "re�[31mport" is ignored; the nearest setting is "report_date""#,
+            r#"WARNING config.json: unknown setting "re�[31mport" is ignored; did you mean "report_date"?"#,
         ),
     ] {
         let folder = folder(&fake, &[("config.json", members)]);
@@ -411,6 +446,14 @@ fn what_is_odd_draws_one_warning() {
             "WARNING catalog.json: contact_lists: unknown keys are ignored: selectd (did you mean \"selected\"?)",
         ),
         (
+            r#"{"streams": [{"stream": "contact_lists", "replication_key": "updated_at"}]}"#,
+            "WARNING catalog.json: contact_lists: replication key \"updated_at\" is ignored; this stream has none",
+        ),
+        (
+            r#"{"streams": [{"stream": "contacts", "metadata": [{"breadcrumb": [], "metadata": {"selected": true, "replication-key": "created_at"}}]}]}"#,
+            "WARNING catalog.json: contacts: replication key \"created_at\" is ignored; using \"updated_at\"",
+        ),
+        (
             r#"{"streams": [{"stream": "contact_lists", "metadata": [{"breadcrumb": ["properties", "nam"], "metadata": {}}]}]}"#,
             "WARNING catalog.json: contact_lists: unknown properties are ignored: nam (did you mean \"name\"?)",
         ),
@@ -418,7 +461,7 @@ fn what_is_odd_draws_one_warning() {
         let folder = folder(&fake, &[("catalog.json", text)]);
         let (code, all) = run(folder.path(), "--config config.json --catalog catalog.json", &["WARNING", "CRITICAL"]);
         assert_eq!(code, 0, "{all}");
-        assert!(all.starts_with(told), "{all}");
+        assert!(all.contains(told), "{all}");
     }
 }
 
@@ -466,7 +509,7 @@ fn the_environment_names_its_variables() {
 fn under_meltano_the_commands_are_those_of_meltano() {
     let output = command().args(["--config", "none.json"]).env("MELTANO_EXTRACTOR_NAME", "tap-cc").output().unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
-    assert!(told.ends_with(", then run: meltano invoke tap-cc login\n"), "{told}");
+    assert!(told.ends_with("; then run: meltano invoke tap-cc login\n"), "{told}");
 }
 
 /// Its text can be had once only: a second read would wait for ever.

@@ -24,7 +24,7 @@ use crate::quota::DAILY_QUOTA;
 use crate::run::{Run, is_before_bound, query_bound};
 use crate::schema;
 use crate::stream::{Needs, Stream};
-pub(super) use record::Contact;
+pub(crate) use record::Contact;
 
 /// Changes can become visible up to this long after their `updated_at`.
 const OVERLAP: TimeDelta = TimeDelta::minutes(5);
@@ -44,11 +44,11 @@ pub(super) static SOURCE: Source = Source {
         bookmark_keys: &["full_refresh_at", "filter", "deselected"],
         only_by_campaign: &[],
     },
-    probe: Probe::Listing(|client, config, found| {
+    probe: Probe::Listing("contacts", |client, config, found| {
         let (count, some) = count(client, config)?;
-        found.contacts = Some(count);
+        found.can_list_contacts = true;
         found.contact = found.contact.take().or(some);
-        Ok(())
+        Ok(Some(count))
     }),
     cost,
     read,
@@ -297,14 +297,8 @@ impl Row for ContactId {
     const IS_WHOLE: bool = false;
 }
 
-/// A contact whose reports are read.
-pub(super) struct ListedContact {
-    pub(super) id: Id,
-    pub(super) created_at: Option<DateTime<Utc>>,
-}
-
-/// The contacts whose reports are read, in the order of their ids, and whether the listing surely had all of them.
-pub(super) fn listed(run: &Run) -> Result<(Vec<ListedContact>, bool)> {
+/// The ids of the contacts whose reports are read, in their order, and whether the listing surely had all of them.
+pub(super) fn listed(run: &Run) -> Result<(Vec<Id>, bool)> {
     let mut list = Vec::new();
     let mut seen = Seen::default();
     let pages = pages::<ContactId>(run.config, &[]);
@@ -320,12 +314,12 @@ pub(super) fn listed(run: &Run) -> Result<(Vec<ListedContact>, bool)> {
             let changed_at = dates.into_iter().filter_map(Timestamp::instant).max();
             let sighting = Sighting { id: id.clone(), entered_at: created_at, changed_at, is_wanted: true };
             if seen.insert(sighting) {
-                list.push(ListedContact { id, created_at });
+                list.push(id);
             }
         }
         Ok(())
     })?;
-    list.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+    list.sort_unstable();
     if let Coverage::MayLackRows(why) = &coverage {
         log::warn!("contacts: {why}. Activity of some contacts may be missing; the next run reads the same again");
     }

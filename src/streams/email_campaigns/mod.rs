@@ -10,9 +10,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::campaigns::{self, CampaignListing, KnownCampaigns, PageOddities, Summaries, Summary};
+use super::campaigns::{self, CampaignListing, KnownCampaigns, PageOddities, Summaries, Summary, named};
 use super::page::list;
-use super::{AccountSize, Probe, Shared, Source, selects_reports};
+use super::{Probe, Probed, Shared, Source, selects_reports};
 use crate::client::{Client, Oddities};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -41,16 +41,15 @@ pub(super) static SOURCE: Source = Source {
         bookmark_keys: &["deselected", "resume_since", "resume_until", "resume_after"],
         only_by_campaign: &[],
     },
-    probe: Probe::Listing(count),
+    probe: Probe::Listing("campaigns", count),
     cost,
     read,
 };
 
 /// The service gives no count of campaigns, so they are listed, 500 per call.
-fn count(client: &Arc<Client>, config: &Config, found: &mut AccountSize) -> Result<()> {
+fn count(client: &Arc<Client>, config: &Config, found: &mut Probed) -> Result<Option<u64>> {
     let known = &mut found.shared.reports.campaigns.known;
-    found.campaigns = Some(known.listing(client, config, None)?.campaigns.len() as u64);
-    Ok(())
+    Ok(Some(known.listing(client, config, None)?.campaigns.len() as u64))
 }
 
 /// What the selected fields need beyond the listing.
@@ -64,7 +63,7 @@ struct Extras {
     email: bool,
 }
 
-const COUNTS: [&str; 9] = [
+pub(crate) const COUNTS: [&str; 9] = [
     "last_sent_date",
     "unique_sends",
     "unique_opens",
@@ -155,6 +154,7 @@ fn cost(run: &mut Run, shared: &mut Shared) -> Result<u64> {
     let calls = pages + of_campaigns.sum::<u64>();
     let detailed = chosen.into_iter().filter(|(_, campaign)| campaign.needs_details()).map(|(id, _)| id);
     known.plan_details(detailed);
+    shared.how_to_save = how_to_save(run, calls);
     Ok(calls)
 }
 
@@ -162,7 +162,7 @@ fn cost(run: &mut Run, shared: &mut Shared) -> Result<u64> {
 const MANY_CALLS: u64 = 200;
 
 /// Which fields to deselect to save most of the stream's calls, if there are many.
-pub(super) fn how_to_save(run: &Run, calls: u64) -> Option<String> {
+fn how_to_save(run: &Run, calls: u64) -> Option<String> {
     let wanted = Extras::selected(run);
     let fields = match (wanted.email, wanted.details) {
         _ if calls < MANY_CALLS => return None,
@@ -415,6 +415,8 @@ struct Refused {
 
 impl Refused {
     fn note(&mut self, id: &Id, chosen: &Chosen, answers: &Answers) {
+        let listed = chosen.listed.as_ref().and_then(|listed| listed.campaign.name.as_str());
+        let id = named(id, listed);
         let mut warn = |warned: fn(&mut Refused) -> &mut bool, text: String| {
             if std::mem::replace(warned(self), true) {
                 log::debug!("email_campaigns: {text}");

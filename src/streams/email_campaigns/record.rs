@@ -118,7 +118,7 @@ impl EmailCampaign {
     }
 
     /// Its activities, each once and with an id: the service may name one twice.
-    pub(in crate::streams) fn activities(&self) -> Vec<&CampaignActivity> {
+    pub(crate) fn activities(&self) -> Vec<&CampaignActivity> {
         let mut activities: Vec<&CampaignActivity> = Vec::new();
         for activity in self.campaign_activities.iter().flatten() {
             let id = &activity.campaign_activity_id;

@@ -270,9 +270,8 @@ impl Campaigns {
             let sent = summaries.sent.iter().map(|(id, row)| {
                 // A missing count does not mean that there are no rows.
                 let at_least = |count: Integer| count.0.map_or(1, i64::unsigned_abs);
-                let rows = row.unique_counts.as_ref().map_or([1; KINDS.len()], |c| {
-                    [c.sends, c.opens, c.clicks, c.bounces, c.optouts, c.forwards].map(at_least)
-                });
+                let counts = row.unique_counts.clone();
+                let rows = counts.map_or([1; KINDS.len()], |counts| counts.by_kind().map(at_least));
                 (id.clone(), Sent { last: row.last_sent_date.instant(), rows, counts_all: false })
             });
             self.sent = Some(sent.collect());
