@@ -157,14 +157,14 @@ mod tests {
 
     /// When the calls reach the service if there is always one more to make: `late` is how late each thread wakes up, and
     /// `way` how long each call is on its way, both in microseconds.
-    fn arrivals(per_second: f64, late: &[u64], way: &[u64]) -> Vec<Duration> {
+    fn arrivals(per_second: f64, late: &[u64], way: &[u64]) -> Vec<Instant> {
         let begin = Instant::now();
         let mut schedule = Schedule::new(per_second, begin);
         let (mut arrivals, mut now) = (Vec::new(), begin);
         for (late, way) in late.iter().zip(way) {
             now = schedule.next.max(now) + Duration::from_micros(*late);
             schedule.send(begin, now);
-            arrivals.push(now + Duration::from_micros(*way) - begin);
+            arrivals.push(now + Duration::from_micros(*way));
         }
         arrivals.sort();
         arrivals

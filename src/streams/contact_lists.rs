@@ -129,6 +129,7 @@ impl Lists {
                     .map(|list| KnownList { created_at: list.created_at.instant(), id: list.list_id.as_str() })
                     .collect())
             }
+            Err(e @ Error::Failed(_)) if !client.was_reached() => Err(e.clone()),
             Err(Error::Forbidden(why) | Error::Refused(why) | Error::NotFound(why) | Error::Failed(why)) => {
                 if is_compared {
                     log::info!(

@@ -78,7 +78,9 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     }
     let start = run.client.run_start()?;
     let include = include(run);
-    let definitions = Definitions::read(run, shared, stream, &needed_definitions(run, &include))?;
+    let needed = needed_definitions(run, &include);
+    run.client.note_calls_to_progress(needed.calls(false) + 1);
+    let definitions = Definitions::read(run, shared, stream, &needed)?;
     let pages = pages(run.config, &include);
     let complete = complete_read(run, start, &pages)?;
     let is_complete = complete.is_some();

@@ -108,9 +108,9 @@ impl Chosen {
         self.wanted.details || self.listed.is_none()
     }
 
-    /// How many calls it takes.
-    fn calls(&self) -> u64 {
-        u64::from(self.needs_details() && self.details.is_none()) + u64::from(self.wanted.email)
+    /// How many calls it takes. `is_fetched` says whether the reports fetch its details.
+    fn calls(&self, is_fetched: bool) -> u64 {
+        u64::from(self.needs_details() && self.details.is_none() && !is_fetched) + u64::from(self.wanted.email)
     }
 }
 
@@ -146,14 +146,18 @@ struct Mailing {
     segment_ids: Option<Vec<Integer>>,
 }
 
-/// The pages of the listing and of the counts, plus the calls for each campaign to write.
+/// The pages of the listing and of the counts, plus the calls for each campaign to write. The reports may have been planned
+/// before: what they fetch is not counted again.
 fn cost(run: &mut Run, shared: &mut Shared) -> Result<u64> {
     let place = begin(run)?;
-    let choice = choose(run, &mut shared.reports.campaigns.known, &place)?;
-    let pages = choice.listing.oddities.len() + choice.summaries.as_ref().map_or(0, |sent| sent.oddities.len());
-    let calls = pages as u64 + choice.chosen.values().map(Chosen::calls).sum::<u64>();
-    let detailed = choice.chosen.into_iter().filter(|(_, chosen)| chosen.needs_details()).map(|(id, _)| id);
-    shared.reports.campaigns.known.plan_details(detailed);
+    let known = &mut shared.reports.campaigns.known;
+    let before = run.client.calls();
+    let Selection { chosen, .. } = choose(run, known, &place)?;
+    let pages = run.client.calls() - before;
+    let of_campaigns = chosen.iter().map(|(id, campaign)| campaign.calls(known.is_fetched_by_reports(id)));
+    let calls = pages + of_campaigns.sum::<u64>();
+    let detailed = chosen.into_iter().filter(|(_, campaign)| campaign.needs_details()).map(|(id, _)| id);
+    known.plan_details(detailed);
     shared.how_to_save = how_to_save(run, calls);
     Ok(calls)
 }
@@ -286,6 +290,7 @@ fn note(run: &mut Run, pages: &PageOddities) {
 /// Writes the campaigns one by one, while the details of the next ones are being fetched.
 fn write(run: &mut Run, known: &mut KnownCampaigns, place: &mut Resume, chosen: BTreeMap<Id, Chosen>) -> Result<()> {
     let stream = &SOURCE.stream;
+    run.client.note_calls_to_progress(chosen.values().next().map_or(0, |first| first.calls(false)));
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
     let fetch = move |priority: usize, (id, chosen): &(Id, Chosen), push: &mut dyn FnMut(Answers) -> bool| {
         push(ask(&client, id, chosen, priority)?);

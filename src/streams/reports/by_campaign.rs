@@ -65,6 +65,7 @@ fn activities_to_read(run: &Run, shared: &mut Shared, readings: &[Reading]) -> R
     let learnt = &mut shared.reports;
     let mut campaigns = plan::campaigns_to_read(run, learnt, readings)?;
     let ids: Vec<Id> = campaigns.iter().map(|campaign| campaign.id.clone()).collect();
+    run.client.note_calls_to_progress(plan::calls_to_progress(run, &campaigns));
     learnt.campaigns.activities(run.client, &ids)?;
     learnt.campaigns.note_activities(&mut campaigns);
     plan::correct(run, learnt, &campaigns);

@@ -46,12 +46,15 @@ pub(super) struct Plan {
 }
 
 /// What reading by one route costs.
+#[derive(Default)]
 struct Cost {
     /// The calls of the read, including the `made` ones.
     calls: u64,
     /// Those of the calls that the plan has made already.
     made: u64,
     of_report: Vec<(&'static str, u64)>,
+    /// The campaigns whose details it counts.
+    detailed: Vec<Id>,
 }
 
 /// The plan of this run; the first call makes it.
@@ -77,6 +80,7 @@ fn make(run: &mut Run, learnt: &mut Learnt) -> Result<Plan> {
         None => cheaper(run, learnt, &readings)?,
     };
     warn_of_route(&reason, cost.calls, other);
+    learnt.campaigns.known.plan_details_of_reports(cost.detailed.into_iter());
     Ok(Plan {
         route,
         calls: (run.client.calls() - before).saturating_sub(cost.made) + cost.calls,
@@ -145,7 +149,7 @@ fn cheaper(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<(
 /// What the contact route costs. Lists the contacts, and reads a sample of them.
 fn by_contact(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<Cost> {
     let contacts = learnt.contacts(run)?;
-    let mut cost = Cost { calls: 0, made: 0, of_report: Vec::new() };
+    let mut cost = Cost::default();
     for reading in readings {
         let unread: Vec<Id> = contacts.list.iter().filter(|id| reading.wants(id)).cloned().collect();
         let before = run.client.calls();
@@ -279,7 +283,8 @@ fn by_campaign(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Resu
         let (contacts, _) = contacts::count(run.client, run.config)?;
         calls += contacts.div_ceil(u64::from(run.config.page_size));
     }
-    Ok(Cost { calls, made, of_report: Vec::new() })
+    let detailed = campaigns.into_iter().filter(|campaign| !campaign.has_detail).map(|campaign| campaign.id).collect();
+    Ok(Cost { calls, made, detailed, ..Cost::default() })
 }
 
 /// How many rows the campaigns to read have, according to the service's counts.
@@ -306,6 +311,16 @@ pub(super) fn campaigns_to_read(run: &Run, learnt: &mut Learnt, readings: &[Read
     let chosen = rows(&|kind| criteria.types.contains(&kind));
     learnt.counted = Some(CountedRows { sends: rows(&|kind| kind == Kind::Sends), chosen });
     Ok(campaigns)
+}
+
+/// How many calls it takes until the first activity is read: all details, since the activities are read in the order of
+/// their ids, and the reports of the largest campaign.
+pub(super) fn calls_to_progress(run: &Run, campaigns: &[CampaignToRead]) -> u64 {
+    let page_size = u64::from(run.config.page_size);
+    let reports =
+        |campaign: &CampaignToRead| campaign.kinds.iter().map(|kind| kind.rows.div_ceil(page_size).max(1)).sum();
+    let details = campaigns.iter().filter(|campaign| campaign.tracked.is_none()).count() as u64;
+    details + campaigns.iter().map(reports).max().unwrap_or(0)
 }
 
 /// Logs a corrected cost if the campaigns have more activities than the sample showed.
