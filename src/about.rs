@@ -1,4 +1,4 @@
-//! What the tap says about itself: `--about`, the manual pages, shell completions.
+//! Describes the tap: `--about`, the manual pages, shell completions.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -17,7 +17,7 @@ const NAME: &str = env!("CARGO_PKG_NAME");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const DESCRIPTION: &str = env!("CARGO_PKG_DESCRIPTION");
 const REPOSITORY: &str = env!("CARGO_PKG_REPOSITORY");
-/// Under Meltano's names.
+/// As Meltano names them.
 const CAPABILITIES: [&str; 6] = ["catalog", "state", "discover", "about", "test", "structured-logging"];
 
 const PREREQ: &str = "\
@@ -77,7 +77,7 @@ fn markdown(schema: &Value) -> String {
     out
 }
 
-/// With the keys of all objects in alphabetical order, as the Hub wants its files.
+/// Sorts the keys of all objects, as Meltano Hub requires of its files.
 fn sorted(value: Value) -> Value {
     match value {
         Value::Object(map) => {
@@ -88,7 +88,7 @@ fn sorted(value: Value) -> Value {
     }
 }
 
-/// The plugin as Meltano Hub and `meltano add --from-ref` read it.
+/// The plugin definition for Meltano Hub and `meltano add --from-ref`.
 fn definition(schema: &Value) -> Value {
     let settings: Vec<Value> = settings(schema).iter().map(|(name, setting)| plugin(name, setting)).collect();
     json!({
@@ -119,7 +119,7 @@ fn plugin(name: &str, setting: &Value) -> Value {
     let types = types(setting);
     let options = setting["enum"].as_array();
     let kind = match types.iter().find(|t| **t != "null") {
-        // The tap parses what can have several types.
+        // If a setting can have several types, the tap parses the string.
         _ if types.contains(&"boolean") && types.contains(&"array") => "string",
         // Meltano 4.4.1 cannot write a `decimal` from the environment into the config.
         Some(&"number") => "string",
@@ -131,8 +131,8 @@ fn plugin(name: &str, setting: &Value) -> Value {
     if setting["secret"] == true {
         plugin["sensitive"] = true.into();
     }
-    // As `value` it would be written into the config, and a later version's default would have no effect. Meltano takes
-    // lists as JSON.
+    // Meltano would write a `value` into the config, so that a new default in a later version would have no effect. It
+    // expects lists as JSON.
     let default = if kind == "array" { setting.get("default").map(Value::to_string) } else { default(setting) };
     if let Some(default) = default {
         plugin["placeholder"] = default.into();
@@ -144,7 +144,7 @@ fn plugin(name: &str, setting: &Value) -> Value {
     plugin
 }
 
-/// A name as a form would show it: `client_id` is "Client ID".
+/// The label of a name in a form: `client_id` is "Client ID".
 fn label(name: &str) -> String {
     let mut words: Vec<String> = name
         .split('_')
@@ -166,7 +166,7 @@ fn values(setting: &Value) -> String {
     allowed(setting) + if setting["secret"] == true { ", secret" } else { "" }
 }
 
-/// The default as an environment variable would have it.
+/// The default as it would stand in an environment variable.
 fn default(setting: &Value) -> Option<String> {
     match &setting["default"] {
         Value::Null => None,

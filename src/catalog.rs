@@ -1,8 +1,8 @@
 //! Discovery, and the selection of streams and fields by a catalog file or by `--select`.
 //!
-//! Catalogs outlive versions of the tap, so what is unknown or missing in one only draws a warning. What has the wrong
-//! shape, such as metadata that is no list, is an error that names the place. The patterns of `--select` are written for
-//! the version at hand, so there what is unknown is an error.
+//! A catalog file may come from another version of the tap, so unknown or missing streams and fields only get a
+//! warning. A wrong shape, such as metadata that is not a list, is an error that names the place. Patterns of
+//! `--select` are typed for this version, so a stream or field that they do not match is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -147,21 +147,21 @@ pub(crate) struct Catalog {
 }
 
 impl Catalog {
-    /// Every stream with all its properties: what no catalog means.
+    /// Every stream with all its properties, as read without a catalog.
     pub(crate) fn all(entries: &[Entry]) -> Catalog {
         let selected = Selected { mask: Mask::All, full_table: false };
         Catalog { streams: entries.iter().map(|e| (e.name.to_owned(), selected.clone())).collect() }
     }
 
-    /// The stream's selection; `None` when it is not to be read.
+    /// The selection of a stream; `None` if it is not read.
     pub(crate) fn get(&self, stream: &str) -> Option<&Selected> {
         self.streams.get(stream)
     }
 
-    /// The selection in the text of a catalog file, and warnings about what does not fit this version.
+    /// The selection in a catalog file, and warnings about differences to this version.
     ///
     /// # Errors
-    /// `Usage` for a text that is no catalog, naming the place.
+    /// `Usage` for a text that is not a catalog; it names the place.
     pub(crate) fn parse(text: &str, entries: &[Entry]) -> Result<(Catalog, Vec<String>)> {
         let file = File::parse(text)?;
         let mut read = BTreeMap::new();
@@ -195,8 +195,8 @@ impl Catalog {
         Ok((catalog, warnings))
     }
 
-    /// What patterns such as `STREAM.FIELD` or `!*.FIELD` choose. An exclusion wins over any inclusion; exclusions alone
-    /// mean everything else.
+    /// The selection by patterns such as `STREAM.FIELD` or `!*.FIELD`. An exclusion wins over any inclusion. If there
+    /// are only exclusions, everything else is selected.
     ///
     /// # Errors
     /// `Usage` for a pattern that matches nothing, and when nothing is left to read.
@@ -229,7 +229,7 @@ impl Catalog {
     /// Makes selected streams ignore their bookmarks.
     ///
     /// # Errors
-    /// `Usage` for a stream that there is not, or that is not selected.
+    /// `Usage` for a stream that does not exist or is not selected.
     pub(crate) fn read_full_table(&mut self, streams: &[String], entries: &[Entry]) -> Result<()> {
         for name in streams.iter().map(|name| name.trim()) {
             let Some(entry) = entries.iter().find(|entry| entry.name == name) else {
@@ -252,10 +252,10 @@ fn wrong(what: &str) -> Error {
     Error::Usage(format!("not a usable catalog: {what}"))
 }
 
-/// Of a list in a warning, so many are named and the rest counted.
+/// The most names in a warning; the rest are counted.
 const MOST_NAMED: usize = 20;
 
-/// One warning for all that it is true of, which may be nothing.
+/// Adds one warning for all these names, if there are any.
 fn warn_of(warnings: &mut Vec<String>, what: &str, names: impl Iterator<Item = String>) {
     let mut names: Vec<String> = names.collect();
     let more = names.len().saturating_sub(MOST_NAMED);
@@ -292,7 +292,7 @@ struct Pattern {
 }
 
 impl Pattern {
-    /// Splits at the first dot: a stream has none in its name. Without a dot, the whole stream is meant.
+    /// Splits at the first dot, since names of streams have none. Without a dot, the pattern means the whole stream.
     fn parse(text: &str) -> Pattern {
         let text = text.trim();
         let (is_exclusion, rest) = text.strip_prefix('!').map_or((false, text), |rest| (true, rest));
@@ -402,7 +402,7 @@ fn is_in_set(set: &[char], c: char) -> bool {
 #[serde(expecting = "an object with \"streams\", as --discover writes it")]
 struct File {
     streams: Vec<StreamEntry>,
-    /// Without it, a list would do in place of the object.
+    /// Makes serde refuse a list in place of the object.
     #[serde(flatten)]
     _other: Map<String, Value>,
 }
@@ -415,6 +415,7 @@ struct StreamEntry {
     stream: Option<String>,
     selected: Option<bool>,
     replication_method: Option<String>,
+    replication_key: Option<Value>,
     schema: Option<Map<String, Value>>,
     metadata: Option<Vec<Item>>,
     #[serde(flatten)]
@@ -428,7 +429,7 @@ struct Item {
     metadata: Metadata,
 }
 
-/// What is said about one place.
+/// The metadata of one place.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", expecting = "an object")]
 struct Metadata {
@@ -436,18 +437,25 @@ struct Metadata {
     selected_by_default: Option<bool>,
     inclusion: Option<String>,
     replication_method: Option<String>,
+    replication_key: Option<Value>,
     forced_replication_method: Option<String>,
     #[serde(flatten)]
     other: Map<String, Value>,
 }
 
-/// The keys of catalogs that the tap does not read, in the forms that it and other tools write.
-const OTHER_KEYS: [&str; 4] = ["key_properties", "replication_key", "is_view", "row_count"];
-const OTHER_METADATA: [&str; 4] =
-    ["table-key-properties", "valid-replication-keys", "replication-key", "view-key-properties"];
-const KEYS: [&str; 6] = ["tap_stream_id", "stream", "selected", "replication_method", "schema", "metadata"];
-const METADATA: [&str; 5] =
-    ["selected", "selected-by-default", "inclusion", "replication-method", "forced-replication-method"];
+/// The keys that this and other tools write into catalogs, and that the tap does not read.
+const OTHER_KEYS: [&str; 3] = ["key_properties", "is_view", "row_count"];
+const OTHER_METADATA: [&str; 3] = ["table-key-properties", "valid-replication-keys", "view-key-properties"];
+const KEYS: [&str; 7] =
+    ["tap_stream_id", "stream", "selected", "replication_method", "replication_key", "schema", "metadata"];
+const METADATA: [&str; 6] = [
+    "selected",
+    "selected-by-default",
+    "inclusion",
+    "replication-method",
+    "replication-key",
+    "forced-replication-method",
+];
 
 impl File {
     fn parse(text: &str) -> Result<File> {
@@ -455,7 +463,7 @@ impl File {
         let file = serde_path_to_error::deserialize(&mut json).map_err(|e| {
             if e.inner().is_data() {
                 let place = e.path().iter().next().map(|_| format!("{}: ", e.path())).unwrap_or_default();
-                // In the words of JSON.
+                // In JSON's terms.
                 let why = e.inner().to_string().replace("a sequence", "a list").replace("type: sequence", "type: list");
                 wrong(&shown(&(place + &why.replace("type: map", "type: object"))))
             } else {
@@ -486,7 +494,7 @@ impl StreamEntry {
         self.metadata.iter().flatten()
     }
 
-    /// What is said about the stream itself; a later item wins where it says something.
+    /// A value from the stream's own metadata. If several items have it, the last one counts.
     fn root<'s, T>(&'s self, said: impl Fn(&'s Metadata) -> Option<T>) -> Option<T> {
         self.items().rev().filter(|item| item.breadcrumb.is_empty()).find_map(|item| said(&item.metadata))
     }
@@ -504,7 +512,7 @@ impl StreamEntry {
         self.selected().unwrap_or_else(by_default)
     }
 
-    /// Keys that are slips of those that mean something.
+    /// Keys that look like a misspelling of a known one.
     fn slips(&self) -> BTreeSet<String> {
         let is_slip = |key: &str, known: &[&'static str], others: &[&str]| {
             if others.contains(&key) { None } else { slip(key, known.iter().copied()) }
@@ -567,37 +575,43 @@ impl StreamEntry {
                 false
             }
         };
+        let key = self.root(|metadata| metadata.replication_key.as_ref()).or(self.replication_key.as_ref());
+        let key = key.filter(|key| !key.is_null() && key.as_str() != Some(""));
+        if let Some(other) = key.filter(|key| key.as_str() != entry.replication_key) {
+            let known = entry.replication_key.map_or("this stream has none".to_owned(), |key| format!("using {key:?}"));
+            warnings.push(format!("{name}: replication key {} is ignored; {known}", shown(other)));
+        }
         Selected { mask, full_table }
     }
 }
 
-/// The mask of the fields for which `goes_on` holds, from the outside in; it is given the path and whether nothing is
-/// below it. Keys and the replication key always stay.
-fn mask(entry: &Entry, goes_on: &dyn Fn(&[&str], bool) -> bool) -> Mask {
-    /// `None` when nothing of what is below `schema` is left.
+/// The mask of the fields for which `is_kept` holds. It is called from the outside in, with the path of a field and
+/// whether the field is a leaf. Keys and the replication key always stay.
+fn mask(entry: &Entry, is_kept: &dyn Fn(&[&str], bool) -> bool) -> Mask {
+    /// `None` if no property below `schema` is left.
     fn below<'s>(
         entry: &Entry,
         schema: &'s Value,
         path: &mut Vec<&'s str>,
-        goes_on: &dyn Fn(&[&str], bool) -> bool,
+        is_kept: &dyn Fn(&[&str], bool) -> bool,
     ) -> Option<Mask> {
         let Some(all) = properties(schema) else { return Some(Mask::All) };
         let mut kept = BTreeMap::new();
         for (name, schema) in all {
             let is_automatic = path.is_empty() && entry.is_automatic(name);
             path.push(name);
-            if is_automatic || goes_on(path, properties(schema).is_none()) {
-                kept.extend(below(entry, schema, path, goes_on).map(|mask| (name.clone(), mask)));
+            if is_automatic || is_kept(path, properties(schema).is_none()) {
+                kept.extend(below(entry, schema, path, is_kept).map(|mask| (name.clone(), mask)));
             }
             path.pop();
         }
         if kept.len() == all.len() && kept.values().all(|mask| *mask == Mask::All) {
             return Some(Mask::All);
         }
-        // An object without properties is a shape that targets lose data over.
+        // Some targets lose data if an object has no properties.
         (!kept.is_empty()).then_some(Mask::Some(kept))
     }
-    below(entry, &entry.schema, &mut Vec::new(), goes_on).unwrap_or(Mask::All)
+    below(entry, &entry.schema, &mut Vec::new(), is_kept).unwrap_or(Mask::All)
 }
 
 /// The properties of an object or of the elements of an array.
@@ -834,6 +848,7 @@ mod tests {
             [
                 "unknown streams are ignored: list (did you mean \"lists\"?)",
                 "contacts: unknown properties are ignored: nmae (did you mean \"name\"?)",
+                "contacts: replication key \"y\" is ignored; using \"updated_at\"",
                 "contacts: unknown keys are ignored: Selected (did you mean \"selected\"?), \
                  replication_method (did you mean \"replication-method\"?), selectd (did you mean \"selected\"?)",
                 "it has no stream lists, so that one is not read",

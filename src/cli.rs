@@ -45,8 +45,8 @@ pub struct Args {
     #[arg(long, value_name = "STREAM", value_delimiter = ',')]
     pub full_table: Vec<String>,
 
-    /// Write the catalog to stdout and stop; needs neither credentials nor the network
-    #[arg(short, long)]
+    /// Write the catalog to stdout and stop; needs neither credentials nor the network. It always lists everything
+    #[arg(short, long, conflicts_with = "select")]
     pub discover: bool,
 
     /// Check the credentials, make one cheap call for each selected stream, and say what can be read and what a full

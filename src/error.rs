@@ -1,4 +1,4 @@
-//! What can end a run, with the exit code for each.
+//! The errors that end a run, and their exit codes.
 
 use std::io;
 
@@ -35,7 +35,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The exit code, as `--help` lists them.
+    /// The exit code. `--help` lists them all.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) => 2,
@@ -43,12 +43,12 @@ impl Error {
             Error::NotFound(_) | Error::Refused(_) | Error::Failed(_) => 1,
             Error::Quota(_) => 4,
             Error::LosesData(_) => 5,
-            // As if SIGPIPE had ended it, which is what shells and runners know.
+            // The same as if SIGPIPE had ended the process, which shells and runners know.
             Error::Closed => 128 + 13,
         }
     }
 
-    /// Whether the service refuses this one thing for good: another try would be answered the same.
+    /// Whether the service refuses this one thing permanently, so that a retry would get the same answer.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self, Error::Forbidden(_) | Error::NotFound(_) | Error::Refused(_))
     }
@@ -57,7 +57,7 @@ impl Error {
         matches!(self, Error::Forbidden(_))
     }
 
-    /// The same error, with where it happened in front of its text.
+    /// The same error, with the place in front of its text.
     #[must_use]
     pub fn context(self, what: impl std::fmt::Display) -> Error {
         match self {
@@ -74,7 +74,7 @@ impl Error {
     }
 }
 
-/// A failed write to stdout: its reader is gone, or the disk is full.
+/// From a failed write to stdout: its reader is gone, or the disk is full.
 impl From<io::Error> for Error {
     fn from(e: io::Error) -> Error {
         if e.kind() == io::ErrorKind::BrokenPipe {

@@ -226,6 +226,60 @@ mod tests {
         }
     }
 
+    /// Waits until a counter says so many, then a while longer, and returns what it says then.
+    fn settled(counter: &AtomicUsize, expected: usize) -> usize {
+        for _ in 0..1000 {
+            if counter.load(Ordering::SeqCst) >= expected {
+                break;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        thread::sleep(Duration::from_millis(20));
+        counter.load(Ordering::SeqCst)
+    }
+
+    #[test]
+    fn the_current_parent_is_one_item_ahead() {
+        static PUSHED: AtomicUsize = AtomicUsize::new(0);
+        let fetch = |_: usize, (): &(), push: &mut dyn FnMut(usize) -> bool| {
+            for n in 0..5 {
+                push(n);
+                PUSHED.fetch_add(1, Ordering::SeqCst);
+            }
+            Ok(())
+        };
+        let each = |(): &(), step: Step<usize>| {
+            if let Step::Item(n) = step {
+                let ahead = (n + 2).min(5);
+                assert_eq!(settled(&PUSHED, ahead), ahead);
+            }
+            Ok(())
+        };
+        in_order(vec![()], 1, |_| 2 * BUDGET, fetch, each).unwrap();
+    }
+
+    #[test]
+    fn later_parents_fill_the_budget_and_no_more() {
+        static WAITING: AtomicUsize = AtomicUsize::new(0);
+        let fetch = |parent: usize, (): &(), push: &mut dyn FnMut(usize) -> bool| {
+            let items = if parent == 0 { 1 } else { 9 };
+            for n in 0..items {
+                push(n);
+                WAITING.fetch_add(parent, Ordering::SeqCst);
+            }
+            Ok(())
+        };
+        let mut is_first = true;
+        let each = |(): &(), _| {
+            if std::mem::take(&mut is_first) {
+                assert_eq!(settled(&WAITING, 3), 3);
+            }
+            Ok(())
+        };
+        in_order(vec![(), ()], 2, |_| BUDGET / 3, fetch, each).unwrap();
+        assert_eq!(WAITING.load(Ordering::SeqCst), 9);
+    }
+
     #[test]
     fn an_error_ends_it_without_waiting_for_the_workers() {
         let begun = std::time::Instant::now();

@@ -10,8 +10,8 @@ use std::marker::PhantomData;
 
 use chrono::{DateTime, Utc};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 use serde_json::Value;
 
@@ -33,7 +33,8 @@ pub(crate) struct Integer(pub(crate) Option<i64>);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Flag(pub(crate) Option<bool>);
 
-/// The string of a key field. Targets refuse a key that is null or empty, so a row without it cannot be written.
+/// The string of a key field, never null or empty, because targets refuse such keys. A row without it cannot be
+/// written.
 ///
 /// The default is the empty string: for rows whose key is filled in after parsing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,136 +135,50 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// Any JSON value, as a scalar field sees it.
-enum Scalar<'a> {
-    Null,
-    Bool(bool),
-    Signed(i64),
-    Unsigned(u64),
-    Float(f64),
-    Str(Cow<'a, str>),
-    /// An object or an array.
-    Nested(Value),
+/// The text of any JSON value but null.
+fn text(value: Value) -> Option<Box<str>> {
+    Some(match value {
+        Value::Null => return None,
+        // Postgres cannot store U+0000.
+        Value::String(text) if text.contains('\0') => text.replace('\0', "").into(),
+        Value::String(text) => text.into(),
+        // Without the fraction of 7.0.
+        Value::Number(number) if number.is_f64() => number.as_f64().map(|number| number.to_string())?.into(),
+        other => other.to_string().into(),
+    })
 }
 
-struct ScalarVisitor;
+/// Whether a value means null where a number or a boolean is expected.
+fn is_blank(value: &Value) -> bool {
+    value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty())
+}
 
-impl<'de> Visitor<'de> for ScalarVisitor {
-    type Value = Scalar<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("any JSON value")
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Null)
-    }
-
-    fn visit_none<E: Error>(self) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Null)
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, d: D) -> Result<Scalar<'de>, D::Error> {
-        d.deserialize_any(self)
-    }
-
-    fn visit_bool<E: Error>(self, v: bool) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Bool(v))
-    }
-
-    fn visit_i64<E: Error>(self, v: i64) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Signed(v))
-    }
-
-    fn visit_u64<E: Error>(self, v: u64) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Unsigned(v))
-    }
-
-    fn visit_f64<E: Error>(self, v: f64) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Float(v))
-    }
-
-    fn visit_str<E: Error>(self, v: &str) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Str(Cow::Owned(v.to_owned())))
-    }
-
-    fn visit_string<E: Error>(self, v: String) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Str(Cow::Owned(v)))
-    }
-
-    fn visit_borrowed_str<E: Error>(self, v: &'de str) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Str(Cow::Borrowed(v)))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Scalar<'de>, A::Error> {
-        Value::deserialize(SeqAccessDeserializer::new(seq)).map(Scalar::Nested)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Scalar<'de>, A::Error> {
-        Value::deserialize(MapAccessDeserializer::new(map)).map(Scalar::Nested)
+fn integer(value: &Value) -> Option<i64> {
+    match value {
+        Value::Number(number) => number.as_i64().or_else(|| integral(number.as_f64().filter(|_| number.is_f64())?)),
+        Value::String(text) => text.trim().parse().ok().or_else(|| text.trim().parse().ok().and_then(integral)),
+        _ => None,
     }
 }
 
-impl<'de> Scalar<'de> {
-    fn read<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        d.deserialize_any(ScalarVisitor)
-    }
-
-    fn text(self) -> Option<Box<str>> {
-        Some(match self {
-            Scalar::Null => return None,
-            Scalar::Bool(v) => if v { "true" } else { "false" }.into(),
-            Scalar::Signed(v) => v.to_string().into(),
-            Scalar::Unsigned(v) => v.to_string().into(),
-            Scalar::Float(v) => v.to_string().into(),
-            // Postgres cannot store U+0000.
-            Scalar::Str(v) if v.contains('\0') => v.replace('\0', "").into(),
-            Scalar::Str(v) => v.into(),
-            Scalar::Nested(v) => v.to_string().into(),
-        })
-    }
-
-    /// Whether it means null where a number or a boolean is expected.
-    fn is_blank(&self) -> bool {
-        match self {
-            Scalar::Null => true,
-            Scalar::Str(v) => v.trim().is_empty(),
-            _ => false,
-        }
-    }
-
-    fn integer(&self) -> Option<i64> {
-        match self {
-            Scalar::Signed(v) => Some(*v),
-            Scalar::Unsigned(v) => i64::try_from(*v).ok(),
-            Scalar::Float(v) => integral(*v),
-            Scalar::Str(v) => {
-                let v = v.trim();
-                v.parse().ok().or_else(|| v.parse().ok().and_then(integral))
-            }
-            Scalar::Null | Scalar::Bool(_) | Scalar::Nested(_) => None,
-        }
-    }
-
-    fn flag(&self) -> Option<bool> {
-        match self {
-            Scalar::Bool(v) => Some(*v),
-            Scalar::Str(v) if v.trim().eq_ignore_ascii_case("true") => Some(true),
-            Scalar::Str(v) if v.trim().eq_ignore_ascii_case("false") => Some(false),
-            other => match other.integer() {
-                Some(0) => Some(false),
-                Some(1) => Some(true),
-                _ => None,
-            },
-        }
-    }
-
-    /// The normal form, of a string only: a number of seconds or milliseconds would be a guess.
-    fn timestamp(self) -> Option<Box<str>> {
-        match self {
-            Scalar::Str(text) => normal(text).map(Into::into),
+fn flag(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(flag) => Some(*flag),
+        Value::String(text) if text.trim().eq_ignore_ascii_case("true") => Some(true),
+        Value::String(text) if text.trim().eq_ignore_ascii_case("false") => Some(false),
+        other => match integer(other) {
+            Some(0) => Some(false),
+            Some(1) => Some(true),
             _ => None,
-        }
+        },
+    }
+}
+
+/// The normal form of a timestamp. A number would be a guess: it could be seconds or milliseconds.
+fn timestamp(value: Value) -> Option<Box<str>> {
+    match value {
+        Value::String(text) => normal(text).map(Into::into),
+        _ => None,
     }
 }
 
@@ -274,59 +189,56 @@ fn integral(v: f64) -> Option<i64> {
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Scalar::read(d).map(|v| Text(v.text()))
+        Value::deserialize(d).map(|value| Text(text(value)))
     }
 }
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        match Scalar::read(d)? {
-            Scalar::Null => Ok(Timestamp(None)),
-            other => other.timestamp().map(|at| Timestamp(Some(at))).ok_or_else(|| D::Error::custom("not a timestamp")),
+        match Value::deserialize(d)? {
+            Value::Null => Ok(Timestamp(None)),
+            value => timestamp(value).map(|at| Timestamp(Some(at))).ok_or_else(|| D::Error::custom("not a timestamp")),
         }
     }
 }
 
 impl<'de> Deserialize<'de> for Integer {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let v = Scalar::read(d)?;
-        if v.is_blank() {
-            return Ok(Integer(None));
+        match Value::deserialize(d)? {
+            value if is_blank(&value) => Ok(Integer(None)),
+            value => integer(&value).map(|n| Integer(Some(n))).ok_or_else(|| D::Error::custom("not an integer")),
         }
-        v.integer().map(|v| Integer(Some(v))).ok_or_else(|| D::Error::custom("not an integer"))
     }
 }
 
 impl<'de> Deserialize<'de> for Flag {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let v = Scalar::read(d)?;
-        if v.is_blank() {
-            return Ok(Flag(None));
+        match Value::deserialize(d)? {
+            value if is_blank(&value) => Ok(Flag(None)),
+            value => flag(&value).map(|flag| Flag(Some(flag))).ok_or_else(|| D::Error::custom("not true or false")),
         }
-        v.flag().map(|v| Flag(Some(v))).ok_or_else(|| D::Error::custom("not true or false"))
     }
 }
 
 impl<'de> Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        match Scalar::read(d)? {
-            Scalar::Nested(_) => None,
-            scalar => scalar.text().filter(|v| !v.is_empty()),
-        }
-        .map(Key)
-        .ok_or_else(|| D::Error::custom("missing or empty"))
+        let value = Value::deserialize(d)?;
+        let key = if value.is_object() || value.is_array() { None } else { text(value) };
+        key.filter(|key| !key.is_empty()).map(Key).ok_or_else(|| D::Error::custom("missing or empty"))
     }
 }
 
 impl<'de> Deserialize<'de> for KeyTimestamp {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Scalar::read(d)?.timestamp().map(KeyTimestamp).ok_or_else(|| D::Error::custom("missing or not a timestamp"))
+        timestamp(Value::deserialize(d)?)
+            .map(KeyTimestamp)
+            .ok_or_else(|| D::Error::custom("missing or not a timestamp"))
     }
 }
 
 impl<'de> Deserialize<'de> for KeyInteger {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let number = Scalar::read(d)?.integer().and_then(|n| u64::try_from(n).ok());
+        let number = integer(&Value::deserialize(d)?).and_then(|n| u64::try_from(n).ok());
         number.map(KeyInteger).ok_or_else(|| D::Error::custom("missing or not an integer from 0"))
     }
 }

@@ -53,6 +53,7 @@ mod timestamp;
 mod window;
 
 use std::io::{IsTerminal, Write, stderr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use chrono::Utc;
@@ -141,9 +142,7 @@ fn act(args: &Args, output: Output) -> Result<()> {
     if let Some(Command::Doctor(options)) = &args.command {
         let mut config = config;
         config.max_requests = Some(config.max_requests.map_or(doctor::MOST_CALLS, |most| most.min(doctor::MOST_CALLS)));
-        let client = Arc::new(Client::new(&config, config_file)?);
-        let renewing = Arc::clone(&client);
-        signals::end_on_signals(Ending::new(&messages, move || renewing.is_renewing()))?;
+        let client = client(&config, config_file, &messages)?;
         return doctor::examine(&config, &client, options, &messages);
     }
     let catalog = selection(args, &entries)?;
@@ -151,10 +150,8 @@ fn act(args: &Args, output: Output) -> Result<()> {
         if !matches!(args.format, Format::Text | Format::Json) {
             return Err(Error::Usage("--test answers as text or json: use --format json, or no --format".into()));
         }
-        let client = Arc::new(Client::new(&config, config_file)?);
-        let renewing = Arc::clone(&client);
-        signals::end_on_signals(Ending::new(&messages, move || renewing.is_renewing()))?;
-        return preflight::test(&config, &client, &catalog, args.format);
+        let client = client(&config, config_file, &messages)?;
+        return preflight::test(&config, &client, &catalog, args.format, &messages);
     }
     let state = bookmarks(args, &catalog)?;
     let client = Arc::new(Client::new(&config, config_file)?);
@@ -170,13 +167,21 @@ fn act(args: &Args, output: Output) -> Result<()> {
     }
     signals::end_on_signals(ending)?;
     let outcome = sync::sync(&config, &client, &catalog, state, &messages, &progress);
-    // Another thread may be renewing the login. Its refresh token is spent, so the new one must reach the disk.
+    // Another thread may be refreshing the tokens. The old refresh token has been used, so the new one must reach the disk.
     client.settle();
     if is_terminal && outcome.is_ok() {
         let words: Vec<String> = std::env::args_os().map(|word| quoted(&word.to_string_lossy())).collect();
         ::log::info!("these messages are for a target; pipe them into one: {} | target-jsonl", words.join(" "));
     }
     outcome
+}
+
+/// The client of a command that has nothing to add when a signal ends it.
+fn client(config: &Config, config_file: Option<PathBuf>, messages: &Arc<Messages>) -> Result<Arc<Client>> {
+    let client = Arc::new(Client::new(config, config_file)?);
+    let renewing = Arc::clone(&client);
+    signals::end_on_signals(Ending::new(messages, move || renewing.is_renewing()))?;
+    Ok(client)
 }
 
 /// The streams and fields to read: from the catalog, the patterns, or all.

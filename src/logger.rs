@@ -1,5 +1,5 @@
-//! Levelled lines for stderr, as text or as JSON, and metrics. Whatever a line is made of, it is one line, short enough,
-//! and holds nothing that a terminal would act on.
+//! Log lines and metrics for stderr, as text or as JSON. Every message becomes one line of limited length, without
+//! control characters.
 
 use std::collections::HashSet;
 use std::fs;
@@ -16,16 +16,15 @@ use crate::cli::LogFormat;
 use crate::shown::{one_line, shown};
 use crate::stderr::{Status, Stderr};
 
-/// The most characters of a message, so that its line stays below 2,000 with all that goes around it: in JSON some
-/// characters take two.
+/// The most characters of a message. The whole line then stays below 2,000; in JSON, some characters take two.
 const LONGEST_TEXT: usize = 1900;
 const LONGEST_IN_JSON: usize = 850;
-/// How long the end of a run waits for a reader of stderr that is slow.
+/// How long the end of a run waits for a slow reader of stderr.
 const LAST_LINES: Duration = Duration::from_millis(500);
-/// The target of the lines that say why a run failed.
+/// The `log` target of lines that say why a run failed.
 const FATAL: &str = "tap_constant_contact::fatal";
 
-/// Set by the first run of the process: `log` has one logger for good.
+/// Set by the first run in the process: `log` cannot replace its logger.
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 struct Logger {
@@ -37,7 +36,7 @@ struct Logger {
     has_status: bool,
     /// The stream that is being read, for lines in JSON.
     stream: Mutex<Option<&'static str>>,
-    /// The warnings of [`warn_once`].
+    /// What [`warn_once`] has logged.
     warned: Mutex<HashSet<String>>,
 }
 
@@ -49,7 +48,7 @@ enum Format {
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata) -> bool {
-        // At DEBUG and TRACE the HTTP library logs URLs and headers, the token among them.
+        // At DEBUG and TRACE the HTTP library logs URLs and headers, including the access token.
         metadata.target().starts_with("tap_constant_contact") || metadata.level() <= Level::Warn
     }
 
@@ -80,7 +79,7 @@ impl Logger {
             } else {
                 Format::Text { has_time: !is_terminal, has_colour: can_draw && env("NO_COLOR").is_none() }
             },
-            // Somebody looks at the messages.
+            // A person is looking at the messages.
             has_metrics: is_json || !messages_on_terminal,
             has_status: !is_json && can_draw && !messages_on_terminal && cfg!(unix),
             stream: Mutex::default(),
@@ -111,7 +110,8 @@ impl Logger {
         }
     }
 
-    /// The fields of `StructuredFormatter` in the Meltano SDK: Meltano formats the line anew only if it has all of them.
+    /// The fields that `StructuredFormatter` of the Meltano SDK writes. Meltano formats a line only if it has all of
+    /// them.
     fn json(&self, level: &str, target: &str, text: &str) -> Value {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         json!({
@@ -126,7 +126,7 @@ impl Logger {
         })
     }
 
-    /// Those who collect metrics look for `METRIC: ` right behind the level, hence no time between them.
+    /// Without the time, because collectors of metrics expect `METRIC: ` right after the level.
     fn metric(&self, level: Level, point: Value) {
         self.write(match self.format {
             Format::Json => {
@@ -140,7 +140,7 @@ impl Logger {
     }
 }
 
-/// The levels of Python's logging, which readers of these logs know.
+/// The name of a level in Python's logging, which Singer tools use.
 fn name(level: Level) -> &'static str {
     match level {
         Level::Error => "ERROR",
@@ -165,7 +165,7 @@ fn env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Whether the logging config that Meltano names asks for JSON.
+/// Whether the logging config that Meltano passes asks for JSON.
 fn is_asked_for_json() -> bool {
     env("SINGER_SDK_LOG_CONFIG")
         .and_then(|path| fs::read_to_string(path).ok())
@@ -175,7 +175,7 @@ fn is_asked_for_json() -> bool {
 /// Starts logging at the level that `TAP_CONSTANT_CONTACT_LOGLEVEL` or `LOGLEVEL` names, else at INFO.
 pub(crate) fn start(format: Option<LogFormat>, messages_on_terminal: bool) {
     let logger = LOGGER.get_or_init(|| Logger::new(format, messages_on_terminal));
-    // It fails for the second run in a process, which finds the logger in place.
+    // It fails for a second run in the process, which uses the same logger.
     let _ = log::set_logger(logger);
     let asked = env("TAP_CONSTANT_CONTACT_LOGLEVEL").or_else(|| env("LOGLEVEL"));
     let level = match asked.as_deref().map(str::to_ascii_uppercase).as_deref() {
@@ -190,34 +190,34 @@ pub(crate) fn start(format: Option<LogFormat>, messages_on_terminal: bool) {
         let asked = shown(asked.unwrap_or_default());
         log::warn!("unknown LOGLEVEL \"{asked}\": using INFO (allowed: DEBUG, INFO, WARNING, ERROR)");
     }
-    // The default hook writes to stderr itself, and would wait for a reader.
+    // The default hook would write to stderr itself, and wait for its reader.
     std::panic::set_hook(Box::new(|panic| {
         critical(&format!("{panic}. This is a defect of the tap, please report it"));
         log::logger().flush();
     }));
 }
 
-/// Takes the status off the screen, and waits a moment for the last lines to be written.
+/// Removes the status from the screen, and waits briefly for the last lines to be written.
 pub(crate) fn finish() {
     show_status(None);
     log::logger().flush();
 }
 
-/// Keeps these lines below the log, where stderr is a terminal that nothing else is written to.
+/// Keeps these lines below the log, if stderr is a terminal that nothing else is written to.
 pub(crate) fn show_status(status: Option<Status>) {
     if let Some(logger) = LOGGER.get().filter(|logger| logger.has_status) {
         logger.stderr.set_status(status);
     }
 }
 
-/// Names the stream that is being read from here on.
+/// Sets the stream that later lines in JSON name.
 pub(crate) fn set_stream(stream: Option<&'static str>) {
     if let Some(logger) = LOGGER.get() {
         *logger.stream() = stream;
     }
 }
 
-/// Tells a person what they asked for, at every level and without one. The text may have several lines.
+/// Writes an answer for the user, whatever the log level and without one. The text may have several lines.
 pub(crate) fn say(text: &str) {
     if let Some(logger) = LOGGER.get() {
         let lines: Vec<String> = text.split('\n').map(|line| one_line(line, LONGEST_TEXT)).collect();
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn no_text_makes_a_long_line_or_one_that_a_terminal_acts_on() {
+    fn no_text_makes_a_long_line_or_one_with_control_characters() {
         let loggers = [Format::Json, Format::Text { has_time: true, has_colour: false }].map(logger);
         let config = ProptestConfig { failure_persistence: None, cases: 50, ..ProptestConfig::default() };
         proptest!(config, |(text in "(?s)(.|\"){0,3000}")| {

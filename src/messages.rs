@@ -1,4 +1,4 @@
-//! SCHEMA, RECORD and STATE: the only writer of stdout.
+//! Writes SCHEMA, RECORD and STATE messages. The only writer of stdout.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,25 +8,25 @@ use serde_json::{Value, json};
 
 use crate::error::Result;
 
-/// Lines are collected up to this many bytes before they are written: half of what a pipe holds.
+/// The most bytes of lines that are collected before they are written: half of what a pipe holds.
 const BUFFER: usize = 1 << 15;
 
 /// Where the messages go.
 pub enum Output {
     /// The process's stdout.
     Stdout,
-    /// Anywhere else. It gets whole lines, in pieces of any length.
+    /// Any other writer.
     Other(Box<dyn Write + Send>),
 }
 
 impl Output {
-    /// Whether messages, log and progress would mix on one screen.
+    /// Whether messages, log and progress would share a terminal.
     pub(crate) fn is_terminal(&self) -> bool {
         matches!(self, Output::Stdout) && io::stdout().is_terminal()
     }
 }
 
-/// The stream of Singer messages. Whoever writes a line holds the lock for the whole of it.
+/// The Singer messages of a run. The lock is held while a line is written, so lines of several threads do not mix.
 pub(crate) struct Messages {
     inner: Mutex<Inner>,
 }
@@ -35,9 +35,9 @@ struct Inner {
     out: Box<dyn Write + Send>,
     /// Whole lines that are not written yet.
     buffer: Vec<u8>,
-    /// The state that is true at this point of the stream, whether written yet or not.
+    /// The state that covers the records so far, whether it is written yet or not.
     checkpoint: Option<Value>,
-    /// What the last STATE line said.
+    /// The state in the last STATE message.
     written: Option<Value>,
     records_since_checkpoint: u64,
 }
@@ -79,27 +79,27 @@ impl Messages {
         self.lock().line(&message)
     }
 
-    /// One record; `extracted` is the time its page was read, as [`stamp`](crate::timestamp::stamp) writes it.
+    /// Writes a record. `extracted` is when its page was read, as [`stamp`](crate::timestamp::stamp) writes it.
     pub(crate) fn record<R: Serialize>(&self, stream: &str, record: &R, extracted: &str) -> Result<()> {
         self.lock().line(&RecordLine { r#type: "RECORD", stream, record, time_extracted: extracted })
     }
 
-    /// Sets the state that is true from here on, without writing it yet.
+    /// Sets the state that covers the records so far, without writing it yet.
     pub(crate) fn checkpoint(&self, state: Value) {
         self.lock().checkpoint = Some(state);
     }
 
-    /// How many lines followed the last STATE.
+    /// The number of lines since the last STATE.
     pub(crate) fn records_since_checkpoint(&self) -> u64 {
         self.lock().records_since_checkpoint
     }
 
-    /// Writes the newest checkpoint, unless it is the last line already.
+    /// Writes the checkpoint, unless it is the last line already.
     pub(crate) fn state(&self) -> Result<()> {
         self.lock().state()
     }
 
-    /// Writes the newest checkpoint as the last line of all: a thread that writes after it waits until the process ends.
+    /// Writes the checkpoint as the very last line: threads that try to write later wait until the process ends.
     pub(crate) fn end(&self) -> Result<()> {
         let mut inner = self.lock();
         let outcome = inner.state();
@@ -107,12 +107,12 @@ impl Messages {
         outcome
     }
 
-    /// Pretty-printed, since Meltano cannot read a discovery line of over 64 KiB.
+    /// Writes the catalog pretty-printed, since Meltano cannot read a line of more than 64 KiB here.
     pub(crate) fn catalog(&self, catalog: &Value) -> Result<()> {
         self.answer(format!("{catalog:#}\n").as_bytes())
     }
 
-    /// Writes the answer to `--about` and the like, in place of messages.
+    /// Writes the answer to `--about` and the like.
     pub(crate) fn answer(&self, text: &[u8]) -> Result<()> {
         let mut inner = self.lock();
         inner.buffer.extend_from_slice(text);
@@ -127,7 +127,7 @@ impl Messages {
 impl Inner {
     fn state(&mut self) -> Result<()> {
         if let Some(state) = self.checkpoint.take() {
-            // After other lines it is written again even if equal: targets keep only a STATE that comes last.
+            // An equal STATE is repeated after other lines, since some targets only keep a STATE that comes last.
             if self.records_since_checkpoint > 0 || self.written.as_ref() != Some(&state) {
                 self.line(&json!({"type": "STATE", "value": state}))?;
                 self.records_since_checkpoint = 0;
@@ -138,7 +138,7 @@ impl Inner {
         Ok(self.flush()?)
     }
 
-    /// Adds a line to the buffer, all of it or nothing.
+    /// Adds a line to the buffer, or nothing if it cannot be serialized.
     fn line<T: Serialize>(&mut self, message: &T) -> Result<()> {
         let start = self.buffer.len();
         if let Err(e) = serde_json::to_writer(&mut self.buffer, message) {
@@ -153,8 +153,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Writes the buffer. What a failure leaves unwritten goes first at the next attempt, so that a line that was begun
-    /// is never followed by another.
+    /// Writes the buffer. If that fails, the next attempt continues with the rest, so that no line is cut in the
+    /// middle.
     fn flush(&mut self) -> io::Result<()> {
         let mut written = 0;
         let mut outcome = Ok(());
@@ -171,8 +171,8 @@ impl Inner {
     }
 }
 
-/// The process's stdout. A pipe gets its lines whole: however the run ends, what the target finds in it ends with a line,
-/// also when the target has not read for a while.
+/// The process's stdout. Only whole lines are written to a pipe, so that the target never gets a partial line, however
+/// the run ends and even if the target has not read for a while.
 #[cfg(unix)]
 fn stdout() -> impl Write + Send {
     unix::Stdout
@@ -193,11 +193,11 @@ mod unix {
     use rustix::io::Errno;
     use rustix::stdio::stdout;
 
-    /// Unlike the standard library's, it has no buffer of its own, and waits where stdout is non-blocking.
+    /// Unlike the standard library's, it has no buffer, and it waits if stdout is non-blocking.
     pub(super) struct Stdout;
 
     impl Write for Stdout {
-        /// Takes whole lines, and writes as many of them as the pipe has room for, one at least.
+        /// Writes as many of these whole lines as fit into the pipe, and at least one.
         fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
             let mut pause = Duration::from_millis(1);
             loop {
@@ -208,7 +208,7 @@ mod unix {
                 let piece = match room().filter(|_| !is_closed) {
                     None => lines,
                     Some(room) => match whole_lines(lines, room) {
-                        // The reader reads, so that there will be more room. Nothing tells when.
+                        // There will be more room once the target has read, but nothing signals that.
                         [] if !make_room(first_line(lines)) => {
                             thread::sleep(pause);
                             pause = (2 * pause).min(Duration::from_millis(16));
@@ -235,7 +235,7 @@ mod unix {
         &lines[..end]
     }
 
-    /// As many whole lines as fit into so many bytes.
+    /// The whole lines that fit into this many bytes.
     pub(super) fn whole_lines(lines: &[u8], room: usize) -> &[u8] {
         if lines.len() <= room {
             return lines;
@@ -244,7 +244,7 @@ mod unix {
         &lines[..end]
     }
 
-    /// How many bytes a pipe that has any room takes without making the writer wait; `None` for what is not a pipe.
+    /// How many bytes can be written to the pipe without waiting, once it has any room; `None` if stdout is not a pipe.
     #[cfg(target_os = "linux")]
     fn room() -> Option<usize> {
         let size = rustix::pipe::fcntl_getpipe_size(stdout()).ok()?;
@@ -252,15 +252,16 @@ mod unix {
         Some(room_in(size, used, rustix::param::page_size()))
     }
 
-    /// The kernel keeps what was written in pages. A page takes more as long as the whole end of a write fits, so that two
-    /// neighbours hold more than one page's bytes, except for the first, which may be half read.
+    /// The kernel stores what was written in pages. It adds the end of a write to the last page only if it fits whole,
+    /// so any two neighbouring pages hold more than one page's worth of bytes, except for the first, which may be half
+    /// read.
     #[cfg(target_os = "linux")]
     pub(super) fn room_in(size: usize, used: usize, page: usize) -> usize {
         if used == 0 { size } else { size.saturating_sub(2 * used + 3 * page).max(rustix::pipe::PIPE_BUF) }
     }
 
-    /// For a line that is longer than the room: whether it must be begun all the same, because the pipe is empty and
-    /// cannot be made larger.
+    /// Makes the pipe larger for a long line. Returns whether the line must be written in parts, because the pipe is
+    /// empty and cannot be made large enough.
     #[cfg(target_os = "linux")]
     fn make_room(line: &[u8]) -> bool {
         rustix::io::ioctl_fionread(stdout()) == Ok(0)
@@ -285,7 +286,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes `room` bytes, then fails until there is more.
+    /// Accepts `room` bytes, then fails until there is more room.
     #[derive(Clone, Default)]
     struct Disk(Arc<Mutex<(Vec<u8>, usize)>>);
 

@@ -1,4 +1,4 @@
-//! What a run has read so far: for its metrics, its summary, and the lines that a terminal shows.
+//! Counts what a run has read, for its metrics, its summary, and the progress lines on a terminal.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,12 +27,12 @@ impl Line {
         self.records.load(Ordering::Relaxed)
     }
 
-    /// Says how many records the stream will have, as the service counts them.
+    /// Sets how many records the stream will have, according to the service's count.
     pub(crate) fn set_total(&self, records: u64) {
         self.total.store(records, Ordering::Relaxed);
     }
 
-    /// The time since the stream was begun.
+    /// The time since the stream began.
     pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
@@ -43,16 +43,17 @@ pub(crate) struct Progress {
     calls: CallCount,
     calls_a_second: f64,
     started: Instant,
-    /// How many calls the run will have made when the read that was planned is over.
+    /// How many calls the run will have made at the end of the planned read; 0 while that is unknown.
     planned: AtomicU64,
     streams: Mutex<Streams>,
 }
 
 #[derive(Default)]
 struct Streams {
-    /// Each with the calls made for it before `since`.
+    /// The streams so far, each with the calls made for it. For the current stream, these are the calls before it
+    /// became the current one.
     lines: Vec<(Arc<Line>, u64)>,
-    /// The stream that is being read, by its place in `lines`, and the number of calls when that began.
+    /// The index of the current stream in `lines`, and the run's number of calls when it became the current one.
     current: Option<(usize, u64)>,
 }
 
@@ -65,7 +66,7 @@ impl Streams {
         })
     }
 
-    /// Every stream with the calls made for it, the present one's included.
+    /// Every stream with the calls made for it so far.
     fn with_calls(&self, calls: u64) -> impl Iterator<Item = (&Line, u64)> {
         self.lines.iter().enumerate().map(move |(at, (line, earlier))| match self.current {
             Some((current, since)) if current == at => (&**line, earlier + (calls - since)),
@@ -75,13 +76,13 @@ impl Streams {
 }
 
 impl Progress {
-    /// The progress of a run that is shown to nobody.
+    /// For a run whose progress is not shown.
     pub(crate) fn hidden(calls: CallCount, calls_a_second: f64) -> Progress {
         let (planned, streams) = (AtomicU64::new(0), Mutex::default());
         Progress { calls, calls_a_second, started: Instant::now(), planned, streams }
     }
 
-    /// Begins a run, and shows it where there is a terminal for that.
+    /// Starts a run, and shows its progress if stderr is a terminal.
     pub(crate) fn start(calls: CallCount, calls_a_second: f64) -> Arc<Progress> {
         let progress = Arc::new(Progress::hidden(calls, calls_a_second));
         let shown = Arc::clone(&progress);
@@ -93,7 +94,7 @@ impl Progress {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts the calls from here on as this stream's, or as nobody's.
+    /// Counts all later calls for this stream, or for none.
     pub(crate) fn enter(&self, stream: Option<&'static str>) {
         logger::set_stream(stream);
         let calls = self.calls.get();
@@ -104,15 +105,14 @@ impl Progress {
         streams.current = stream.map(|stream| (streams.find_or_add(stream), calls));
     }
 
-    /// The line of a stream, new or begun.
+    /// The line of a stream; a new one if it has none yet.
     pub(crate) fn line(&self, stream: &'static str) -> Arc<Line> {
         let mut streams = self.streams();
         let at = streams.find_or_add(stream);
         Arc::clone(&streams.lines[at].0)
     }
 
-    /// The calls made while a stream was the one being read. Of two streams that are read together, the first has them
-    /// all.
+    /// The calls made for a stream. If two streams are read together, all their calls count for the first.
     pub(crate) fn calls_of(&self, stream: &str) -> u64 {
         self.streams()
             .with_calls(self.calls.get())
@@ -120,12 +120,12 @@ impl Progress {
             .map_or(0, |(_, calls)| calls)
     }
 
-    /// Says how many more calls a read is going to make.
+    /// Sets how many more calls the read will make.
     pub(crate) fn expect_calls(&self, calls: u64) {
         self.planned.store(self.calls.get() + calls, Ordering::Relaxed);
     }
 
-    /// Logs what the run has done.
+    /// Logs the summary of the run.
     pub(crate) fn log_summary(&self) {
         let calls = self.calls.get();
         let records: u64 = self.streams().lines.iter().map(|(line, _)| line.records()).sum();
@@ -138,8 +138,8 @@ impl Progress {
         );
     }
 
-    /// The lines for a terminal: one a stream, and one for the run. None is as wide as the terminal, since some put the
-    /// cursor on the next line after the last column.
+    /// The lines for a terminal: one per stream, and one for the run. Each is narrower than the terminal, since some
+    /// terminals move the cursor to the next line after the last column.
     fn lines(&self, columns: usize) -> Vec<String> {
         let calls = self.calls.get();
         let fitting = |variants: [String; 2]| {
@@ -184,7 +184,7 @@ fn counted(number: u64, unit: &str) -> String {
     format!("{} {unit}{}", grouped(number), if number == 1 { "" } else { "s" })
 }
 
-/// A time that was measured, such as `12.3 s` or `5 min 12 s`.
+/// A measured time, such as `12.3 s` or `5 min 12 s`.
 fn stopwatch(time: Duration) -> String {
     match time.as_secs() {
         0..60 => format!("{:.1} s", time.as_secs_f64()),
@@ -210,7 +210,7 @@ mod tests {
         calls.add();
         calls.add();
         assert_eq!(progress.calls_of("contacts"), 2);
-        // A stream that is read together with the first.
+        // A second stream is read together with the first.
         progress.line("contact_lists").count();
         calls.add();
         progress.enter(Some("contact_lists"));

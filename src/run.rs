@@ -270,8 +270,8 @@ impl<'a> Run<'a> {
         self.state.bookmark_mut(stream).note_full_refresh();
     }
 
-    /// Records in the bookmark, after [`Run::advance_bookmark`], that some contacts may have been missed, so that the next
-    /// run reads all of them again.
+    /// Records in the bookmark, after [`Run::advance_bookmark`], that some contacts may have been missed, so that the
+    /// next run reads all of them again.
     pub(crate) fn note_missed_contacts(&mut self, stream: &Stream) {
         self.state.bookmark_mut(stream).note_missed_contacts();
     }
@@ -383,8 +383,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A lower bound as a query parameter, one second earlier: the service keeps whole seconds, and does not document whether
-/// its bounds are inclusive.
+/// A lower bound as a query parameter, one second earlier: the service keeps whole seconds, and does not document
+/// whether its bounds are inclusive.
 pub(crate) fn query_bound(bound: DateTime<Utc>) -> String {
     (bound - TimeDelta::seconds(1)).to_rfc3339_opts(SecondsFormat::Secs, true)
 }
@@ -398,8 +398,185 @@ pub(crate) fn is_before_bound(at: Option<DateTime<Utc>>, bound: Option<DateTime<
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use serde_json::Value;
+
     use super::*;
+    use crate::catalog::Entry;
+    use crate::config::{Source, words};
+    use crate::extent::Filter;
+    use crate::messages::Output;
+    use crate::stream::{KEYS_WITH_ROUTES, Needs};
+
+    pub(crate) fn at(text: &str) -> DateTime<Utc> {
+        text.parse().unwrap_or_else(|_| format!("{text}T00:00:00Z").parse().unwrap())
+    }
+
+    /// Runs `test` with the run that these settings, this state and this selection make. It makes no call.
+    pub(crate) fn with_run<T>(
+        streams: &[&'static Stream],
+        settings: &Value,
+        bookmarks: &Value,
+        full_table: &[&str],
+        test: impl FnOnce(&mut Run) -> T,
+    ) -> T {
+        let now = at("2026-11-23");
+        let mut config = json!({"access_token": "a"});
+        config.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+        let source = Source::of_file("config.json", &config.to_string());
+        let config = Config::parse(&[source], now, &mut Vec::new()).unwrap();
+        let client = Arc::new(Client::new(&config, None).unwrap());
+        let entry = |stream: &&'static Stream| Entry {
+            name: stream.name,
+            keys: stream.keys,
+            replication_key: stream.replication_key,
+            schema: (stream.schema)(),
+        };
+        let entries: Vec<Entry> = streams.iter().map(entry).collect();
+        let mut catalog = Catalog::all(&entries);
+        let full_table: Vec<String> = full_table.iter().map(|name| (*name).to_owned()).collect();
+        catalog.read_full_table(&full_table, &entries).unwrap();
+        let state = json!({"bookmarks": bookmarks}).to_string();
+        let state = State::parse(&state, streams, streams, now, &mut Vec::new()).unwrap();
+        let progress = Progress::hidden(client.call_count(), 4.0);
+        let messages = Messages::new(Output::Other(Box::new(std::io::sink())));
+        test(&mut Run::new(&config, &client, &catalog, &messages, &progress, state))
+    }
+
+    const fn stream(name: &'static str, bookmark_keys: &'static [&'static str]) -> Stream {
+        Stream {
+            name,
+            keys: &["id"],
+            replication_key: Some("updated_at"),
+            schema: || json!({"type": "object", "properties": {"id": {}, "updated_at": {}, "name": {}}}),
+            needs: Needs { scopes: &[], privileges: &[] },
+            narrowed_by: |config| Filter::of(&[("status", words(&config.contact_status))]),
+            bookmark_keys,
+            only_by_campaign: &[],
+        }
+    }
+
+    static THINGS: Stream = stream("things", &["filter", "deselected"]);
+    static REPORT: Stream = stream("report", KEYS_WITH_ROUTES);
+
+    /// A run of one stream, with these members of its bookmark.
+    fn run<T>(stream: &'static Stream, settings: &Value, bookmark: &Value, test: impl FnOnce(&mut Run) -> T) -> T {
+        with_run(&[stream], settings, &json!({stream.name: bookmark}), &[], test)
+    }
+
+    const NOW: &str = "2026-11-23";
+
+    #[test]
+    fn a_read_starts_at_the_bookmark_or_at_the_start_or_earlier_by_the_days_back() {
+        let marked = json!({"updated_at": "2026-11-10", "filter": "status=all"});
+        for (settings, bookmark, expected) in [
+            (json!({}), json!({}), None),
+            (json!({"start_date": "2026-01-01"}), json!({}), Some("2026-01-01")),
+            (json!({"updated_days_back": 3}), json!({}), Some("2026-11-20")),
+            (json!({"start_date": "2026-01-01"}), marked.clone(), Some("2026-11-10")),
+            (json!({"updated_days_back": 3}), marked.clone(), Some("2026-11-10")),
+            (json!({"updated_days_back": 20}), marked.clone(), Some("2026-11-03")),
+            // The bookmark covers less than what is read now.
+            (json!({}), json!({"updated_at": "2026-11-10", "filter": "status=active"}), None),
+            (json!({"contact_status": "active"}), marked, Some("2026-11-10")),
+        ] {
+            let since = run(&THINGS, &settings, &bookmark, |run| run.since(&THINGS, at(NOW)));
+            assert_eq!(since, expected.map(at), "{settings} {bookmark}");
+        }
+    }
+
+    #[test]
+    fn a_full_table_read_ignores_the_bookmark_but_not_the_start() {
+        let bookmarks = json!({"things": {"updated_at": "2026-11-10"}});
+        let since = |settings: Value| {
+            with_run(&[&THINGS], &settings, &bookmarks, &["things"], |run| {
+                assert_eq!((run.bookmark(&THINGS), run.why_it_starts_over(&THINGS)), (None, None));
+                run.since(&THINGS, at(NOW))
+            })
+        };
+        assert_eq!(since(json!({})), None);
+        assert_eq!(since(json!({"updated_days_back": 3})), None);
+        assert_eq!(since(json!({"start_date": "2026-01-01"})), Some(at("2026-01-01")));
+    }
+
+    #[test]
+    fn a_complete_read_begins_no_later_than_the_bookmark() {
+        let beginning = |settings: Value, bookmark: Value| {
+            run(&THINGS, &settings, &bookmark, |run| run.beginning(&THINGS, at(NOW)))
+        };
+        let marked = json!({"updated_at": "2026-11-10"});
+        assert_eq!(beginning(json!({}), marked.clone()), None);
+        assert_eq!(beginning(json!({"updated_days_back": 3}), marked.clone()), None);
+        assert_eq!(beginning(json!({"start_date": "2026-01-01"}), marked.clone()), Some(at("2026-01-01")));
+        assert_eq!(beginning(json!({"start_date": "2026-11-20"}), marked), Some(at("2026-11-10")));
+    }
+
+    #[test]
+    fn a_stream_starts_over_where_its_bookmark_covers_too_little() {
+        let why = |bookmark: Value| run(&THINGS, &json!({}), &bookmark, |run| run.why_it_starts_over(&THINGS));
+        assert_eq!(why(json!({"updated_at": "2026-11-10", "deselected": ""})), None);
+        assert_eq!(
+            why(json!({"updated_at": "2026-11-10", "deselected": "name"})).unwrap(),
+            "name was not selected before"
+        );
+        assert_eq!(why(json!({})), None);
+    }
+
+    #[test]
+    fn a_bookmark_moves_forward_only_and_by_the_overlap_less() {
+        let moved = |from: &str| {
+            run(&THINGS, &json!({}), &json!({"updated_at": from}), |run| {
+                run.advance_bookmark(&THINGS, at("2026-11-20"), TimeDelta::days(1));
+                run.state.bookmark(&THINGS).value
+            })
+        };
+        assert_eq!(moved("2026-11-10"), Some(at("2026-11-19")));
+        assert_eq!(moved("2026-11-21"), Some(at("2026-11-21")));
+    }
+
+    /// A bookmark with a read that was interrupted under these settings.
+    fn interrupted(filter: &str, is_complete: bool) -> Value {
+        json!({
+            "updated_at": "2026-11-10", "route": "contacts", "resume_since": "2026-11-10", "resume_until": "2026-11-20",
+            "resume_route": "contacts", "resume_after": "b", "resume_filter": filter, "resume_complete": is_complete,
+        })
+    }
+
+    #[test]
+    fn an_interrupted_read_of_the_same_settings_is_continued_and_no_other_replaced() {
+        let read = |settings: Value, bookmark: Value| {
+            run(&REPORT, &settings, &bookmark, |run| {
+                let is_resumed = run.resume(&REPORT).is_some();
+                let reached = Resume { after: Some("c".into()), until: at("2026-11-21"), ..Resume::default() };
+                run.note_progress(&REPORT, reached);
+                let after = run.state.bookmark(&REPORT).resume.as_ref().and_then(|resume| resume.after.clone());
+                run.advance_report(&REPORT, None, at(NOW), TimeDelta::zero(), Route::Contacts);
+                (is_resumed, after.unwrap(), run.state.bookmark(&REPORT).resume.is_some())
+            })
+        };
+        let active = json!({"contact_status": "active"});
+        // Whether it is continued, how far it got, whether a resume point is left at its end.
+        assert_eq!(read(json!({}), interrupted("status=all", false)), (true, "c".into(), false));
+        assert_eq!(read(active.clone(), interrupted("status=all", false)), (false, "b".into(), true));
+        // A finished one is in nobody's way.
+        assert_eq!(read(active, interrupted("status=all", true)), (false, "c".into(), false));
+        assert_eq!(
+            read(json!({"activity_route": "campaigns"}), interrupted("status=all", false)),
+            (false, "b".into(), true)
+        );
+    }
+
+    #[test]
+    fn a_query_asks_from_one_second_earlier_and_drops_what_that_adds() {
+        let bound = at("2026-11-10T00:00:01Z");
+        assert_eq!(query_bound(bound), "2026-11-10T00:00:00Z");
+        let is_dropped = |text: &str| is_before_bound(Some(at(text)), Some(bound));
+        assert!(is_dropped("2026-11-10T00:00:00Z") && is_dropped("2026-11-09T23:59:59Z"));
+        assert!(!is_dropped("2026-11-10T00:00:01Z"));
+        // An older row came for another reason than the earlier bound.
+        assert!(!is_dropped("2026-11-09T23:59:58Z"));
+        assert!(!is_before_bound(None, Some(bound)) && !is_before_bound(Some(bound), None));
+    }
 
     #[test]
     fn a_state_is_due_every_minute_and_every_10_000_records() {

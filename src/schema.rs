@@ -1,6 +1,6 @@
-//! From a record type to a schema that every target can load.
+//! Turns a record type into a schema that every target can load.
 //!
-//! Targets disagree about all but the plainest JSON Schema, so nothing passes that is not named here.
+//! Targets only agree on the plainest JSON Schema, so all keywords but those named here are dropped.
 
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
@@ -18,7 +18,7 @@ pub(crate) fn of<T: JsonSchema>() -> Value {
 fn plain(schema: &Value) -> Value {
     let mut out = Map::new();
     match &schema["type"] {
-        // Only key fields are never null, and those say so with a list.
+        // Only key fields are never null. They have a list with one type.
         Value::String(kind) => {
             out.insert("type".into(), json!(["null", kind]));
         }
@@ -29,7 +29,7 @@ fn plain(schema: &Value) -> Value {
         }
         _ => {}
     }
-    // Other formats turn into column types that a single odd value breaks.
+    // Other formats would become column types for which a single odd value is an error.
     if schema["format"] == "date-time" {
         out.insert("format".into(), json!("date-time"));
     }
@@ -66,7 +66,7 @@ mod tests {
             assert!(kinds.len() == 1 || kinds.len() == 2 && kinds[0] == "null", "{place}: {kinds:?}");
             kinds.last().unwrap().as_str().unwrap()
         };
-        // What the account defines, no schema can list.
+        // The account defines these names, so no schema can list them.
         if place == "contacts.custom_field_values" {
             assert_eq!(schema["type"], json!(["null", "object"]));
             assert!(!map.contains_key("properties"));

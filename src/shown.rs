@@ -1,17 +1,17 @@
-//! Text from outside, made safe to print: the service, the config, the catalog and the state may hold anything.
+//! Makes text from outside safe to print: the service, the config, the catalog and the state may contain anything.
 
 use std::fmt::Display;
 
-/// The most characters of one piece of outside text that a message shows.
+/// The most characters of a piece of outside text in a message.
 const LONGEST: usize = 200;
 
-/// A name, value or message from outside, as our own messages quote it: one line, no control characters, at most 200
-/// characters. Text that was cut ends in `…`.
+/// A name, value or message from outside, for quoting in a message: one line, no control characters, at most 200
+/// characters. Longer text is cut and ends in `…`.
 pub(crate) fn shown(text: impl Display) -> String {
     one_line(&text.to_string(), LONGEST)
 }
 
-/// The same for text of any other length: at most `longest` characters.
+/// Like [`shown`], with another limit on the number of characters.
 pub(crate) fn one_line(text: &str, longest: usize) -> String {
     let mut rest = text.chars();
     let mut line: String = rest.by_ref().take(longest).map(printable).collect();
@@ -22,8 +22,8 @@ pub(crate) fn one_line(text: &str, longest: usize) -> String {
     line
 }
 
-/// Control characters move the cursor, ring, recolour, or start a new line that looks like ours; the bidirectional
-/// ones reorder what stands beside them.
+/// Replaces control characters, which move the cursor, ring, change colours or fake a log line, and bidirectional ones,
+/// which reorder the text around them.
 fn printable(c: char) -> char {
     match c {
         '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}' => ' ',

@@ -1,23 +1,23 @@
-//! SIGINT, SIGTERM, SIGHUP and a closed stdout: how a run ends from outside, whatever it is waiting for.
+//! Ends a run on SIGINT, SIGTERM, SIGHUP or a closed stdout, whatever it is waiting for.
 
 use std::sync::Arc;
 
 use crate::error::Result;
 use crate::messages::Messages;
 
-/// What a run still has to do when it is ended from outside.
+/// What a run still has to do before it ends.
 pub(crate) struct Ending {
     pub(crate) messages: Arc<Messages>,
-    /// Whether a login is being renewed: the old one is spent, and the new one is not on disk yet.
+    /// Whether the tokens are being refreshed: the old refresh token has been used, and the new one is not on disk yet.
     pub(crate) is_renewing: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Logs what the run has done so far.
     pub(crate) log_summary: Arc<dyn Fn() + Send + Sync>,
-    /// How to go on, for the user.
+    /// What the user can do next.
     pub(crate) advice: &'static str,
 }
 
 impl Ending {
-    /// The end of a run that has nothing to say about itself.
+    /// For a run without a summary and without advice.
     pub(crate) fn new(messages: &Arc<Messages>, is_renewing: impl Fn() -> bool + Send + Sync + 'static) -> Ending {
         Ending {
             messages: Arc::clone(messages),
@@ -47,15 +47,15 @@ mod unix {
     use crate::error::Error;
     use crate::logger;
 
-    /// How long the end waits for a target that does not read and for a login that is being renewed. Container runtimes
-    /// kill ten seconds after they asked.
+    /// How long to wait for a target that does not read and for a refresh of the tokens. Container runtimes kill a
+    /// process ten seconds after SIGTERM.
     const LONGEST_END: Duration = Duration::from_secs(8);
-    /// A second signal within this time is taken for the first one, passed on: Ctrl-C reaches a job from the terminal and
-    /// from its runner. It ends the run after this time.
+    /// A second signal ends the run at once, but not before this time is over: on Ctrl-C, the terminal and a runner
+    /// such as Meltano both send one.
     const ECHO: Duration = Duration::from_millis(500);
     const TICK: Duration = Duration::from_millis(10);
 
-    /// Starts the thread that ends the process on a signal, after the last true STATE.
+    /// Starts the thread that writes the last STATE and ends the process when a signal comes.
     ///
     /// # Errors
     /// `Failed` when the system grants no handlers or no thread.
@@ -78,24 +78,24 @@ mod unix {
 
     fn end(signal: i32, signals: &mut Signals, ending: &Ending) -> ! {
         let started = Instant::now();
-        // From its end to the exit no line follows the last STATE.
+        // Once it is written, no other line can follow the last STATE.
         let last_state = write_last_state(&ending.messages);
         let is_written = || last_state.as_ref().is_none_or(JoinHandle::is_finished);
-        let mut is_told = false;
+        let mut has_warned = false;
         let mut is_urgent = false;
         while !is_written() || (ending.is_renewing)() {
-            // A hangup comes more than once: from the shell and from the system.
+            // When a terminal closes, the shell and the system both send a hangup.
             is_urgent |= signals.pending().any(|signal| signal != SIGHUP);
             let elapsed = started.elapsed();
             if elapsed >= LONGEST_END || (is_urgent && elapsed >= ECHO) {
                 break;
             }
-            if elapsed >= ECHO && !is_told && (ending.is_renewing)() {
+            if elapsed >= ECHO && !has_warned && (ending.is_renewing)() {
                 log::warn!(
                     "the login is being renewed; waiting until it is stored, {} s at most",
                     LONGEST_END.as_secs()
                 );
-                is_told = true;
+                has_warned = true;
             }
             thread::sleep(TICK);
         }
@@ -120,8 +120,8 @@ mod unix {
         exit(128 + signal);
     }
 
-    /// Writes the last STATE in a thread of its own, because the target may not read; in this one where there can be no
-    /// other.
+    /// Writes the last STATE in a thread of its own, because the target may not read it. If the system grants no
+    /// thread, it is written in this one.
     fn write_last_state(messages: &Arc<Messages>) -> Option<JoinHandle<()>> {
         let out = Arc::clone(messages);
         let writer = Builder::new().spawn(move || drop(out.end()));
@@ -131,20 +131,20 @@ mod unix {
         writer.ok()
     }
 
-    /// Whether this was started by `nohup` or the like, and is to outlive its terminal.
+    /// Whether the process was started with `nohup` or the like, to outlive its terminal.
     fn hangups_are_ignored() -> bool {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-        // Where /proc does not tell, the system decides what a hangup does.
+        // Without /proc, the system's own handling of a hangup stays.
         mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_none_or(|mask| mask >> (SIGHUP - 1) & 1 == 1)
     }
 
-    /// Starts the thread that ends the process without a word when nobody reads stdout any more. Where the system grants
-    /// no thread, the next write ends the run.
+    /// Starts the thread that ends the process silently when nobody reads stdout any more. If the system grants no
+    /// thread, the next write ends the run.
     pub(crate) fn end_on_closed_stdout(is_renewing: Arc<dyn Fn() -> bool + Send + Sync>) {
         let work = move || {
             let stdout = rustix::stdio::stdout();
-            // Without events to wait for, poll returns when the other end is closed. A file has none.
+            // When asked for no event, poll returns once the other end of a pipe is closed. A file has no other end.
             let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
             while poll(&mut fds, None) == Err(Errno::INTR) {}
             if fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
@@ -160,13 +160,13 @@ mod unix {
     }
 }
 
-/// Elsewhere the system ends the process in its own way.
+/// On other systems, a signal ends the process right away.
 #[cfg(not(unix))]
 #[allow(clippy::unnecessary_wraps)]
 pub(crate) fn end_on_signals(_: Ending) -> Result<()> {
     Ok(())
 }
 
-/// Elsewhere the next write fails.
+/// On other systems, the next write fails.
 #[cfg(not(unix))]
 pub(crate) fn end_on_closed_stdout(_: Arc<dyn Fn() -> bool + Send + Sync>) {}

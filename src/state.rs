@@ -178,6 +178,11 @@ impl State {
         Ok(())
     }
 
+    /// Whether it says which account it was made for.
+    pub(crate) fn names_account(&self) -> bool {
+        !self.account.is_empty()
+    }
+
     pub(crate) fn to_value(&self) -> Value {
         let mut bookmarks = self.given.clone();
         for (name, (stream, bookmark)) in &self.bookmarks {
@@ -579,7 +584,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::stream::Needs;
+    use crate::stream::{KEYS_WITH_ROUTES, Needs};
 
     const fn stream(
         name: &'static str,
@@ -602,24 +607,7 @@ mod tests {
     static CONTACTS: Stream = stream("contacts", Some("updated_at"), &["full_refresh_at", "filter", "deselected"]);
     static CAMPAIGNS: Stream =
         stream("email_campaigns", Some("updated_at"), &["deselected", "resume_since", "resume_until", "resume_after"]);
-    static DETAILS: Stream = stream(
-        "contact_activity_details",
-        Some("created_time"),
-        &[
-            "filter",
-            "deselected",
-            "route",
-            "lookback_days",
-            "read_from",
-            "resume_since",
-            "resume_until",
-            "resume_route",
-            "resume_after",
-            "resume_complete",
-            "resume_filter",
-            "resume_deselected",
-        ],
-    );
+    static DETAILS: Stream = stream("contact_activity_details", Some("created_time"), KEYS_WITH_ROUTES);
     static STREAMS: [&Stream; 4] = [&LISTS, &CONTACTS, &CAMPAIGNS, &DETAILS];
 
     const END: DateTime<Utc> = DateTime::<Utc>::MAX_UTC;

@@ -1,5 +1,5 @@
-//! The only writer of stderr: a thread with a queue in front of it, so that the run never waits for a log that nobody
-//! reads, and never fails because its terminal is gone.
+//! The only writer of stderr. A thread writes the lines from a queue, so that the run neither waits for a log that
+//! nobody reads nor fails because its terminal is gone.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
@@ -7,28 +7,28 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Lines that wait for a slow reader, in bytes: more than a whole day's calls take at DEBUG. What comes on top is
+/// The most bytes that wait for a slow reader: more than a whole day's calls log at DEBUG. Lines beyond that are
 /// dropped and counted.
 const LONGEST_QUEUE: usize = 8 << 20;
 /// How often the status lines are drawn.
 const REDRAW_EVERY: Duration = Duration::from_millis(250);
 
-/// The lines to show below the log, each shorter than so many columns; called from another thread.
+/// Returns the lines to show below the log, each shorter than the given number of columns. Called from another thread.
 pub(crate) type Status = Arc<dyn Fn(usize) -> Vec<String> + Send + Sync>;
 
 /// A handle to the thread that writes.
 pub(crate) struct Stderr {
     shared: Arc<Shared>,
-    /// Without it, where the system grants no more threads, each line is written by who logs it.
+    /// False if the system grants no more threads. Then each line is written by the thread that logs it.
     has_thread: bool,
 }
 
 #[derive(Default)]
 struct Shared {
     queue: Mutex<Queue>,
-    /// There is something to write.
+    /// Signalled when there is something to write.
     filled: Condvar,
-    /// All is written.
+    /// Signalled when everything is written.
     idle: Condvar,
 }
 
@@ -38,7 +38,7 @@ struct Queue {
     bytes: usize,
     dropped: usize,
     status: Option<Status>,
-    /// Whether the thread has something that it has not finished writing.
+    /// Whether the thread is writing something.
     is_writing: bool,
 }
 
@@ -63,8 +63,8 @@ impl Stderr {
         Stderr { shared, has_thread: thread.is_ok() }
     }
 
-    /// Writes a line, or several in one piece. Where lines before it had to be dropped, `notice` says how many, in a line
-    /// that comes first.
+    /// Writes a line, or several in one piece. If earlier lines were dropped, a line made by `notice` comes first and
+    /// says how many.
     pub(crate) fn line(&self, line: String, notice: impl FnOnce(usize) -> String) {
         let mut queue = self.shared.lock();
         if !self.has_thread {
@@ -81,7 +81,7 @@ impl Stderr {
         }
     }
 
-    /// Draws these lines below all others from now on, or takes them off the screen.
+    /// Draws these status lines below the log from now on, or removes them from the screen.
     pub(crate) fn set_status(&self, status: Option<Status>) {
         self.shared.lock().status = status;
         self.shared.filled.notify_one();
@@ -97,8 +97,8 @@ impl Stderr {
     }
 }
 
-/// The work of the thread. One write carries the old status off the screen, the new lines and the new status onto it, so
-/// that nothing is ever half drawn.
+/// What the thread does. One write erases the old status and adds the new lines and the new status, so that nothing is
+/// ever half drawn.
 fn write_queue(shared: &Shared) {
     let mut screen = Screen::default();
     let mut drawn_at = None::<Instant>;
@@ -135,7 +135,7 @@ fn write_queue(shared: &Shared) {
     }
 }
 
-/// Writes as far as it can be written: there is nobody to tell that stderr fails.
+/// Writes as much as possible. If stderr fails, there is nowhere to report it.
 fn write_all(text: &str) {
     let mut rest = text.as_bytes();
     while !rest.is_empty() {
@@ -143,31 +143,31 @@ fn write_all(text: &str) {
             Ok(0) => return,
             Ok(written) => rest = &rest[written..],
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            // Whoever shares the terminal or pipe made it non-blocking.
+            // Another process that shares the terminal or pipe has made it non-blocking.
             Err(e) if e.kind() == ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(10)),
             Err(_) => return,
         }
     }
 }
 
-/// What the status takes of the terminal: the width of each line drawn.
+/// The status lines on the terminal: the width of each.
 #[derive(Default)]
 struct Screen {
     drawn: Vec<usize>,
 }
 
 impl Screen {
-    /// Takes the status off. Where the window was made narrower since, its lines wrap.
+    /// Erases the status. If the window has become narrower, its lines take more rows than were drawn.
     fn erase(&mut self) -> String {
         let (_, columns) = size();
         match self.drawn.drain(..).map(|width| width.div_ceil(columns).max(1)).sum::<usize>() {
             0 => String::new(),
-            // Up by so many rows, to the first column, and from there on nothing.
+            // Moves up that many rows, to the first column, and erases from there on.
             rows => format!("\x1b[{rows}A\r\x1b[J"),
         }
     }
 
-    /// Puts the status on, as much of its end as fits, and leaves the cursor below it.
+    /// Draws the status, or as many of its last lines as fit, and leaves the cursor below it.
     fn draw(&mut self, status: &dyn Fn(usize) -> Vec<String>) -> String {
         let (rows, columns) = size();
         let lines = status(columns);
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_queue_that_nobody_empties_stays_short_and_says_what_is_missing() {
-        // Without its thread.
+        // No thread empties the queue.
         let stderr = Stderr { shared: Arc::default(), has_thread: true };
         let line = || stderr.line("x".repeat(LONGEST_QUEUE / 4), |dropped| format!("{dropped} dropped"));
         (0..7).for_each(|_| line());
@@ -209,12 +209,12 @@ mod tests {
         let queue = stderr.shared.lock();
         assert_eq!((&*queue.lines[0], queue.lines.len(), queue.dropped), ("3 dropped", 2, 0));
         drop(queue);
-        // Nor does it keep anybody waiting.
+        // Flushing does not wait for it either.
         stderr.flush(Duration::from_millis(1));
     }
 
     #[test]
-    fn the_status_is_taken_off_as_many_rows_as_it_was_put_on() {
+    fn the_status_is_erased_from_as_many_rows_as_were_drawn() {
         let mut screen = Screen::default();
         assert_eq!(screen.erase(), "");
         assert_eq!(screen.draw(&|_| vec!["one".into(), "two".into()]), "one\ntwo\n");

@@ -24,6 +24,22 @@ pub(crate) struct Stream {
     pub(crate) only_by_campaign: &'static [&'static str],
 }
 
+/// The bookmark keys of a stream that has two routes.
+pub(crate) const KEYS_WITH_ROUTES: &[&str] = &[
+    "filter",
+    "deselected",
+    "route",
+    "lookback_days",
+    "read_from",
+    "resume_since",
+    "resume_until",
+    "resume_route",
+    "resume_after",
+    "resume_complete",
+    "resume_filter",
+    "resume_deselected",
+];
+
 impl Stream {
     /// Whether it is a contact report, which has two routes: by contact and by campaign. The resume point of such a
     /// stream also holds the settings of the interrupted read.

@@ -42,14 +42,19 @@ pub(crate) fn sync(
     order.rotate_left(interrupted.unwrap_or(0));
     let mut run = Run::new(config, client, catalog, messages, progress, state);
     let given = run.state.to_value();
-    let outcome = match (read_all(&mut run, &order), config.max_requests) {
+    let mut planned = None;
+    let outcome = match (read_all(&mut run, &order, &mut planned), config.max_requests) {
         // The run got nowhere, and the next one would not either.
         (Err(Error::Quota(_)), Some(most))
             if client.calls() >= most
                 && run.state.to_value()["bookmarks"] == given["bookmarks"]
                 && run.state.currently_syncing.as_deref().is_none_or(|name| name == order[0].stream.name) =>
         {
-            Err(Error::Quota(format!("max_requests = {most} is not enough to make progress; raise it")))
+            let advice = match planned {
+                Some(calls) if calls > most => format!("raise it; the whole read takes about {calls}"),
+                _ => "raise it; --test says how many calls the whole read takes".to_owned(),
+            };
+            Err(Error::Quota(format!("max_requests = {most} is not enough to make progress; {advice}")))
         }
         (outcome, _) => outcome,
     };
@@ -61,15 +66,20 @@ pub(crate) fn sync(
     outcome.and(last)
 }
 
-fn read_all(run: &mut Run, order: &[&'static Source]) -> Result<()> {
+fn read_all(run: &mut Run, order: &[&'static Source], planned: &mut Option<u64>) -> Result<()> {
     let mut shared = Shared::default();
     let mut refused = Vec::new();
     if let Some(first) = order.first() {
         run.progress.enter(Some(first.stream.name));
         // The first call also gives the service's time, which is the start of the run.
-        let lists = shared.lists.of_account(run.client, run.config).map_err(|e| e.context(first.stream.name))?;
+        let lists = shared
+            .lists
+            .of_account(run.client, run.config, run.state.names_account())
+            .map_err(|e| e.context(first.stream.name))?;
         run.state.check_account(lists)?;
-        log::info!("plan: {}", streams::plan(run, &mut shared, order)?);
+        let plan = streams::plan(run, &mut shared, order)?;
+        *planned = Some(plan.calls);
+        log::info!("plan: {plan}");
     }
     for (i, source) in order.iter().enumerate() {
         let stream = &source.stream;

@@ -1,7 +1,5 @@
 //! Timestamps: from the forms that the service sends to instants, and back to the one form that the tap writes.
 
-use std::borrow::Cow;
-
 use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, TimeDelta, Utc};
 
 /// The whole second in UTC and the fractional digits of a timestamp, in any of the forms that services send.
@@ -61,8 +59,8 @@ fn date_of(b: &[u8]) -> Option<NaiveDate> {
     NaiveDate::from_ymd_opt(year, digits(&b[5..7])?, digits(&b[8..10])?)
 }
 
-/// The normal form; borrowed when the text already has it.
-pub(crate) fn normal(text: Cow<'_, str>) -> Option<Cow<'_, str>> {
+/// The normal form of a timestamp.
+pub(crate) fn normal(text: String) -> Option<String> {
     let (second, fraction) = parse(text.trim_ascii())?;
     let b = text.as_bytes();
     if b.len() == 20 && b[10] == b'T' && b[19] == b'Z' && &b[17..19] != b"60" {
@@ -78,7 +76,7 @@ pub(crate) fn normal(text: Cow<'_, str>) -> Option<Cow<'_, str>> {
         out.push_str(fraction);
     }
     out.push('Z');
-    Some(Cow::Owned(out))
+    Some(out)
 }
 
 /// The instant of a timestamp, in any of the forms that services send.

@@ -1,4 +1,4 @@
-//! A server of pages of contacts made beforehand: it costs next to nothing, so that what is measured is the tap.
+//! A server of prepared pages of contacts. It takes almost no time, so that the benchmark measures the tap.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};

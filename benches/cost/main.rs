@@ -8,14 +8,14 @@
 #![allow(clippy::cast_precision_loss, clippy::print_stdout, missing_docs)]
 
 mod cached;
-// What only the tests need of the modules below lies idle here.
+// The benchmark does not use everything in these modules.
 #[allow(dead_code, unused_imports)]
 #[path = "../../tests/it/merge.rs"]
 mod merge;
 mod process;
 #[path = "../../tests/it/round.rs"]
 mod round;
-// What only the tests need of it lies idle here.
+// The benchmark does not use everything in it.
 #[allow(dead_code)]
 #[path = "../../tests/it/tap.rs"]
 mod tap;
@@ -290,7 +290,7 @@ fn reports(fake: &Fake, route: &str, state: Option<&Value>) -> Report {
     Report { ran, rows, calls: fake.api_calls().len() }
 }
 
-/// The number of calls that the plan foretold.
+/// The number of calls in the plan.
 fn foretold(report: &Report) -> usize {
     let (_, rest) = report.ran.stderr.split_once("plan: about ").expect("a plan");
     rest.split_once(' ').unwrap().0.parse().unwrap()

@@ -31,6 +31,8 @@ pub(crate) struct Auth {
     server: AuthServer,
     store: TokenStore,
     held: Mutex<Held>,
+    /// Every secret that the run has held, since the service may echo any.
+    secrets: Mutex<Vec<Secret>>,
     /// Why the login is dead. Every thread gets this answer, and the server is not asked again.
     refused: OnceLock<String>,
     login_command: String,
@@ -63,18 +65,47 @@ impl Auth {
             && stored.is_none()
             && has_none
         {
-            return Err(Error::Usage(format!(
-                "{} does not exist, so you are not logged in. Run: {login_command} (or correct token_file)",
-                path.display()
-            )));
+            let cure = format!("Run: {login_command} (or correct token_file)");
+            return Err(Error::Usage(if path.exists() {
+                format!("{} holds no tokens, so you are not logged in. {cure}", path.display())
+            } else {
+                format!("{} does not exist, so you are not logged in. {cure}", path.display())
+            }));
         }
         let tokens = stored.unwrap_or_else(|| Tokens {
             access_token: config.access_token.clone(),
             refresh_token: config.refresh_token.clone(),
             ..Tokens::default()
         });
-        let held = Mutex::new(Held { tokens, dead_on_disk: None });
-        Ok(Auth { server: AuthServer::new(config)?, store, held, refused: OnceLock::new(), login_command })
+        let given = [&config.client_secret, &config.refresh_token, &config.access_token];
+        let secrets = Mutex::new(given.into_iter().flatten().cloned().collect());
+        let server = AuthServer::new(config)?;
+        let auth = Auth {
+            server,
+            store,
+            held: Mutex::new(Held { tokens: Tokens::default(), dead_on_disk: None }),
+            secrets,
+            refused: OnceLock::new(),
+            login_command,
+        };
+        auth.held().tokens = auth.noted(tokens);
+        Ok(auth)
+    }
+
+    /// Every secret that the run has held. No message and no record may show one.
+    pub(crate) fn secrets(&self) -> Vec<Secret> {
+        self.secrets.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The same tokens, noted as secrets.
+    fn noted(&self, tokens: Tokens) -> Tokens {
+        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        for secret in [&tokens.access_token, &tokens.refresh_token].into_iter().flatten() {
+            if !secrets.contains(secret) {
+                secrets.push(secret.clone());
+            }
+        }
+        tokens
     }
 
     /// An access token that is good as far as is known.
@@ -136,7 +167,7 @@ impl Auth {
             // A long-lived refresh token stays the same when the access token is renewed.
             let has_new_access = stored.access_token.is_some() && stored.access_token != held.tokens.access_token;
             if has_new_access || stored.refresh_token != held.tokens.refresh_token {
-                held.tokens = stored;
+                held.tokens = self.noted(stored);
             }
         }
         if let Some(pending) = self.store.pending()? {
@@ -147,7 +178,7 @@ impl Auth {
                      again"
                 ))
             })?;
-            held.tokens = pending;
+            held.tokens = self.noted(pending);
         }
         Ok(lock)
     }
@@ -156,7 +187,19 @@ impl Auth {
         if let Some(why) = self.refused.get() {
             return Err(Error::Credentials(why.clone()));
         }
-        let outcome = self.exchange_refresh_token(lock, held);
+        let mut outcome = self.exchange_refresh_token(lock, held);
+        if let Err(Error::Credentials(_)) = &outcome
+            && let Some(stored) = self.store.instead_of(held.tokens.refresh_token.as_ref())?
+        {
+            log::warn!(
+                "the refresh_token of the config is refused, so the one in token_file is used, and the config's never \
+                 again. Remove it from the config"
+            );
+            // From now on the file knows the config's token as an old one.
+            self.store.save(lock, &stored).map_err(Error::Failed)?;
+            held.tokens = self.noted(stored);
+            outcome = self.exchange_refresh_token(lock, held);
+        }
         self.server.finish_renewal();
         if let Err(Error::Credentials(why)) = &outcome {
             self.refused.get_or_init(|| why.clone());
@@ -197,7 +240,7 @@ impl Auth {
             &|| Ok(lock.cloned()),
             |http| protocol.exchange_refresh_token(&sent).request(&http),
         )?;
-        held.tokens = Tokens::from_answer(&answer, Some(refresh_token));
+        held.tokens = self.noted(Tokens::from_answer(&answer, Some(refresh_token)));
         let saved = match reservation {
             Ok(reservation) => self.store.save_reserved(lock, reservation, &held.tokens),
             // There may be room by now.

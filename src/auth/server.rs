@@ -162,9 +162,13 @@ impl AuthServer {
             self.finish_renewal();
             let why = failure.why;
             let Decision::Wait(mut wait) = retry.after(failure.hold) else {
+                let times = match retry.failures() {
+                    1 => "once".to_owned(),
+                    n => format!("{n} times"),
+                };
                 return Err(Error::Failed(format!(
-                    "the authorization server failed {} times: {why}. Run again later",
-                    retry.failures()
+                    "the authorization server, {}, failed {times}: {why}. Run again later; if it lasts, check auth_url",
+                    self.auth_url
                 )));
             };
             let mut doubt = "";
@@ -172,7 +176,11 @@ impl AuthServer {
                 wait = wait.max(UNCERTAIN_WAIT);
                 doubt = "; it may have used the token all the same";
             }
-            log::warn!("authorization server: {why}{doubt}; {retry} in {:.1} s", wait.as_secs_f64());
+            log::warn!(
+                "authorization server ({}): {why}{doubt}; {retry} in {:.1} s",
+                self.auth_url,
+                wait.as_secs_f64()
+            );
             thread::sleep(wait);
         }
     }

@@ -33,6 +33,10 @@ pub(crate) struct Tokens {
 }
 
 impl Tokens {
+    fn are_any(&self) -> bool {
+        self.access_token.is_some() || self.refresh_token.is_some()
+    }
+
     fn refresh_token(refresh_token: Secret) -> Tokens {
         Tokens { refresh_token: Some(refresh_token), ..Tokens::default() }
     }
@@ -148,7 +152,8 @@ impl TokenStore {
     pub(super) fn load(&self) -> Result<Option<Tokens>> {
         match &self.location {
             Location::TokenFile(path) => {
-                Ok(self.read_token_file(path)?.filter(|file| !self.config_is_newer(file, path)).map(|file| file.tokens))
+                let file = self.read_token_file(path)?.filter(|file| file.tokens.are_any());
+                Ok(file.filter(|file| !self.config_is_newer(file, path)).map(|file| file.tokens))
             }
             // The config was read when the run started, so that only another run's change since is news.
             Location::Config(path) => {
@@ -161,13 +166,24 @@ impl TokenStore {
         }
     }
 
+    /// The tokens of the token file, where the config's refresh token was sent because the file did not know it.
+    pub(super) fn instead_of(&self, sent: Option<&Secret>) -> Result<Option<Tokens>> {
+        let Location::TokenFile(path) = &self.location else { return Ok(None) };
+        if sent.is_none() || sent != self.configured.as_ref() {
+            return Ok(None);
+        }
+        let tokens = self.read_token_file(path)?.map(|file| file.tokens);
+        Ok(tokens.filter(|tokens| tokens.refresh_token.is_some() && tokens.refresh_token.as_ref() != sent))
+    }
+
     /// `None` where there is no token file yet.
     fn read_token_file(&self, path: &Path) -> Result<Option<TokenFile>> {
         let shown = path.display();
         let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::Usage(format!("{shown}: {e}"))),
+            Err(e) if e.kind() == io::ErrorKind::IsADirectory => return Err(Error::Usage(folder_for_file(path))),
+            Err(e) => return Err(Error::Usage(format!("token_file: {shown}: {e}"))),
         };
         // The parser's own words could quote a token.
         serde_json::from_slice(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes)).map(Some).map_err(|_| {
@@ -192,6 +208,9 @@ impl TokenStore {
     /// Fails if a new token could not be stored. Creates nothing but the token file's folder.
     pub(crate) fn check_writable(&self) -> std::result::Result<(), String> {
         let target = follow_links(self.path().ok_or(NOWHERE)?);
+        if target.is_dir() {
+            return Err(folder_for_file(&target));
+        }
         self.create_folder()?;
         durable_file::check_writable(&target).map_err(|e| format!("{}: {e}", target.display()))
     }
@@ -346,6 +365,15 @@ impl TokenStore {
             warn_if_readable(path);
         }
     }
+}
+
+/// What is wrong where `token_file` names a folder.
+fn folder_for_file(path: &Path) -> String {
+    format!(
+        "token_file is {}, a folder; name a file in it, such as {}",
+        path.display(),
+        path.join("tokens.json").display()
+    )
 }
 
 /// A short hash that is the same on every machine (64-bit FNV-1a). It tells tokens apart; it protects nothing.

@@ -31,7 +31,7 @@ pub(super) enum Verdict {
 }
 
 /// Judges an answer. The service sends errors as an object, an array, HTML or nothing; `error_type` is the gateway's
-/// `x-amzn-errortype` header. No text shows the access token.
+/// `x-amzn-errortype` header. No text shows a secret.
 pub(super) fn judge(status: u16, error_type: Option<&str>, body: &[u8], token: &Bearer) -> Verdict {
     if status == 200 && looks_like_json(body) {
         return Verdict::Good;

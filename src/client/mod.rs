@@ -1,4 +1,4 @@
-//! Calls to the API: one agent, one pace, one way to judge an answer. Knows no stream.
+//! Makes the calls to the API, with pacing, retries and the access token. Knows no stream.
 
 mod judge;
 mod pace;
@@ -25,7 +25,7 @@ use crate::config::{Config, OnQuota};
 use crate::error::{Error, Result};
 use crate::http::{Decision, Retry, agent, is_untrusted, network_text, retry_after, untrusted_text};
 use crate::logger::timer;
-use crate::quota::{CallCount, DAILY_QUOTA};
+use crate::quota::{CallCount, DAILY_QUOTA, calls_in_words};
 use crate::secret::Secret;
 use judge::{Verdict, judge};
 use pace::Pace;
@@ -34,13 +34,13 @@ use rows::unreadable;
 pub(crate) use rows::{Oddities, Row};
 use text::{Buffers, shown};
 
-/// The largest body that is read, in bytes. 500 contacts with all their sub-resources are some 2 MB.
+/// The largest body that is read, in bytes. 500 contacts with all their sub-resources take about 2 MB.
 const LARGEST_BODY: u64 = 48 << 20;
-/// A body up to this size is read while others are. Larger ones are read and parsed one at a time.
+/// Bodies up to this size are read in parallel. Larger ones are read and parsed one at a time, to save memory.
 const SMALL_BODY: u64 = 4 << 20;
-/// For this long after midnight UTC, a quota that is still used up counts as reset late, not as used up again.
+/// A quota that is still used up this soon after midnight UTC is taken to be reset late, not to be used up again.
 const LATE_RESET: TimeDelta = TimeDelta::minutes(15);
-/// The waits for a late reset: the first, doubled each time up to the longest.
+/// The first wait for a late reset. Each further one is twice as long, up to the longest.
 const FIRST_LATE_WAIT: Duration = Duration::from_secs(5);
 const LONGEST_LATE_WAIT: Duration = Duration::from_secs(60);
 
@@ -58,33 +58,48 @@ pub(crate) struct Client {
     max_retries: u32,
     max_requests: Option<u64>,
     on_quota: OnQuota,
-    /// The last wait for the quota: one call waits, the others see that it is over.
+    /// The last wait for the quota. One call waits; the others find here that the wait is over.
     waited: Mutex<Option<Waited>>,
     /// The service's time of the first good answer.
     first_date: OnceLock<DateTime<Utc>>,
-    /// Whether the service has answered any call with rows or an object.
+    /// Whether any call has succeeded.
     has_answered: AtomicBool,
-    /// The access tokens that the run has held.
-    tokens: Mutex<Vec<Secret>>,
 }
 
-/// What a call is made with, and what nothing that comes back may show.
+/// The access token of a call. Nothing from an answer may show it, nor one of the earlier tokens.
 struct Bearer {
     current: Secret,
-    held: Vec<Secret>,
+    /// All secrets that the run has held, this token among them.
+    secrets: Vec<Secret>,
 }
 
+/// A secret this long stands in no data by chance. A shorter one may be a word that somebody put for the client secret.
+const LONG: usize = 16;
+
 impl Bearer {
-    /// All access tokens that the run has held.
-    fn all(&self) -> impl Iterator<Item = &str> {
-        self.held.iter().map(Secret::expose)
+    /// What no message may show.
+    fn secrets(&self) -> impl Iterator<Item = &str> {
+        self.secrets.iter().map(Secret::expose)
+    }
+
+    /// What no record may hold.
+    fn secrets_in_data(&self) -> impl Iterator<Item = &str> {
+        let is_certain = |secret: &&Secret| **secret == self.current || secret.expose().len() >= LONG;
+        self.secrets.iter().filter(is_certain).map(Secret::expose)
     }
 
     #[cfg(test)]
     fn of(token: &str) -> Bearer {
         let current = Secret::from(token.to_owned());
-        Bearer { held: vec![current.clone()], current }
+        Bearer { secrets: vec![current.clone()], current }
     }
+}
+
+/// What tells a person which account it is.
+#[derive(Default, Deserialize)]
+pub(crate) struct AccountIdentity {
+    pub(crate) organization_name: Option<String>,
+    pub(crate) encoded_account_id: Option<String>,
 }
 
 /// A call to make.
@@ -93,7 +108,7 @@ struct Call {
     /// Names the endpoint in log lines and metrics.
     endpoint: &'static str,
     url: String,
-    /// Among calls that wait for the pace, the lowest goes first.
+    /// Among calls that wait for the pace, the one with the lowest priority is made first.
     priority: usize,
 }
 
@@ -101,16 +116,16 @@ struct Call {
 struct Answer {
     status: u16,
     date: Option<DateTime<Utc>>,
-    /// How long the service asks to wait.
+    /// The wait that the service asks for.
     hold: Option<Duration>,
-    /// The gateway's name of an error.
+    /// The gateway's name for an error.
     error_type: Option<String>,
-    /// What the vendor's support asks for, as a suffix for messages.
+    /// The id of the request, for the vendor's support, as a suffix for messages.
     request_id: String,
     body: Vec<u8>,
 }
 
-/// What was read from a good answer.
+/// A successful answer.
 struct Received<B> {
     body: B,
     /// The size of the body in bytes.
@@ -119,9 +134,9 @@ struct Received<B> {
     at: DateTime<Utc>,
 }
 
-/// Why an attempt brought nothing.
+/// Why an attempt failed.
 enum Failure {
-    /// Another attempt may succeed, after `hold` where the service asks for a wait.
+    /// Another attempt may succeed, after the wait `hold` if the service asks for one.
     Passing { why: String, hold: Option<Duration> },
     /// The daily quota is used up, at this time by the service's clock.
     Quota(Option<DateTime<Utc>>),
@@ -129,7 +144,7 @@ enum Failure {
     Token(String),
     /// The body is large, and another large one is being read.
     Large,
-    /// Another attempt would end like this one.
+    /// Another attempt would fail in the same way.
     Final(Error),
 }
 
@@ -158,7 +173,6 @@ impl Client {
             waited: Mutex::new(None),
             first_date: OnceLock::new(),
             has_answered: AtomicBool::new(false),
-            tokens: Mutex::default(),
         })
     }
 
@@ -172,8 +186,8 @@ impl Client {
         self.auth.is_renewing()
     }
 
-    /// How many calls to make side by side, so that the pace is the limit and not the latency: at `p` calls a second
-    /// and `l` seconds of latency, `p * l`. The service is not known to take more than two seconds.
+    /// How many calls to make in parallel so that the pace is the limit and not the latency: `p * l` at `p` calls per
+    /// second and a latency of `l` seconds. No call is known to take more than two seconds.
     pub(crate) fn workers(&self) -> usize {
         self.pace.calls_in(Duration::from_secs(2)).clamp(1, 8)
     }
@@ -190,12 +204,27 @@ impl Client {
         Ok(list.body.into_iter().map(|p| p.privilege_name).collect())
     }
 
-    /// API calls made so far, failed ones included. One that could not connect is none.
+    /// Which account the login belongs to, in text that can be shown. This takes the scope `account_read`.
+    pub(crate) fn account(&self) -> Result<AccountIdentity> {
+        let call = Call { endpoint: "account_summary", url: self.url("/account/summary", &[]), priority: 0 };
+        let read = |text: &str, token: &Bearer| {
+            let AccountIdentity { organization_name, encoded_account_id } =
+                serde_json::from_str(text).map_err(|e| shown(&unreadable(&e), token))?;
+            let shown = |text: Option<String>| text.map(|text| shown(&text, token));
+            Ok(AccountIdentity {
+                organization_name: shown(organization_name),
+                encoded_account_id: shown(encoded_account_id),
+            })
+        };
+        Ok(self.get(&call, read)?.body)
+    }
+
+    /// API calls made so far, including failed ones, except those that could not connect.
     pub(crate) fn calls(&self) -> u64 {
         self.pace.calls()
     }
 
-    /// How many more calls `max_requests` and a day's quota allow. What other runs have used of the day is not known.
+    /// How many more calls `max_requests` and the daily quota allow. Calls of other runs on the same day are not known.
     pub(crate) fn calls_left(&self) -> u64 {
         let calls = self.calls();
         let of_day = DAILY_QUOTA - calls % DAILY_QUOTA;
@@ -207,10 +236,10 @@ impl Client {
         self.pace.call_count()
     }
 
-    /// The run's start by the service's clock, which bookmarks are measured by.
+    /// The start of the run by the service's clock, which bookmarks are based on.
     pub(crate) fn run_start(&self) -> Result<DateTime<Utc>> {
         if self.first_date.get().is_none() {
-            // Only the date of the answer is needed, so a refusal does not matter.
+            // A refusal is fine too: only the date of the answer is needed.
             match self.object::<Value>("contacts_counts", "/contacts/counts", &[], 0) {
                 Ok(_) | Err(Error::Forbidden(_) | Error::NotFound(_) | Error::Refused(_)) => {}
                 Err(e) => return Err(e),
@@ -261,7 +290,7 @@ impl Client {
         Ok(self.get(&call, read)?.body)
     }
 
-    /// Reads an answer that is one record rather than a listing, and what was odd about it.
+    /// Reads an answer that is a single record, not a listing, and what was odd about it.
     pub(crate) fn one<T: DeserializeOwned + JsonSchema>(
         &self,
         endpoint: &'static str,
@@ -286,29 +315,25 @@ impl Client {
         url
     }
 
-    /// Refreshes the tokens to prove that it works; `None` when there is only an access token.
+    /// Refreshes the tokens to check that it works; `None` if there is only an access token.
     pub(crate) fn prove(&self) -> Result<Option<Scopes>> {
         self.auth.prove()
     }
 
-    /// An access token for the next call, with those that were held before: no answer may show any of them.
-    fn held(&self, current: Secret) -> Bearer {
-        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        if !tokens.contains(&current) {
-            tokens.push(current.clone());
-        }
-        Bearer { current, held: tokens.clone() }
+    /// An access token for the next call, with all secrets that its answer may not show.
+    fn bearer(&self, current: Secret) -> Bearer {
+        Bearer { current, secrets: self.auth.secrets() }
     }
 
-    /// Makes a call until it succeeds or retries make no sense. `read` parses the body of a 200, and returns in words
-    /// why it cannot: that too is retried. It is given the access token, which nothing from the body may show.
+    /// Makes a call until it succeeds or no retry makes sense. `read` parses the body of a 200, or says why it cannot,
+    /// which is retried too. It gets the access token so that no text it returns shows it.
     fn get<B>(
         &self,
         call: &Call,
         mut read: impl FnMut(&str, &Bearer) -> std::result::Result<B, String>,
     ) -> Result<Received<B>> {
         let mut retry = Retry::new(self.max_retries);
-        let mut token = self.held(self.auth.bearer()?);
+        let mut token = self.bearer(self.auth.bearer()?);
         let mut is_renewed = false;
         let mut large_body = None;
         loop {
@@ -320,12 +345,12 @@ impl Client {
                 }
                 Err(Failure::Quota(now)) => {
                     self.day_is_used_up(now)?;
-                    token = self.held(self.auth.bearer()?);
+                    token = self.bearer(self.auth.bearer()?);
                 }
                 Err(Failure::Token(_)) if !is_renewed => {
                     is_renewed = true;
                     log::debug!("{}: the access token was refused; getting another", call.endpoint);
-                    token = self.held(self.auth.other_than(&token.current)?);
+                    token = self.bearer(self.auth.other_than(&token.current)?);
                 }
                 Err(Failure::Token(why)) => {
                     return Err(Error::Credentials(format!(
@@ -352,7 +377,7 @@ impl Client {
         }
     }
 
-    /// One attempt: waits for the pace, makes the call, and says what the answer means.
+    /// Makes one attempt: waits for the pace, makes the call, and judges the answer.
     fn attempt<'c, B>(
         &'c self,
         call: &Call,
@@ -360,7 +385,7 @@ impl Client {
         large_body: &mut Option<MutexGuard<'c, ()>>,
         read: &mut impl FnMut(&str, &Bearer) -> std::result::Result<B, String>,
     ) -> std::result::Result<Received<B>, Failure> {
-        if !self.pace.take_place(call.priority) {
+        if !self.pace.wait_to_send(call.priority) {
             let limit = self.max_requests.unwrap_or_default();
             return Err(Failure::Final(Error::Quota(format!(
                 "max_requests ({limit}) is used up; run again with the last STATE to go on"
@@ -386,8 +411,8 @@ impl Client {
             }
             Verdict::Retry(why) => passing(why, answer.hold),
             Verdict::Throttled => {
-                // The limit holds for all calls of the application together.
-                self.pace.hold(answer.hold.unwrap_or_else(|| Duration::from_millis(1000 + fastrand::u64(..1000))));
+                // The limit is for all calls of the application together.
+                self.pace.pause(answer.hold.unwrap_or_else(|| Duration::from_millis(1000 + fastrand::u64(..1000))));
                 passing("429 throttled".into(), answer.hold)
             }
             Verdict::QuotaExceeded => Failure::Quota(answer.date),
@@ -402,7 +427,7 @@ impl Client {
         })
     }
 
-    /// What to add to a 404: as long as no call has succeeded, the address may be wrong.
+    /// A hint for a 404: the address may be wrong if no call has succeeded yet.
     fn doubt_api_url(&self) -> String {
         if self.has_answered.load(Ordering::Relaxed) {
             return String::new();
@@ -410,7 +435,7 @@ impl Client {
         format!("; check api_url ({}), since no call has succeeded yet", self.api_url)
     }
 
-    /// The service's time of a good answer. That of the run's first one is the run's start.
+    /// The service's time of a successful answer. The first one is the start of the run.
     fn date_of(&self, answer: &Answer) -> DateTime<Utc> {
         let now = Utc::now();
         // A gateway whose clock is ahead must not move a bookmark into the future.
@@ -453,7 +478,7 @@ impl Client {
             self.agent.get(url).header("Authorization", format!("Bearer {}", token.current.expose())).call().map_err(
                 |e| {
                     if has_not_left(&e) {
-                        self.pace.give_back();
+                        self.pace.uncount();
                     }
                     self.network_failure(&e, token)
                 },
@@ -476,7 +501,7 @@ impl Client {
             *large_body = match self.large_body.try_lock() {
                 Ok(guard) => Some(guard),
                 Err(TryLockError::Poisoned(e)) => Some(e.into_inner()),
-                // Waiting for it here could take longer than request_timeout, so the call is made again later.
+                // Waiting here could take longer than request_timeout, so the call is made again later.
                 Err(TryLockError::WouldBlock) => return Err(Failure::Large),
             };
         }
@@ -505,16 +530,16 @@ impl Client {
         Failure::Passing { why: format!("{}: {}", self.origin, shown(&network_text(e), token)), hold: None }
     }
 
-    /// The daily quota is used up: ends the run, or sleeps until 00:00 UTC.
+    /// Handles a used-up quota: ends the run, or sleeps until 00:00 UTC.
     fn day_is_used_up(&self, now: Option<DateTime<Utc>>) -> Result<()> {
         let answered = Instant::now();
         let now = now.unwrap_or_else(Utc::now);
         let midnight = (now.date_naive() + Days::new(1)).and_time(NaiveTime::MIN).and_utc();
         let left = midnight - now;
         let text = format!(
-            "the daily quota of the application is used up after {} calls of this run; it resets at 00:00 UTC, in {} h \
+            "the daily quota of the application is used up after {} of this run; it resets at 00:00 UTC, in {} h \
              {:02} min",
-            self.calls(),
+            calls_in_words(self.calls()),
             left.num_hours(),
             left.num_minutes() % 60
         );
@@ -523,7 +548,7 @@ impl Client {
         }
         let mut waited = self.waited.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *waited {
-            // Another call has waited for the same reset meanwhile.
+            // Another call has waited for the same reset.
             Some(last) if answered < last.ended => {}
             Some(last) if (TimeDelta::zero()..LATE_RESET).contains(&(now - last.midnight)) => {
                 let wait = FIRST_LATE_WAIT.saturating_mul(2u32.saturating_pow(last.late)).min(LONGEST_LATE_WAIT);
@@ -538,7 +563,7 @@ impl Client {
             _ => {
                 log::info!("{text}; waiting for it (on_quota: wait)");
                 let until = Utc::now() + left + TimeDelta::seconds(5);
-                // In small steps by the wall clock, since the machine may be suspended meanwhile.
+                // It sleeps in small steps and looks at the clock, since the machine may be suspended meanwhile.
                 while let Ok(rest) = (until - Utc::now()).to_std() {
                     thread::sleep(rest.min(Duration::from_secs(30)));
                 }
@@ -548,7 +573,7 @@ impl Client {
         Ok(())
     }
 
-    /// The address of a next link, byte for byte: cursors come in forms that rebuilding would break.
+    /// The address of a next link, unchanged: parsing and rebuilding it would break some cursors.
     fn resolve(&self, href: &str) -> Result<String> {
         if href.starts_with('/') && !href.starts_with("//") {
             return Ok(format!("{}{href}", self.origin));
@@ -563,7 +588,7 @@ impl Client {
     }
 }
 
-/// Whether a call failed before there was a connection. The service has not seen it, so it counts against no quota.
+/// Whether a call failed before there was a connection. The service has not seen such a call, so it uses no quota.
 fn has_not_left(e: &ureq::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, Other, TimedOut, UnexpectedEof, WouldBlock};
     match e {
@@ -571,7 +596,7 @@ fn has_not_left(e: &ureq::Error) -> bool {
         | ureq::Error::ConnectionFailed
         | ureq::Error::ConnectProxyFailed(_)
         | ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => true,
-        // A connection ends in one of these. Everything else, such as a failed name lookup, prevents one.
+        // These come from an existing connection. All others, such as a failed name lookup, prevent one.
         ureq::Error::Io(io) => {
             let ended = [BrokenPipe, ConnectionAborted, ConnectionReset, Other, TimedOut, UnexpectedEof, WouldBlock];
             is_untrusted(e) || !ended.contains(&io.kind())

@@ -1,4 +1,4 @@
-//! How fast and how much: the spacing of calls, their count, the waits.
+//! The pace of the calls: spaces them evenly, counts them, and stops at `max_requests`.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -6,40 +6,71 @@ use std::time::{Duration, Instant};
 
 use crate::quota::CallCount;
 
-/// Spaces calls evenly, so that no sliding second holds more than the pace.
-///
-/// The window behind the service's "4 per second" is not documented; even spacing keeps every kind of window. The 3.2 %
-/// on top are for what a call's way to the service varies: 32 ms between the first and the fifth. A call that leaves late,
-/// since its thread woke up late, holds back the fifth after it and not all that follow.
+/// Spaces calls evenly, and sends one call at a time: of those that wait, the one with the lowest priority number.
 pub(super) struct Pace {
-    spacing: Duration,
-    /// How many calls a second may hold.
-    a_second: u32,
     queue: Mutex<Queue>,
-    /// A place was taken: another is first.
-    moved: Condvar,
+    /// Signalled when a call was sent, so that another one is first in the queue.
+    advanced: Condvar,
     calls: CallCount,
     limit: Option<u64>,
 }
 
-/// The calls that wait for their place.
+/// The calls that wait to be sent.
 struct Queue {
-    /// When the next may leave.
-    next: Instant,
-    /// When the last ones left, as many as a second may hold; the latest is the last.
-    left: VecDeque<Instant>,
-    /// The turn of each and when it came, which decides among those of one turn.
+    schedule: Schedule,
+    /// The priority of each waiting call, and its number: among equal priorities, the first to arrive goes first.
     waiting: BTreeSet<(usize, u64)>,
-    came: u64,
+    arrivals: u64,
+}
+
+/// When calls may be sent.
+///
+/// The service does not document which window its "4 per second" refers to; evenly spaced calls fit any. The time to reach
+/// the service varies, so the calls of a second are spread over a little more than a second.
+struct Schedule {
+    spacing: Duration,
+    /// The most calls in any one second, at least one.
+    a_second: usize,
+    /// The least time in which one more call than that may be sent.
+    window: Duration,
+    /// When the next call may be sent.
+    next: Instant,
+    /// When the last calls were sent, at most `a_second` of them, the latest at the end.
+    sent: VecDeque<Instant>,
+}
+
+/// The calls of a second are spread over this much of it: 3.857 calls a second at a pace of 4.
+const SPREAD: f64 = 1.037;
+/// They take at least this much of it: the times of two calls to reach the service may differ by 30 ms. What lies between
+/// both is how late a thread may wake up without slowing the others down.
+const LEAST_SPREAD: f64 = 1.031;
+
+impl Schedule {
+    fn new(per_second: f64, now: Instant) -> Schedule {
+        let a_second = whole(per_second);
+        let window = Duration::from_secs_f64(LEAST_SPREAD * f64::from(a_second) / per_second);
+        let spacing = Duration::from_secs_f64(SPREAD / per_second);
+        Schedule { spacing, a_second: a_second as usize, window, next: now, sent: VecDeque::new() }
+    }
+
+    /// Notes that a call is sent now, which arrived at `arrived`. Only the delay of a thread that woke up late is made up
+    /// for, not time in which there was nothing to send.
+    fn send(&mut self, arrived: Instant, now: Instant) {
+        self.next = self.next.max(arrived) + self.spacing;
+        self.sent.push_back(now);
+        if self.sent.len() == self.a_second {
+            let first = self.sent.pop_front().expect("there is one");
+            self.next = self.next.max(first + self.window);
+        }
+    }
 }
 
 impl Pace {
     pub(super) fn new(per_second: f64, limit: Option<u64>) -> Pace {
+        let schedule = Schedule::new(per_second, Instant::now());
         Pace {
-            spacing: Duration::from_secs_f64(1.032 / per_second),
-            a_second: whole(per_second),
-            queue: Mutex::new(Queue { next: Instant::now(), left: VecDeque::new(), waiting: BTreeSet::new(), came: 0 }),
-            moved: Condvar::new(),
+            queue: Mutex::new(Queue { schedule, waiting: BTreeSet::new(), arrivals: 0 }),
+            advanced: Condvar::new(),
             calls: CallCount::default(),
             limit,
         }
@@ -49,60 +80,54 @@ impl Pace {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for this call's place and counts it; false when `max_requests` are used up. Of the calls that wait, the
-    /// one of the lowest turn is the first to leave.
-    pub(super) fn take_place(&self, turn: usize) -> bool {
+    /// Waits until a call may be sent, and counts it. Returns false once `max_requests` is used up. Among waiting
+    /// calls, the one with the lowest `priority` is sent first.
+    pub(super) fn wait_to_send(&self, priority: usize) -> bool {
         let mut queue = self.lock();
-        let came = Instant::now();
-        let place = (turn, queue.came);
-        queue.came += 1;
+        let arrived = Instant::now();
+        let place = (priority, queue.arrivals);
+        queue.arrivals += 1;
         queue.waiting.insert(place);
-        let leaves = loop {
+        let may_send = loop {
             if self.limit.is_some_and(|limit| self.calls() >= limit) {
                 break false;
             }
-            let left = queue.next.saturating_duration_since(Instant::now());
-            let first = queue.waiting.first() == Some(&place);
-            if first && left.is_zero() {
+            let wait = queue.schedule.next.saturating_duration_since(Instant::now());
+            let is_first = queue.waiting.first() == Some(&place);
+            if is_first && wait.is_zero() {
                 break true;
             }
-            // The first waits for the time, the others to be first.
-            queue = if first {
-                self.moved.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0
+            // The first call waits until it is due; the others wait until they are first.
+            queue = if is_first {
+                self.advanced.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0
             } else {
-                self.moved.wait(queue).unwrap_or_else(PoisonError::into_inner)
+                self.advanced.wait(queue).unwrap_or_else(PoisonError::into_inner)
             };
         };
         queue.waiting.remove(&place);
-        if leaves {
-            // Time in which nobody called is not made up for, only time in which a thread did not wake up.
-            let due = queue.next.max(came);
-            queue.left.push_back(Instant::now());
-            queue.next = due + self.spacing;
-            if queue.left.len() == self.a_second as usize {
-                let first = queue.left.pop_front().expect("there is one");
-                queue.next = queue.next.max(first + self.spacing * self.a_second);
-            }
+        if may_send {
+            queue.schedule.send(arrived, Instant::now());
             self.calls.add();
         }
-        self.moved.notify_all();
-        leaves
+        self.advanced.notify_all();
+        may_send
     }
 
-    /// Uncounts a call that could not connect: the service has not seen it.
-    pub(super) fn give_back(&self) {
-        self.calls.take_back();
+    /// Takes back the count of a call that could not connect: the service has not seen it.
+    pub(super) fn uncount(&self) {
+        self.calls.subtract();
     }
 
-    /// Nobody calls for this long: the service said that all together are too fast.
-    pub(super) fn hold(&self, wait: Duration) {
+    /// Sends no call for this long, because the service has said that there were too many.
+    pub(super) fn pause(&self, wait: Duration) {
         let mut queue = self.lock();
-        queue.next = queue.next.max(Instant::now() + wait);
+        queue.schedule.next = queue.schedule.next.max(Instant::now() + wait);
     }
 
-    /// How many calls the pace allows in a time.
+    /// How many calls the pace allows in this time.
     pub(super) fn calls_in(&self, time: Duration) -> usize {
-        usize::try_from(time.as_nanos().div_ceil(self.spacing.as_nanos().max(1))).unwrap_or(usize::MAX)
+        let spacing = self.lock().schedule.spacing.as_nanos().max(1);
+        usize::try_from(time.as_nanos().div_ceil(spacing)).unwrap_or(usize::MAX)
     }
 
     /// API calls made so far, failed ones included.
@@ -116,7 +141,7 @@ impl Pace {
     }
 }
 
-/// The calls that a second may hold, at least one.
+/// The most calls in one second, at least one.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "floored, and `as` saturates")]
 fn whole(per_second: f64) -> u32 {
     (per_second.floor() as u32).max(1)
@@ -126,23 +151,57 @@ fn whole(per_second: f64) -> u32 {
 mod tests {
     use std::thread;
 
+    use proptest::prelude::*;
+
     use super::*;
 
+    /// When the calls reach the service if there is always one more to make: `late` is how late each thread wakes up, and
+    /// `way` how long each call is on its way, both in microseconds.
+    fn arrivals(per_second: f64, late: &[u64], way: &[u64]) -> Vec<Duration> {
+        let begin = Instant::now();
+        let mut schedule = Schedule::new(per_second, begin);
+        let (mut arrivals, mut now) = (Vec::new(), begin);
+        for (late, way) in late.iter().zip(way) {
+            now = schedule.next.max(now) + Duration::from_micros(*late);
+            schedule.send(begin, now);
+            arrivals.push(now + Duration::from_micros(*way) - begin);
+        }
+        arrivals.sort();
+        arrivals
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn no_sliding_second_holds_more_than_the_pace(
+            late in prop::collection::vec(0u64..200_000, 60), way in prop::collection::vec(0u64..=30_000, 60), pace in 1u8..9,
+        ) {
+            let arrivals = arrivals(pace.into(), &late, &way);
+            prop_assert!(arrivals.windows(usize::from(pace) + 1).all(|calls| calls[usize::from(pace)] - calls[0] > Duration::from_secs(1)));
+        }
+
+        #[test]
+        fn threads_that_wake_up_a_little_late_cost_no_pace(late in prop::collection::vec(0u64..=6_000, 401)) {
+            let arrivals = arrivals(4.0, &late, &[0; 401]);
+            prop_assert!(400.0 / (arrivals[400] - arrivals[0]).as_secs_f64() >= 3.85);
+        }
+    }
+
     #[test]
-    fn the_lowest_turn_leaves_first() {
+    fn the_lowest_priority_is_sent_first() {
         let pace = Pace::new(5.0, None);
-        pace.hold(Duration::from_millis(500));
-        let left = Mutex::new(Vec::new());
+        pace.pause(Duration::from_millis(500));
+        let sent = Mutex::new(Vec::new());
         thread::scope(|scope| {
-            for turn in [3, 1, 4, 0, 2] {
-                let (pace, left) = (&pace, &left);
+            for priority in [3, 1, 4, 0, 2] {
+                let (pace, sent) = (&pace, &sent);
                 scope.spawn(move || {
-                    pace.take_place(turn);
-                    left.lock().unwrap().push(turn);
+                    pace.wait_to_send(priority);
+                    sent.lock().unwrap().push(priority);
                 });
             }
         });
-        assert_eq!(left.into_inner().unwrap(), [0, 1, 2, 3, 4]);
+        assert_eq!(sent.into_inner().unwrap(), [0, 1, 2, 3, 4]);
     }
 
     #[test]
@@ -152,7 +211,7 @@ mod tests {
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    while pace.take_place(0) {
+                    while pace.wait_to_send(0) {
                         times.lock().unwrap().push(Instant::now());
                     }
                 });

@@ -1,4 +1,4 @@
-//! The pages of a listing, typed, in order.
+//! Iterates over the pages of a listing, parsed into typed rows.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use crate::timestamp::stamp;
 /// One page of a listing.
 pub(crate) struct Page<T> {
     pub(crate) rows: Vec<T>,
-    /// How many rows the whole listing has, by the service's own count.
+    /// How many rows the whole listing has, according to the service's count.
     pub(crate) count: Option<u64>,
-    /// The contact that a report is about, where the service names it.
+    /// The contact that a report is about, if the service names it.
     pub(crate) contact_id: Option<Box<str>>,
     /// When it was read, by this machine's clock: the `time_extracted` of its records.
     pub(crate) extracted: String,
@@ -42,7 +42,7 @@ pub(crate) struct Pages<T> {
     /// The call for the page before that.
     before: Option<Call>,
     next: Option<String>,
-    /// The addresses asked for so far: a next link that leads back to one would go round for ever.
+    /// The addresses requested so far: following a next link back to one of them would never end.
     seen: HashSet<String>,
     rows: std::marker::PhantomData<fn() -> T>,
 }
@@ -60,14 +60,14 @@ impl<T: Row> Pages<T> {
         }
     }
 
-    /// Reads the last page returned once more.
+    /// Reads the last page again.
     pub(crate) fn again(&mut self) -> Result<Page<T>> {
         let page = read_page(&self.client, &self.call, self.seen.len() <= 1)?;
         self.next.clone_from(&page.next);
         Ok(page)
     }
 
-    /// The page before the one handed out last, as it is now; `None` for a first page.
+    /// Reads the page before the last one again; `None` if the last one is the first.
     pub(crate) fn previous(&self) -> Option<Result<Page<T>>> {
         let call = self.before.as_ref()?;
         Some(read_page(&self.client, call, self.seen.len() <= 2))
@@ -90,11 +90,11 @@ impl<T: Row> Iterator for Pages<T> {
     }
 }
 
-/// Reads one page; `is_first` where no next link led to it.
+/// Reads one page. `is_first` says that no next link led to it.
 pub(super) fn read_page<T: Row>(client: &Client, call: &Call, is_first: bool) -> Result<Page<T>> {
     let read = |text: &str, token: &Bearer| {
         let mut body: Body<T> = rows::read(text).map_err(|e| {
-            // The error's own text may show a value.
+            // The text of the error could show a value.
             format!("200 response that is not a page of {}: line {}, column {}", T::ROWS, e.line(), e.column())
         })?;
         if body.rows.is_none() && !judge::lack_means_none(&body.envelope, is_first) {

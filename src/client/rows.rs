@@ -1,8 +1,8 @@
 //! The body of a listing's page, parsed into typed rows.
 //!
-//! Usually every row fits its type, and one pass is enough. If one does not, the page is parsed again as plain JSON, and
-//! each row is repaired by the schema of its type: a value that its field cannot hold becomes null, and a row without a
-//! usable key is left out. Both are noted for a warning.
+//! Usually every row fits its type, and one pass is enough. If one does not, the page is parsed again as plain JSON,
+//! and each row is repaired by the schema of its type: a value that its field cannot hold becomes null, and a row
+//! without a usable key is left out. Both are noted for a warning.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,47 +21,47 @@ use crate::schema;
 pub(crate) trait Row: DeserializeOwned + JsonSchema + Send + 'static {
     /// The member of the body that holds the rows.
     const ROWS: &'static str;
-    /// Whether the type has every field that the service is known to send, so that others are worth a warning.
+    /// Whether the type has every field that the service is known to send, so that any other field is worth a warning.
     const IS_WHOLE: bool;
 }
 
 /// A parsed body.
 #[derive(Debug)]
 pub(super) struct Body<T> {
-    /// `None` where the body lacks the member, or it is null.
+    /// `None` if the body lacks the member, or it is null.
     pub(super) rows: Option<Vec<T>>,
     pub(super) envelope: Envelope,
     pub(super) oddities: Oddities,
 }
 
-/// What stands beside the rows.
+/// The other members of the body.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Envelope {
-    /// How many rows the whole listing has, by the service's own count. The largest of several.
+    /// How many rows the whole listing has, according to the service's count; the largest if there are several.
     pub(super) count: Option<u64>,
     /// The contact that a report is about.
     pub(super) contact_id: Option<Box<str>>,
     /// The link to the next page.
     pub(super) next: Option<String>,
-    /// Whether there is a member that no listing is known to have.
+    /// Whether there is a member that no known listing has.
     pub(super) has_others: bool,
 }
 
 /// What was odd about the rows of a page.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Oddities {
-    /// Fields that the type does not have, such as `email_address.foo`; at most 1,000 of a page.
+    /// Fields that the type does not have, such as `email_address.foo`; at most 1,000 per page.
     pub(crate) unknown: BTreeSet<String>,
     /// Fields with a value that they cannot hold, each with the first record that had one.
     pub(crate) unreadable: BTreeMap<String, String>,
     /// How many rows were left out because they lack a usable key.
     pub(crate) left_out: u64,
-    /// The first of those by its other keys, and what it lacks.
+    /// The other keys of the first of those, and what it lacks.
     pub(crate) why_left_out: Option<String>,
 }
 
 impl Oddities {
-    /// Replaces everything that came from the service by what may be shown of it.
+    /// Makes all text that came from the service safe to print.
     pub(super) fn show(&mut self, shown: impl Fn(&str) -> String) {
         self.unknown = self.unknown.iter().map(|name| shown(name)).collect();
         self.unreadable.values_mut().for_each(|record| *record = shown(record));
@@ -69,10 +69,10 @@ impl Oddities {
     }
 }
 
-/// How many unknown fields of a page are noted; a hostile page could have millions.
+/// The most unknown fields that are noted per page; a hostile page could have millions.
 const MOST_UNKNOWN: usize = 1000;
 
-/// Parses a body. An error means that it is not a listing, or that it is cut short.
+/// Parses a body. An error means that it is not a listing, or that its end is missing.
 pub(super) fn read<T: Row>(text: &str) -> serde_json::Result<Body<T>> {
     let mut unknown = BTreeSet::new();
     match body(T::ROWS, text, TypedRow { unknown: &mut unknown, row: PhantomData }) {
@@ -82,7 +82,7 @@ pub(super) fn read<T: Row>(text: &str) -> serde_json::Result<Body<T>> {
     }
 }
 
-/// Parses a body with rows that do not fit their type.
+/// Parses a body that has rows that do not fit their type.
 fn repaired<T: Row>(text: &str) -> serde_json::Result<Body<T>> {
     let (envelope, plain) = body(T::ROWS, text, PlainRow)?;
     let mut oddities = Oddities::default();
@@ -107,7 +107,8 @@ fn repaired<T: Row>(text: &str) -> serde_json::Result<Body<T>> {
     Ok(Body { rows: Some(rows), envelope, oddities })
 }
 
-/// A row in which the values that no field can hold are null. The error names the row and the keys that it lacks.
+/// Parses a row after setting values to null that their field cannot hold. The error names the row and the keys that it
+/// lacks.
 fn repaired_row<T: DeserializeOwned>(
     mut row: Value,
     schema: &Value,
@@ -140,7 +141,7 @@ pub(super) fn read_one<T: DeserializeOwned + JsonSchema>(text: &str) -> Result<(
     Ok((row, oddities))
 }
 
-/// Says where a body cannot be parsed. The error's own text may show a value.
+/// Says where a body cannot be parsed, without the text of the error, which could show a value.
 pub(super) fn unreadable(e: &serde_json::Error) -> String {
     format!("200 response of an unexpected form: line {}, column {}", e.line(), e.column())
 }

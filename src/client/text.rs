@@ -12,12 +12,12 @@ const LARGEST_KEPT: usize = 4 << 20;
 /// Longer text, in bytes, is not shown at all: finding a secret in all its forms takes many times its size in memory.
 const LONGEST_SHOWN: usize = 8 << 10;
 
-/// Text of the service as a message shows it: without the access token, on one line, and cut at 200 characters.
+/// Text of the service as a message shows it: without secrets, on one line, and cut at 200 characters.
 pub(super) fn shown(text: &str, token: &Bearer) -> String {
     if text.len() > LONGEST_SHOWN {
         return format!("(a text of {} bytes)", text.len());
     }
-    shown::shown(mask(text, token.all()))
+    shown::shown(mask(text, token.secrets()))
 }
 
 /// The buffers of pages that have been parsed, for the next ones.
@@ -41,10 +41,10 @@ impl Buffers {
     }
 }
 
-/// Makes JSON text of a body that every target can store and that does not hold the access token.
+/// Makes JSON text of a body that every target can store and that holds no secret.
 ///
 /// Escapes of U+0000 are dropped, and unpaired surrogates and bytes that are not UTF-8 become U+FFFD: Postgres stores
-/// none of them, and JSON parsers reject the surrogates. An echo of the token becomes `***`.
+/// none of them, and JSON parsers reject the surrogates. An echo of a secret becomes `***`.
 pub(super) fn clean(bytes: Vec<u8>, token: &Bearer) -> String {
     let text = match String::from_utf8(bytes) {
         Ok(text) => text,
@@ -54,12 +54,18 @@ pub(super) fn clean(bytes: Vec<u8>, token: &Bearer) -> String {
         Cow::Borrowed(_) => text,
         Cow::Owned(repaired) => repaired,
     };
-    for token in token.all() {
-        let percent = token.bytes().fold(String::new(), |text, byte| text + &format!("%{byte:02X}"));
-        let form: String = url::form_urlencoded::byte_serialize(token.as_bytes()).collect();
-        for echo in [token, &form, &percent, &percent.to_lowercase()] {
-            if holds(&text, echo) {
-                text = text.replace(echo, "***");
+    let mut hide = |echo: &str| {
+        if holds(&text, echo) {
+            text = text.replace(echo, "***");
+        }
+    };
+    for secret in token.secrets_in_data() {
+        hide(secret);
+        let percent = secret.bytes().fold(String::new(), |text, byte| text + &format!("%{byte:02X}"));
+        let form: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+        for echo in [&form, &percent, &percent.to_lowercase()] {
+            if echo != secret {
+                hide(echo);
             }
         }
     }

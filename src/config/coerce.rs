@@ -1,27 +1,27 @@
-//! Converts a value to the type of its setting: environment variables and forms know strings only.
+//! Converts a value to the type of its setting: environment variables and forms only have strings.
 
 use serde_json::Value;
 
 use crate::spelling::did_you_mean;
 
-/// Converts a value to a type that the setting has; `None` when the value says "not set".
+/// Converts a value to a type of its setting; `None` if the value means "not set".
 ///
 /// # Errors
-/// For a value that the setting cannot have; the text is the suggestion of one that it can, or empty.
+/// For a value that the setting does not allow. The text suggests a similar allowed value, or is empty.
 pub(super) fn coerce(value: Value, setting: &Value) -> Result<Option<Value>, String> {
     let types = types(setting);
     let is = |t: &str| types.contains(&t);
     let value = match value {
         Value::Null => return Ok(None),
         Value::String(text) if text.trim().is_empty() => return Ok(None),
-        // Where false is allowed, an empty list means the same.
+        // If the setting can be false, an empty list means false.
         Value::Array(items) if items.is_empty() && is("array") && !is("boolean") => return Ok(None),
         Value::String(text) if !is("string") => parse(text.trim(), &is).ok_or_else(|| suggestion(&text, setting))?,
         Value::Number(number) if is("string") => Value::String(number.to_string()),
         other => other,
     };
     let value = match value {
-        // 7.0 is 7: JSON Schema's integer makes no difference.
+        // In JSON Schema, 7.0 is an integer too.
         Value::Number(n) if is("integer") && !n.is_u64() => {
             let whole = n.as_f64().filter(|f| f.fract() == 0.0 && (0.0..9e15).contains(f)).ok_or_else(String::new)?;
             format!("{whole:.0}").parse::<u64>().map_err(|_| String::new())?.into()

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::words::{ContactStatus, Subresource, Word};
 use crate::secret::Secret;
+use crate::spelling::did_you_mean;
 use crate::window::local;
 
 /// A time to wait, written as a number of seconds.
@@ -43,10 +44,14 @@ pub(super) fn user_agent<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::E
 }
 
 pub(super) fn timezone<'de, D: Deserializer<'de>>(d: D) -> Result<Tz, D::Error> {
-    String::deserialize(d)?.trim().parse().map_err(|_| D::Error::custom("IANA name such as America/New_York"))
+    let name = String::deserialize(d)?;
+    name.trim().parse().map_err(|_| {
+        let nearest = did_you_mean(&name, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()));
+        D::Error::custom(format!("IANA name such as America/New_York{nearest}"))
+    })
 }
 
-/// The service writes its UUIDs in lower case and finds them in no other.
+/// The service finds UUIDs only in lower case.
 pub(super) fn contact_ids<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
     let mut ids = BTreeSet::new();
     for id in Vec::<String>::deserialize(d)? {
@@ -65,7 +70,7 @@ pub(super) fn in_order<'de, T: Deserialize<'de> + Ord, D: Deserializer<'de>>(d: 
     Ok(BTreeSet::deserialize(d)?.into_iter().collect())
 }
 
-/// `all` beside other statuses means all.
+/// `all` together with other statuses means all.
 pub(super) fn statuses<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<ContactStatus>, D::Error> {
     let statuses: Vec<ContactStatus> = in_order(d)?;
     Ok(if statuses.contains(&ContactStatus::All) { vec![ContactStatus::All] } else { statuses })
@@ -86,7 +91,8 @@ pub(super) fn subresources<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Subres
     })
 }
 
-/// The base URL of a server. Plain http would show the token to the network, except within this machine.
+/// The base URL of a server. Plain http is only allowed within this machine, since it would show the token to the
+/// network.
 pub(super) fn server_url<'de, D: Deserializer<'de>>(d: D) -> Result<Url, D::Error> {
     let allowed = "https:// URL (http:// for loopback only) without user, query and fragment";
     let bad = || D::Error::custom(allowed);
@@ -97,14 +103,14 @@ pub(super) fn server_url<'de, D: Deserializer<'de>>(d: D) -> Result<Url, D::Erro
     if is_safe && is_base { Ok(url) } else { Err(bad()) }
 }
 
-/// Kept as written: the authorization server compares it letter by letter.
+/// Kept as written, because the authorization server compares it character by character.
 pub(super) fn redirect_uri<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
     let text = String::deserialize(d)?;
     server_url(serde::de::value::StrDeserializer::<D::Error>::new(&text))?;
     Ok(text)
 }
 
-/// Whether a URL leads to this machine.
+/// Whether a URL is one of this machine.
 pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
@@ -114,7 +120,7 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// The years in which a date can be meant: Constant Contact began in 1995.
+/// Whether a date can be meant: Constant Contact began in 1995.
 fn is_plausible(date: &impl Datelike) -> bool {
     (1990..=9999).contains(&date.year())
 }
@@ -127,10 +133,10 @@ pub(super) fn date<'de, D: Deserializer<'de>>(d: D) -> Result<Option<NaiveDate>,
         .ok_or_else(|| D::Error::custom("date YYYY-MM-DD from 1990-01-01 to today"))
 }
 
-/// A date or date-time as written: what it means can depend on `timezone`.
+/// A date or date-time as written. Which instant it is can depend on `timezone`.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Start {
-    /// Without a zone, which Meltano writes for "3 days ago", or a date, which is its midnight.
+    /// A time without a zone, as Meltano writes it for "3 days ago", or the midnight at which a date begins.
     Local(NaiveDateTime),
     Instant(DateTime<Utc>),
 }

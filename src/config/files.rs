@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::shown::shown;
 
-/// What one `--config` brought. It is read once, since a pipe cannot be read again.
+/// The content of one `--config`. It is read only once, since a pipe cannot be read again.
 pub(crate) struct Source {
     origin: Origin,
     text: String,
@@ -19,7 +19,7 @@ pub(crate) struct Source {
 
 enum Origin {
     File(PathBuf),
-    /// Such as `/dev/fd/63`, which a shell makes of `<(…)`.
+    /// Such as `/dev/fd/63`, which a shell passes for `<(…)`.
     Pipe(PathBuf),
     Environment,
 }
@@ -30,7 +30,7 @@ impl Source {
     /// The members of its JSON object.
     ///
     /// # Errors
-    /// `Usage` where it is none.
+    /// `Usage` if it is not a JSON object.
     pub(super) fn parse(&self) -> Result<Map<String, Value>> {
         let value = serde_json::from_str(&self.text)
             .map_err(|e| Error::Usage(format!("{self}: {}", json_error(&self.text, &e))))?;
@@ -42,13 +42,13 @@ impl Source {
         Ok(members)
     }
 
-    /// Whether it has text for this setting.
+    /// Whether the source has a text for this setting.
     pub(crate) fn sets(&self, key: &str) -> bool {
         let members = self.parse().unwrap_or_default();
         members.get(key).and_then(Value::as_str).is_some_and(|text| !text.trim().is_empty())
     }
 
-    /// A setting as this source calls it.
+    /// The name of a setting in this source.
     pub(super) fn name_of(&self, key: &str) -> String {
         match self.origin {
             Origin::Environment => format!("{PREFIX}{}", key.to_ascii_uppercase()),
@@ -56,7 +56,7 @@ impl Source {
         }
     }
 
-    /// What `--config` named it.
+    /// The argument of `--config`.
     pub(super) fn argument(&self) -> String {
         match &self.origin {
             Origin::File(path) | Origin::Pipe(path) => path.display().to_string(),
@@ -64,7 +64,7 @@ impl Source {
         }
     }
 
-    /// The file and its text, where it is one.
+    /// The path and the text, if the source is a file.
     pub(crate) fn file(&self) -> Option<(&Path, &str)> {
         match &self.origin {
             Origin::File(path) => Some((path, &self.text)),
@@ -73,7 +73,7 @@ impl Source {
     }
 
     #[cfg(test)]
-    pub(super) fn of_file(path: &str, text: &str) -> Source {
+    pub(crate) fn of_file(path: &str, text: &str) -> Source {
         Source { origin: Origin::File(path.into()), text: text.into() }
     }
 }
@@ -90,7 +90,7 @@ impl fmt::Display for Source {
 /// Reads each `--config`.
 ///
 /// # Errors
-/// `Usage` where there is none, or one cannot be read.
+/// `Usage` if there is none, or one cannot be read.
 pub(crate) fn sources(paths: &[PathBuf]) -> Result<Vec<Source>> {
     if paths.is_empty() {
         return Err(Error::Usage(format!(
@@ -138,14 +138,14 @@ pub(crate) fn command(configs: &[String], arguments: &str) -> String {
     command
 }
 
-/// An argument that a shell takes as it is.
+/// An argument, quoted for a shell if needed.
 pub(crate) fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:@%,".contains(c);
     if text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
-/// The settings in `TAP_CONSTANT_CONTACT_<SETTING>` variables, as one JSON object. Meltano has variables of its own that
-/// begin like these, but with two underscores.
+/// The settings in `TAP_CONSTANT_CONTACT_<SETTING>` variables, as one JSON object. Meltano's own variables begin in the
+/// same way, followed by a second underscore.
 fn from_env(vars: impl Iterator<Item = (OsString, OsString)>) -> Result<String> {
     let mut found = Map::new();
     for (name, value) in vars {
@@ -161,8 +161,8 @@ fn from_env(vars: impl Iterator<Item = (OsString, OsString)>) -> Result<String> 
     Ok(Value::Object(found).to_string())
 }
 
-/// The last config file, which is where new tokens go. There is none where a later pipe or the environment brings the
-/// refresh token: the next run would take that one again, which may be spent.
+/// The file for new tokens: the last config file. `None` if a later pipe or the environment has a refresh token: the
+/// next run would prefer that one, although it may have been used.
 pub(crate) fn written_back(sources: &[Source]) -> Option<PathBuf> {
     for source in sources.iter().rev() {
         match &source.origin {
@@ -177,7 +177,7 @@ pub(crate) fn written_back(sources: &[Source]) -> Option<PathBuf> {
     None
 }
 
-/// The text of a file, without the byte order mark that editors under Windows put before it.
+/// The text of a file, without the byte order mark that editors on Windows put before it.
 pub(crate) fn read(path: &Path) -> Result<String> {
     let bad = |why: &dyn fmt::Display| Error::Usage(format!("{}: {why}", path.display()));
     let bytes = fs::read(path).map_err(|e| match e.kind() {
@@ -196,7 +196,7 @@ pub(crate) fn read(path: &Path) -> Result<String> {
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
-/// Why a text is not JSON: the place and the reason, but nothing of the text, which may hold a secret.
+/// Why a text is not JSON: the place and the reason, but no part of the text, which may hold a secret.
 pub(crate) fn json_error(text: &str, e: &serde_json::Error) -> String {
     if text.trim().is_empty() {
         return "the file is empty".into();
@@ -223,7 +223,7 @@ pub(crate) fn json_error(text: &str, e: &serde_json::Error) -> String {
     format!("not valid JSON: line {line}, column {column}: {why}")
 }
 
-/// What a JSON file is to the tap.
+/// The kinds of JSON files that a user may pass.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Kind {
     Config,
@@ -258,7 +258,7 @@ impl Kind {
     }
 }
 
-/// Reads a file and recognizes one that was passed for another.
+/// Reads a file, unless it is of another kind than expected.
 ///
 /// # Errors
 /// `Usage` that says what the file is and how to pass it.

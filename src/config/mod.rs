@@ -1,4 +1,4 @@
-//! The settings: parsed once, checked once, documented once. No network.
+//! The settings: their documentation, defaults and checks.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,9 +29,8 @@ pub(crate) use files::{
 use given::Given;
 pub(crate) use words::{ActivityRoute, ActivityType, ContactStatus, OnQuota, Route, Subresource, Word, words};
 
-/// The settings. A field's comment is what users read: `--about` shows it, and the documents have it from there.
-/// `default` is what `parse` gives a setting that nobody set. `x-domo` is the option of Domo's connector that a setting
-/// stands for.
+/// The settings. The comments are what users read in `--about` and in the documents. `default` is the value of a
+/// setting that is not set. `x-domo` is the corresponding option of Domo's connector.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(transform = tidy, extend("dependentRequired" = {"token_file": ["client_id"], "refresh_token": ["client_id"]}))]
 pub(crate) struct Config {
@@ -101,8 +100,8 @@ pub(crate) struct Config {
     #[serde(deserialize_with = "fields::timezone")]
     #[schemars(with = "String", extend("default" = "UTC"))]
     pub(crate) timezone: Tz,
-    /// How the contact reports of a whole account are read: contact by contact, campaign by campaign, or whichever takes
-    /// fewer calls.
+    /// How the contact reports of a whole account are read: contact by contact, campaign by campaign, or whichever
+    /// takes fewer calls.
     #[schemars(extend("default" = "auto"))]
     pub(crate) activity_route: ActivityRoute,
     /// How many days after its last send a campaign is watched for late opens, clicks and opt-outs.
@@ -159,7 +158,7 @@ pub(crate) struct Config {
     /// The file that the refresh token came from, if it came from one.
     #[serde(skip)]
     pub(crate) refresh_token_file: Option<PathBuf>,
-    /// Whether `activity_lookback_days` is the user's own: only then it narrows a report window.
+    /// Whether the user has set `activity_lookback_days`: only then it narrows a report window.
     #[serde(skip)]
     pub(crate) is_lookback_set: bool,
 }
@@ -184,11 +183,11 @@ fn tidy(schema: &mut Schema) {
         let mut types: Vec<Value> = types(setting).into_iter().filter(|t| *t != "null").map(Value::from).collect();
         types.push("null".into());
         setting["type"] = types.into();
-        // That of a setting that is not set by default.
+        // For a setting that is not set by default.
         if setting["default"].is_null() || setting["default"] == serde_json::json!([]) {
             setting.as_object_mut().map(|setting| setting.remove("default"));
         }
-        // What a number type is called in Rust says nothing to a user.
+        // The formats of numbers are Rust's type names, which mean nothing to a user.
         if setting["format"] != "date" {
             setting.as_object_mut().map(|setting| setting.remove("format"));
         }
@@ -196,11 +195,11 @@ fn tidy(schema: &mut Schema) {
 }
 
 impl Config {
-    /// Merges the sources, later ones winning, and checks every value and mix of values. What is odd but harmless goes
-    /// to `warnings`, also when the result is an error.
+    /// Merges the sources, of which later ones win, and checks all values, alone and together. Harmless oddities go to
+    /// `warnings`, even if the result is an error.
     ///
     /// # Errors
-    /// `Usage` with everything that is wrong: where, the setting, its value and what is allowed.
+    /// `Usage` with all problems: the source, the setting, its value and what is allowed.
     pub(crate) fn parse(sources: &[Source], now: DateTime<Utc>, warnings: &mut Vec<String>) -> Result<Config> {
         let mut given = Given::new(schema());
         for source in sources {
@@ -239,7 +238,7 @@ impl Config {
         Ok(config)
     }
 
-    /// The one window that the `report_` settings name; `None` also where one of them is wrong.
+    /// The window that the `report_` settings name; also `None` if one of them is wrong.
     fn report_window(&self, given: &mut Given, today: NaiveDate) -> Option<ReportWindow> {
         for (key, date) in [
             ("report_date", self.report_date),
@@ -307,7 +306,7 @@ impl Config {
         self.contact_status == [ContactStatus::All]
     }
 
-    /// The command that logs in with these settings, to be pasted into a shell.
+    /// The command that logs in with these settings, for pasting into a shell.
     pub(crate) fn login_command(&self) -> String {
         command(&self.sources, "login")
     }
@@ -375,7 +374,7 @@ mod tests {
              (1) page_size is 501; allowed: integer from 1 to 500 \
              (2) on_quota is \"wiat\"; allowed: stop, wait; did you mean \"wait\"? \
              (3) unknown setting \"page_sise\": did you mean \"page_size\"? \
-             (4) timezone is \"EST5\"; allowed: IANA name such as America/New_York \
+             (4) timezone is \"EST5\"; allowed: IANA name such as America/New_York; did you mean \"EST\"? \
              (5) contact_ids is [\"a/b\"]; allowed: contact ids (letters, digits and hyphens) \
              (6) api_url is \"ftp://***@h/x?***\"; allowed: https:// URL (http:// for loopback only) without user, query and \
              fragment \
@@ -413,7 +412,7 @@ mod tests {
             ("2026-03-01T08:30:00.250000", "2026-03-01T13:30:00.25Z"),
             ("2026-03-01", "2026-03-01T05:00:00Z"),
             ("2026-03-01T08:30:00+01:00", "2026-03-01T07:30:00Z"),
-            // The clocks skip it.
+            // The clocks skip this time.
             ("2026-03-08T02:30:00", "2026-03-08T07:00:00Z"),
         ] {
             let more = format!(r#"{{"timezone": "America/New_York", "start_date": "{start}"}}"#);
@@ -445,7 +444,7 @@ mod tests {
         ] {
             assert!(refused(more).contains(expected), "{more}: {}", refused(more));
         }
-        // A date that is wrong by itself is the only problem.
+        // A date that is wrong is reported once, not also for the window.
         let text = refused(r#"{"report_start_date": "2026-02-30", "report_end_date": "2026-01-04"}"#);
         assert!(text.starts_with("b.json: report_start_date is \"2026-02-30\"; allowed: date"), "{text}");
     }

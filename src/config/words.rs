@@ -10,7 +10,7 @@ pub(crate) trait Word: Copy + 'static {
     fn as_str(self) -> &'static str;
 }
 
-/// The words of a list with commas between them, as the API takes them.
+/// A comma-separated list of words, as the API expects it.
 pub(crate) fn words<T: Word>(list: &[T]) -> String {
     list.iter().map(|word| word.as_str()).collect::<Vec<_>>().join(",")
 }
@@ -45,7 +45,7 @@ words! {
         Unsubscribed = "unsubscribed",
     }
 
-    /// What the service sends of a contact only when asked.
+    /// The parts of a contact that the service sends only on request.
     Subresource {
         CustomFields = "custom_fields",
         ListMemberships = "list_memberships",
@@ -69,7 +69,7 @@ words! {
         LandingPageUpdate = "p_contact_update",
     }
 
-    /// How the contact reports of a whole account are read, as the user asks for it.
+    /// The setting for how the contact reports of a whole account are read.
     ActivityRoute {
         Auto = "auto",
         Contacts = "contacts",
@@ -104,7 +104,7 @@ impl ActivityType {
 }
 
 impl ActivityRoute {
-    /// The route that the user fixed; `None` leaves the choice to the tap.
+    /// The route that the setting fixes; `None` leaves the choice to the tap.
     pub(crate) fn fixed(self) -> Option<Route> {
         match self {
             ActivityRoute::Auto => None,

@@ -98,7 +98,7 @@ fn boundary(id: &'static str, statement: &'static str, boundary: Boundary) -> Fi
         id,
         statement,
         verdict,
-        "The tap asks from one second earlier and skips older rows, so it is right either way.",
+        "The tap asks from one second earlier and skips older rows, so a yes and a no are equally good.",
     )
 }
 
@@ -148,7 +148,7 @@ fn opt_outs(seen: &Observations) -> Finding {
         "opt_outs_move_updated_at",
         "An unsubscribe moves updated_at",
         moves.verdict("opt-out"),
-        "The tap lists opt-outs separately (optout_after), so it is right either way.",
+        "The tap lists opt-outs separately (optout_after), so none is missed, with a yes or a no.",
     )
 }
 

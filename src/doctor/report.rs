@@ -87,10 +87,10 @@ impl Report {
         for finding in &self.findings {
             let verdict = match finding.verdict {
                 Verdict::Confirmed => "yes",
-                Verdict::Refuted => "NO",
+                Verdict::Refuted => "no",
                 Verdict::CannotTell => "cannot tell here",
             };
-            let loses = if finding.loses_data { " (data are lost under the present settings)" } else { "" };
+            let loses = if finding.loses_data { ": DATA ARE LOST under the present settings" } else { "" };
             let _ = writeln!(out, "\n{}: {verdict}{loses}", finding.statement);
             let _ = writeln!(out, "    {}", finding.evidence);
             let _ = writeln!(out, "    {}", finding.consequence);
@@ -101,6 +101,22 @@ impl Report {
                 let _ = writeln!(out, "    Ids: {}", finding.ids.join(", "));
             }
         }
-        out
+        out + "\n" + &self.conclusion() + "\n"
+    }
+
+    /// What the findings come to.
+    fn conclusion(&self) -> String {
+        let losing: Vec<&str> = self.findings.iter().filter(|finding| finding.loses_data).map(|f| f.id).collect();
+        if !losing.is_empty() {
+            return format!(
+                "Result: data are lost under the present settings ({}); see Change above.",
+                losing.join(", ")
+            );
+        }
+        match self.findings.iter().filter(|finding| finding.verdict == Verdict::CannotTell).count() {
+            0 => "Result: no data are lost under the present settings.".into(),
+            1 => "Result: no loss of data was found under the present settings; one question stays open.".into(),
+            n => format!("Result: no loss of data was found under the present settings; {n} questions stay open."),
+        }
     }
 }

@@ -69,16 +69,21 @@ pub(crate) fn login(
     Ok(())
 }
 
-/// Whether the API accepts the stored login.
+/// Whether the stored login can be renewed, and the API accepts it.
 fn still_works(config: &Config, config_file: Option<PathBuf>, messages: &Arc<Messages>) -> Result<bool> {
     // Trying it may renew it, and an impatient Ctrl-C must not lose the new tokens.
     let tried = Client::new(config, config_file).map(Arc::new).and_then(|client| {
         let renewing = Arc::clone(&client);
         end_on_signals(Ending::new(messages, move || renewing.is_renewing()))?;
-        client.privileges()
+        // An access token that is good for some hours says nothing about what comes then.
+        if client.prove()?.is_none() {
+            return Ok(false);
+        }
+        client.privileges().map(|_| true)
     });
     match tried {
-        Ok(_) | Err(Error::Forbidden(_) | Error::Quota(_)) => Ok(true),
+        Ok(works) => Ok(works),
+        Err(Error::Forbidden(_) | Error::Quota(_)) => Ok(true),
         // No tokens, a token file that cannot be read, or a login that has ended: a new login is the cure.
         Err(Error::Usage(_) | Error::Credentials(_)) => Ok(false),
         Err(e) => Err(e.context("the stored login could not be tried (--yes replaces it untried)")),

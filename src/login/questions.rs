@@ -27,7 +27,9 @@ pub(crate) fn complete(mut configs: Vec<PathBuf>, is_device: bool) -> Result<Vec
         configs.push(name.into());
     }
     let Some((path, others)) = configs.split_last() else { return Ok(configs) };
-    if !can_ask || path.as_os_str() == "ENV" {
+    // A pipe can be read only once, and this is not the place.
+    let is_pipe = |path: &PathBuf| path.exists() && !path.is_file();
+    if !can_ask || path.as_os_str() == "ENV" || configs.iter().any(is_pipe) {
         return Ok(configs);
     }
     let is_new = !path.exists();

@@ -18,6 +18,7 @@ use crate::fanout::{self, Step};
 use crate::field::{Integer, Key, Text, Timestamp};
 use crate::id::Id;
 use crate::run::query_bound;
+use crate::shown::shown;
 
 /// What the run has fetched about campaigns so far.
 #[derive(Default)]
@@ -38,6 +39,11 @@ pub(super) struct CampaignListing {
     pub(super) oddities: PageOddities,
     /// Why campaigns may be missing, if the listing changed while it was read.
     pub(super) may_lack: Option<String>,
+}
+
+/// A campaign as a message names it: by its id, and by its name where that is known.
+pub(super) fn named(id: &Id, name: Option<&str>) -> String {
+    name.map_or_else(|| id.to_string(), |name| format!("{id} (\"{}\")", shown(name)))
 }
 
 /// A campaign of the listing.

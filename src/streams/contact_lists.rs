@@ -107,11 +107,17 @@ impl Lists {
         self.sms.get_or_insert_with(|| ChannelListing::read(client, config, "sms"))
     }
 
-    /// The e-mail lists, by which the state recognizes its account; empty if they cannot be read.
+    /// The e-mail lists, by which the state recognizes its account; empty if they cannot be read, which is said where
+    /// there is something to compare.
     ///
     /// # Errors
     /// What would end any other call as well, such as bad credentials.
-    pub(crate) fn of_account(&mut self, client: &Arc<Client>, config: &Config) -> Result<Vec<KnownList<'_>>> {
+    pub(crate) fn of_account(
+        &mut self,
+        client: &Arc<Client>,
+        config: &Config,
+        is_compared: bool,
+    ) -> Result<Vec<KnownList<'_>>> {
         let listing = self.email(client, config);
         match &listing.end {
             Ok(()) => {
@@ -121,7 +127,11 @@ impl Lists {
                     .collect())
             }
             Err(Error::Forbidden(why) | Error::Refused(why) | Error::NotFound(why) | Error::Failed(why)) => {
-                log::info!("the lists cannot be read ({why}), so the account is not compared with that of the state");
+                if is_compared {
+                    log::info!(
+                        "the lists cannot be read ({why}), so the account is not compared with that of the state"
+                    );
+                }
                 Ok(Vec::new())
             }
             Err(e) => Err(e.clone()),

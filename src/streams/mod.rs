@@ -9,11 +9,14 @@ mod page;
 mod reports;
 mod seen;
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::quota::DAILY_QUOTA;
 use crate::run::Run;
 use crate::stream::{Needs, Stream};
 pub(crate) use campaigns::Summary as CampaignSummary;
@@ -21,6 +24,7 @@ pub(crate) use contact_lists::{ContactList, Lists};
 pub(crate) use contacts::Contact;
 pub(crate) use contacts::parse_and_write as parse_and_write_contacts;
 pub(crate) use definitions::Names;
+pub(crate) use email_campaigns::COUNTS;
 pub(crate) use email_campaigns::record::EmailCampaign;
 pub(crate) use reports::ActivityDetail;
 
@@ -38,6 +42,8 @@ pub(crate) struct Source {
 pub(crate) struct Shared {
     pub(crate) reports: reports::Learnt,
     pub(crate) lists: Lists,
+    /// Which fields to deselect to save most of the planned calls, in words.
+    pub(crate) how_to_save: Option<String>,
     /// What the route of the current stream needs; `None` means what the stream's row says.
     pub(crate) needs: Option<&'static Needs>,
 }
@@ -63,6 +69,9 @@ pub(crate) struct Probed {
 pub(crate) static ALL: [&Source; 5] =
     [&contact_lists::SOURCE, &contacts::SOURCE, &email_campaigns::SOURCE, &reports::SUMMARY, &reports::DETAILS];
 
+/// Streams that fields of others depend on.
+pub(crate) static CONTACT_LISTS: &Stream = &contact_lists::SOURCE.stream;
+pub(crate) static EMAIL_CAMPAIGNS: &Stream = &email_campaigns::SOURCE.stream;
 /// An example of `--select`: two streams, and a field to leave out.
 pub(crate) fn example_selection() -> String {
     let (contacts, campaigns) = (contacts::SOURCE.stream.name, email_campaigns::SOURCE.stream.name);
@@ -74,29 +83,50 @@ fn selects_reports(run: &Run) -> bool {
     ALL.iter().any(|source| source.stream.has_routes() && run.selects(&source.stream))
 }
 
-/// What reading these streams costs, in words. A stream that the service refuses costs nothing.
+/// What reading takes, with how it is read.
+pub(crate) struct Plan {
+    pub(crate) calls: u64,
+    per_second: f64,
+    /// What could be saved, and the route of the contact reports.
+    notes: Vec<String>,
+}
+
+impl Plan {
+    /// How long it takes at the pace.
+    pub(crate) fn time(&self) -> Duration {
+        reports::time(self.calls, self.per_second)
+    }
+
+    /// The days over which the quota spreads it.
+    pub(crate) fn days(&self) -> u64 {
+        self.calls.div_ceil(DAILY_QUOTA)
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&reports::cost(self.calls, self.per_second))?;
+        self.notes.iter().try_for_each(|note| write!(f, "; {note}"))
+    }
+}
+
+/// What reading these streams costs. A stream that the service refuses costs nothing.
 ///
 /// # Errors
 /// Any other error, since it would end the read as well.
-pub(crate) fn plan(run: &mut Run, shared: &mut Shared, sources: &[&'static Source]) -> Result<String> {
+pub(crate) fn plan(run: &mut Run, shared: &mut Shared, sources: &[&'static Source]) -> Result<Plan> {
     // Every run begins with one call for the account's lists.
     let mut calls = 1;
-    let mut how_to_save = None;
     for source in sources {
         match (source.cost)(run, shared) {
-            Ok(cost) => {
-                calls += cost;
-                if source.stream.name == email_campaigns::SOURCE.stream.name {
-                    how_to_save = email_campaigns::how_to_save(run, cost);
-                }
-            }
+            Ok(cost) => calls += cost,
             Err(Error::Forbidden(_)) => {}
             Err(e) => return Err(e.context(source.stream.name)),
         }
     }
-    let cost = reports::cost(calls, run.config.requests_per_second);
     let route = shared.reports.words().map(str::to_owned);
-    Ok([Some(cost), how_to_save, route].into_iter().flatten().collect::<Vec<_>>().join("; "))
+    let notes = [shared.how_to_save.take(), route].into_iter().flatten().collect();
+    Ok(Plan { calls, per_second: run.config.requests_per_second, notes })
 }
 
 /// What reading one stream costs, in words; `None` if the service does not say how much there is.
@@ -199,7 +229,7 @@ mod tests {
             Some("object") if schema["properties"].is_null() => Just(json!({})).boxed(),
             Some("object") => {
                 let fields = schema["properties"].as_object().unwrap();
-                // A row without one of its keys is refused, and shows nothing of what is written.
+                // A row without a key is left out, so the test would see less of the others.
                 let there = |field: &Value| if field["type"][0] == "null" { 0.9 } else { 0.99 };
                 let (names, fields): (Vec<String>, Vec<_>) = fields
                     .iter()

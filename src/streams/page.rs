@@ -11,7 +11,7 @@ use crate::fanout::{self, Step};
 use crate::field::Object;
 use crate::run::Run;
 use crate::stream::Stream;
-use crate::streams::seen::{PageFacts, Seen};
+use crate::streams::seen::{PageFacts, PassEnd, Seen};
 
 /// The most passes over a listing that keeps changing.
 const PASSES: u32 = 3;
@@ -75,8 +75,8 @@ where
 /// Like [`each_page`], but reads a listing again if it changed meanwhile, to find rows that slipped between two pages.
 ///
 /// `each` inserts every row into the given [`Seen`], and writes the row if [`Seen::insert`] says so. Passes end when one
-/// finds no further row of those that were there at the start. There are at most three, and none that would take half of
-/// the remaining calls.
+/// finds no further row of those that were there at the start. There are at most three, and none that would take half
+/// of the remaining calls.
 ///
 /// `what` names the rows in the log, such as `contacts`.
 pub(super) fn every_row<P, T, I>(
@@ -94,19 +94,20 @@ where
 {
     /// A listing to read, with the time of its first answer if an earlier pass has read it.
     #[derive(Clone)]
-    struct Again<P> {
+    struct Pending<P> {
         listing: P,
         began: Option<DateTime<Utc>>,
     }
-    let mut to_read: Vec<Again<P>> = listings.into_iter().map(|listing| Again { listing, began: None }).collect();
+    let mut to_read: Vec<Pending<P>> = listings.into_iter().map(|listing| Pending { listing, began: None }).collect();
     for pass in 1.. {
-        let (mut unsettled, mut calls, mut found) = (Vec::new(), 0, 0);
+        let (mut unsettled, mut again) = (Vec::new(), AnotherPass::default());
         let mut is_under_way = false;
         let pages = pages.clone();
-        let pages = move |client: &Arc<Client>, again: &Again<P>, priority| pages(client, &again.listing, priority);
-        each_page(client, to_read, pages, |again, step| {
+        let pages =
+            move |client: &Arc<Client>, pending: &Pending<P>, priority| pages(client, &pending.listing, priority);
+        each_page(client, to_read, pages, |pending, step| {
             if !std::mem::replace(&mut is_under_way, true) {
-                seen.start_pass(again.began);
+                seen.start_pass(pending.began);
             }
             match step {
                 Step::Item(page) => {
@@ -114,19 +115,15 @@ where
                     // A gateway whose clock is ahead must not hide that rows changed since.
                     let at = page.at.min(Utc::now());
                     seen.start_page(&PageFacts { at, count: page.count, rows });
-                    each(&again.listing, Step::Item(page), seen)?;
+                    each(&pending.listing, Step::Item(page), seen)?;
                     seen.end_page()
                 }
                 Step::End(outcome) => {
-                    each(&again.listing, Step::End(outcome), seen)?;
+                    each(&pending.listing, Step::End(outcome), seen)?;
                     is_under_way = false;
                     let began = seen.began();
-                    let end = seen.end_pass();
-                    let is_settled = if pass == 1 { !end.has_moved } else { end.found == 0 };
-                    if !is_settled {
-                        unsettled.push(Again { listing: again.listing.clone(), began });
-                        calls += u64::from(end.pages);
-                        found += end.found;
+                    if again.add_if_unsettled(pass, &seen.end_pass()) {
+                        unsettled.push(Pending { listing: pending.listing.clone(), began });
                     }
                     Ok(())
                 }
@@ -135,21 +132,51 @@ where
         if unsettled.is_empty() {
             break;
         }
-        if pass == PASSES {
-            return Ok(Coverage::MayLackRows(format!(
-                "the listing of {what} changed while it was read, and the last of {PASSES} passes still found {found} more"
-            )));
+        if let Some(why) = again.why_not(what, pass, client.calls_left()) {
+            return Ok(Coverage::MayLackRows(why));
         }
-        if calls * 2 >= client.calls_left() {
-            return Ok(Coverage::MayLackRows(format!(
-                "the listing of {what} changed while it was read, and the {calls} calls of another pass are more than \
-                 half of those left"
-            )));
-        }
-        log::info!("the listing of {what} changed while it was read; reading it again ({calls} calls)");
+        log::info!("the listing of {what} changed while it was read; reading it again ({} calls)", again.calls);
         to_read = unsettled;
     }
     Ok(Coverage::Whole)
+}
+
+/// The listings that need another pass, together.
+#[derive(Default)]
+struct AnotherPass {
+    /// How many calls the pass takes.
+    calls: u64,
+    /// How many rows this pass found that no earlier one had.
+    found: u64,
+}
+
+impl AnotherPass {
+    /// Adds a listing if it needs another pass, and returns whether it does: after the first pass if it has moved,
+    /// after later ones if they found rows.
+    fn add_if_unsettled(&mut self, pass: u32, end: &PassEnd) -> bool {
+        let is_settled = if pass == 1 { !end.has_moved } else { end.found == 0 };
+        if !is_settled {
+            self.calls += u64::from(end.pages);
+            self.found += end.found;
+        }
+        !is_settled
+    }
+
+    /// Why there is no pass after this one, in words.
+    fn why_not(&self, what: &str, pass: u32, calls_left: u64) -> Option<String> {
+        let (calls, found) = (self.calls, self.found);
+        if pass == PASSES {
+            return Some(format!(
+                "the listing of {what} changed while it was read, and the last of {PASSES} passes still found {found} more"
+            ));
+        }
+        (calls * 2 >= calls_left).then(|| {
+            format!(
+                "the listing of {what} changed while it was read, and the {calls} calls of another pass are more than \
+                 half of those left"
+            )
+        })
+    }
 }
 
 /// Takes the rows out of a page, and warns about odd ones in the name of the stream.
@@ -157,4 +184,35 @@ pub(super) fn rows<T>(run: &mut Run, stream: &Stream, page: &mut Page<T>) -> Vec
     let rows = std::mem::take(&mut page.rows);
     run.note_oddities(stream, rows.len(), &page.oddities);
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_is_read_again_while_it_moves_and_passes_find_rows() {
+        let end = |has_moved, found| PassEnd { has_moved, found, pages: 4 };
+        for (pass, end, is_needed) in [
+            (1, end(false, 9), false),
+            (1, end(true, 9), true),
+            // What the second pass finds slipped from the first one, whether the listing moves again or not.
+            (2, end(true, 0), false),
+            (2, end(false, 1), true),
+        ] {
+            let mut again = AnotherPass::default();
+            assert_eq!(again.add_if_unsettled(pass, &end), is_needed, "{pass} {end:?}");
+            let expected = if is_needed { (4, end.found) } else { (0, 0) };
+            assert_eq!((again.calls, again.found), expected, "{pass} {end:?}");
+        }
+    }
+
+    #[test]
+    fn there_are_three_passes_at_most_and_none_takes_half_of_the_calls_left() {
+        let again = AnotherPass { calls: 4, found: 2 };
+        assert_eq!(again.why_not("things", 1, 9), None);
+        assert_eq!(again.why_not("things", 2, 9), None);
+        assert!(again.why_not("things", 3, 9).unwrap().ends_with("the last of 3 passes still found 2 more"));
+        assert!(again.why_not("things", 1, 8).unwrap().contains("the 4 calls of another pass"));
+    }
 }

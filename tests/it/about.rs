@@ -219,10 +219,10 @@ fn on_a_terminal(mut command: Command) -> String {
     let name = ptsname(&terminal, Vec::new()).unwrap();
     let other_end = fs::File::options().write(true).open(OsStr::from_bytes(name.as_bytes())).unwrap();
     let mut child = command.env("TERM", "xterm").stdout(Stdio::null()).stderr(other_end).spawn().unwrap();
-    // The reading ends only when nobody has the other end any more.
+    // `read_to_end` only returns once the other end is closed everywhere.
     drop(command);
     let mut shown = Vec::new();
-    // Its end is an error here: nobody will ever write again.
+    // On Linux, reading from a terminal without another end is an error.
     let _ = fs::File::from(terminal).read_to_end(&mut shown);
     assert!(child.wait().unwrap().success());
     String::from_utf8(shown).unwrap()

@@ -156,6 +156,14 @@ fn activities_that_refuse_their_reports_take_nothing_else_with_them() {
         assert_eq!(warnings.len(), 1, "{}", ran.stderr);
         assert!(warnings[0].starts_with("WARNING") && warnings[0].contains(word), "{}", warnings[0]);
         assert!(refused.iter().all(|id| warnings[0].contains(id)), "{}", warnings[0]);
+        // A person knows campaigns by their names.
+        let account = fake.account();
+        for campaign in &account.campaigns {
+            if !campaign.activities.iter().any(|activity| refused.contains(&activity.id.to_string())) {
+                continue;
+            }
+            assert!(warnings[0].contains(&format!("{} (\"{}\")", campaign.id, campaign.name)), "{}", warnings[0]);
+        }
     }
 }
 

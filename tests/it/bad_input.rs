@@ -1,4 +1,5 @@
-//! Config, catalog and state files that cannot be used: exit 2, the place named, nobody called, nothing overwritten.
+//! Config, catalog and state files that cannot be used: the run exits with 2, names the place, makes no call and
+//! overwrites nothing.
 
 use std::fs;
 use std::path::PathBuf;

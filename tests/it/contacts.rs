@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::tap::{Ran, only, tap_with};
 
-/// An account of 240 contacts, of which the service counts so many more.
+/// An account with 240 contacts. The service counts `counted_too_many` more.
 fn fake(counted_too_many: usize) -> Fake {
     let account = Account::generate(21, Size { contacts: 240, lists: 3, campaigns: 0 });
     let switches = Switches { rotating: false, contacts_counted_too_many: counted_too_many, ..Switches::default() };

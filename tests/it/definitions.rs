@@ -65,9 +65,10 @@ fn every_awkward_definition_is_read_as_the_account_has_it() {
         let values: Vec<&Value> = records.iter().map(|record| &record["custom_field_values"]).collect();
         let account = fake.account();
         let id = |name: &str| account.custom_fields.iter().find(|field| field.name == name).unwrap().id.to_string();
-        // Several choices, of which one shares its label with a deleted one.
+        // Several choices; one has the same label as a deleted one.
         assert!(values.iter().any(|v| v["Colours"] == json!(["Red", "Blue"])));
-        // A single choice of a field whose name another has but for case, and a choice that is not defined.
+        // A single choice, of a field whose name differs from another's only in case; and a choice without a
+        // definition.
         for single in ["Large", "000007"] {
             assert!(values.iter().any(|v| v[id("Size")] == single), "{single}");
         }
@@ -157,7 +158,7 @@ fn definitions_that_are_refused_cost_their_fields_and_no_row() {
             let warnings: Vec<&str> = ran.stderr.lines().filter(|l| l.starts_with("WARNING contacts:")).collect();
             assert_eq!(warnings.len(), 1, "{path} {what:?}: {}", ran.stderr);
             assert!(warnings[0].contains(fields[0]), "{warnings:?}");
-            // Null, which clears what is out of date, and not left out.
+            // The field is null and not left out, so that the target does not keep an outdated value.
             let records = ran.messages.iter().filter(|m| m["type"] == "RECORD").map(|m| &m["record"]);
             for record in records {
                 assert_eq!(record.get(fields[0]), Some(&Value::Null), "{path}");

@@ -32,8 +32,7 @@ fn findings(fake: &Fake, more: &Value) -> (BTreeMap<String, Value>, Option<i32>)
     (by_id.collect(), output.status.code())
 }
 
-/// An account in which the rows themselves tell what moves `updated_at`: under `moves` each change was made by the
-/// account's own rules.
+/// An account whose rows show which changes move `updated_at`. `moves` sets which ones do.
 fn account(moves: Moves, opt_outs_move: bool) -> Account {
     let mut account = Account::generate(7, Size { contacts: 120, lists: 4, campaigns: 4 }).with_all_details();
     account.moves = moves;
@@ -109,7 +108,7 @@ fn both_sides_of_every_switch_are_told_apart() {
             "consents_move_updated_at",
             "refuted",
         ),
-        // Memberships and tags carry no date: no read can tell.
+        // Memberships and tags have no date, so reads cannot decide it.
         (
             "memberships that move the record",
             account(MOVES, false),
@@ -217,6 +216,12 @@ fn changes_that_no_read_brings_are_a_loss_without_complete_reads() {
     let fake = Fake::start_with(account(STAYS, false), long_lived());
     let (found, code) = findings(&fake, &json!({"contacts_full_refresh_days": 0}));
     assert_eq!((&found["notes_move_updated_at"]["loses_data"], code), (&json!(true), Some(5)));
+    let text = String::from_utf8(examine(&fake, &json!({"contacts_full_refresh_days": 0}), &[]).stdout).unwrap();
+    let last = text.lines().last().unwrap();
+    assert!(
+        last.starts_with("Result: data are lost under the present settings (") && last.contains("notes_"),
+        "{text}"
+    );
     fake.forget_calls();
     assert_eq!(findings(&fake, &json!({})).1, Some(0));
 }
@@ -264,4 +269,34 @@ fn a_large_account_is_sampled_within_two_hundred_calls() {
     let (found, _) = findings(&fake, &json!({}));
     assert_eq!(found["contacts_are_all_listed"]["verdict"], "confirmed");
     assert!(fake.api_calls().len() < 200);
+}
+
+/// `UPDATE=1` rewrites it.
+#[test]
+fn the_sample_in_the_documents_is_what_the_command_writes() {
+    let day = "2026-01-15T12:00:00Z".parse().unwrap();
+    let account = Account::generate_at(1, Size { contacts: 300, lists: 6, campaigns: 10 }, day).with_all_details();
+    let fake = Fake::start_with(account, long_lived());
+    let output = examine(&fake, &json!({}), &[]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let shown = [
+        "The listing of contacts",
+        "An unsubscribe moves",
+        "A campaign's rows are the same",
+        "Result: no loss of data",
+    ];
+    let found = shown.map(|beginning| {
+        let paragraph = text.split("\n\n").find(|paragraph| paragraph.starts_with(beginning));
+        paragraph.unwrap_or_else(|| panic!("{beginning}: {text}")).trim_end()
+    });
+    let sample = found.join("\n\n");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/doctor.md");
+    let page = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once("```\nThe listing").unwrap();
+    let (_, after) = rest.split_once("```").unwrap();
+    let expected = format!("{before}```\n{sample}\n```{after}");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &expected).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), expected, "docs/doctor.md is stale: run with UPDATE=1");
 }

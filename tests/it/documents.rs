@@ -9,7 +9,7 @@ use fake::account::Size;
 use fake::{Account, Fake, Switches};
 use serde_json::{Value, json};
 
-use crate::tap::{command, tap};
+use crate::tap::{command, streams, tap};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -80,29 +80,6 @@ fn every_link_leads_somewhere() {
     assert!(links > 30, "{links}");
 }
 
-/// The names of all streams, in their order.
-fn streams() -> Vec<String> {
-    let output = command().arg("--discover").output().unwrap();
-    let catalog: Value = serde_json::from_slice(&output.stdout).unwrap();
-    catalog["streams"].as_array().unwrap().iter().map(|entry| entry["stream"].as_str().unwrap().to_owned()).collect()
-}
-
-#[test]
-fn the_streams_are_those_of_discovery() {
-    let output = command().arg("--discover").output().unwrap();
-    let catalog: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let rows = table(&read("docs/quota.md"), "| stream | replication | calls |");
-    let streams = catalog["streams"].as_array().unwrap();
-    assert_eq!(rows.len(), streams.len());
-    for (row, stream) in rows.iter().zip(streams) {
-        assert_eq!(row[0], format!("`{}`", stream["stream"].as_str().unwrap()));
-        match stream["replication_key"].as_str() {
-            Some(key) => assert!(row[1].starts_with(&format!("incremental on `{key}`")), "{row:?}"),
-            None => assert!(row[1].starts_with("whole"), "{row:?}"),
-        }
-    }
-}
-
 fn small() -> Fake {
     let account = Account::generate(2, Size { contacts: 4, lists: 3, campaigns: 2 });
     Fake::start_with(account, Switches { rotating: false, ..Switches::default() })
@@ -149,7 +126,7 @@ fn the_state_shown_is_one_that_the_tap_reads() {
     let more = json!({"include_subresources": "custom_fields,notes", "tracking_activity_types": "em_opens,em_clicks"});
     let ran = tap(&small(), &more, Some(&state));
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    // It says under which settings it was made, and the unfinished read goes on.
+    // It holds the settings it was made with, and the unfinished read continues.
     assert!(!ran.stderr.contains("WARNING"), "{}", ran.stderr);
     // What was cut off comes first.
     assert_eq!(ran.messages[0]["stream"], state["currently_syncing"]);
@@ -163,10 +140,19 @@ fn the_picture_shows_what_the_demonstration_shows() {
     let mut account = Account::generate(1, Size { contacts: 60, lists: 6, campaigns: 8 });
     account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
     for stream in streams() {
-        let rows = account.truth(&stream).len();
+        let rows = account.truth(stream).len();
         let line = format!("{stream:<26} {rows:>6}  ");
         assert!(picture.contains(&line), "docs/demo.svg does not show {line:?}: run .ci/picture.py");
     }
+}
+
+#[test]
+fn every_part_of_the_checks_is_explained() {
+    let (run, page) = (read(".ci/run"), read("CONTRIBUTING.md"));
+    let commands = run.lines().filter_map(|line| line.strip_prefix("step ")?.split_whitespace().last());
+    let parts: Vec<&str> = commands.filter(|command| command.starts_with(".ci/")).collect();
+    let missing: Vec<&&str> = parts.iter().filter(|part| !page.contains(&format!("\n| `{part}` |"))).collect();
+    assert!(parts.len() > 5 && missing.is_empty(), "{missing:?} of {parts:?}");
 }
 
 #[test]
@@ -176,7 +162,7 @@ fn the_first_page_is_short() {
     assert!(page.split_whitespace().count() <= 2200, "{} words", page.split_whitespace().count());
 }
 
-/// The code and what clap and serde say, with what is filled in taken out and continued lines joined.
+/// The source code with continued string lines joined.
 fn words_of_the_code() -> String {
     fn walk(folder: &Path, out: &mut String) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -203,7 +189,7 @@ fn every_message_explained_is_one_that_the_tap_has() {
         let lines = page.lines().filter(|line| line.starts_with("| `")).filter(|line| !line.starts_with("| `-"));
         let messages = lines.filter_map(|line| line.trim_start_matches("| ").split(" | ").next());
         for message in messages.flat_map(|cell| cell.split('`').skip(1).step_by(2)) {
-            // Names in capitals, numbers and what is left out stand for something else in the code.
+            // Names in capitals, numbers and … stand for something that the code fills in.
             let fixed =
                 message.split(|c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || "…:;()\"{}".contains(c));
             for words in fixed.map(|words| words.trim_matches([' ', ':', ';', ',', '.'])) {

@@ -1,7 +1,7 @@
 //! Whatever the service sends and whatever the files say, a run ends in time and in order, and shows no secret.
 //!
-//! `cargo test` plays a fixed share. `FUZZ_SECONDS=600` plays each target for so long, from a seed that nobody chose.
-//! `FUZZ_SEED=N` plays one case, the one that failed.
+//! `cargo test` runs a fixed set of cases. `FUZZ_SECONDS=600` runs each target for ten minutes, from a random seed.
+//! `FUZZ_SEED=N` runs one case, to repeat a failure.
 
 use std::collections::{BTreeSet, HashMap};
 use std::env;

@@ -72,10 +72,10 @@ fn the_next_pages_are_under_way_while_one_is_written() {
     for _ in 0..10 {
         out.read_line(&mut line).unwrap();
     }
-    // The pipe holds less than a page, so that the tap waits in the midst of its first.
+    // A pipe holds less than a page, so the tap is still writing its first page.
     thread::sleep(Duration::from_secs(2));
     let listing = || fake.api_calls().iter().filter(|call| call.path.ends_with("/contacts")).count();
-    // One waits to be handed over, one more to take its place; and the plan has asked for the count.
+    // The call for the count, the page being written, the page that waits for it, and the one that is fetched next.
     assert_eq!(listing(), 4);
     std::io::copy(&mut out, &mut std::io::sink()).unwrap();
     assert_eq!(tap.wait().unwrap().code(), Some(0));

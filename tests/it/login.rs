@@ -243,6 +243,21 @@ fn a_code_of_the_protocol_that_holds_a_secret_is_still_understood() {
     assert!(critical(&said).ends_with("no_***_code ***"), "{said}");
 }
 
+#[test]
+fn a_device_code_cannot_move_the_cursor() {
+    let place = Place::new(false);
+    let starts = json!({
+        "device_code": "pending", "user_code": "AB\u{1b}[2JCD\r\nCRITICAL forged\u{7}",
+        "verification_uri": "https://example.com/activate", "expires_in": 600, "interval": 0,
+    });
+    place.fake.fault(Fault::once("/device", What::Status(200, starts.to_string(), "application/json")));
+    place.fake.fault(refusal("/token", 400, "expired_token", ""));
+    let (code, said) = place.login(&["--device"]).end();
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("AB\u{fffd}[2JCD  CRITICAL forged"), "{said}");
+    assert!(!said.contains(|c: char| c.is_control() && c != '\n'), "{said:?}");
+}
+
 /// A case of the table below: what is arranged, and words of the sentence that tells it.
 type Case<'a> = (&'a str, &'a dyn Fn(&Fake), &'a [&'a str]);
 
@@ -393,6 +408,38 @@ fn a_login_that_works_is_replaced_only_when_asked_to() {
 }
 
 #[test]
+fn a_login_that_cannot_be_renewed_is_replaced_without_a_question() {
+    let place = Place::new(true);
+    let stored = place.folder.path().join("tokens.json");
+    let old = place.fake.tokens().refresh_token.clone();
+    place.configure(&json!({"refresh_token": old, "token_file": stored}));
+    assert_eq!(place.sync().code, Some(0));
+    place.configure(&json!({"token_file": stored}));
+    // Its access token goes on working.
+    place.fake.tokens().refresh_token = "of-another-login".into();
+    let login = place.login(&[]);
+    assert!(browse(&login.url).contains("You are logged in"));
+    let (code, said) = login.end();
+    assert_eq!(code, Some(0), "{said}");
+    // So it is with an access token alone.
+    let tokens: Value = serde_json::from_str(&fs::read_to_string(&stored).unwrap()).unwrap();
+    place.configure(&json!({"access_token": tokens["access_token"]}));
+    let login = place.login(&[]);
+    assert!(browse(&login.url).contains("You are logged in"));
+    assert_eq!(login.end().0, Some(0));
+    assert_eq!(place.sync().code, Some(0));
+}
+
+#[test]
+fn a_folder_for_a_token_file_is_told_before_the_consent() {
+    let place = Place::new(true);
+    place.configure(&json!({"token_file": place.folder.path()}));
+    let (code, said) = place.login(&[]).end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(critical(&said).contains("a folder; name a file in it, such as"), "{said}");
+}
+
+#[test]
 fn a_config_that_is_not_there_yet_is_told_with_what_to_write() {
     let place = Place::new(true);
     fs::remove_file(place.config()).unwrap();
@@ -518,6 +565,19 @@ fn a_config_that_names_no_application_gets_one_and_keeps_the_rest() {
 }
 
 #[test]
+fn a_config_from_a_pipe_is_left_for_the_login_itself() {
+    let place = Place::new(true);
+    let config = fs::read_to_string(place.config()).unwrap();
+    let pipe = place.folder.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+    let mut asked = Asked::start(&place, &["--config", "config.json", "--config", "pipe"]);
+    fs::write(&pipe, config).unwrap();
+    assert!(browse(&asked.wait_for("http")).contains("You are logged in"));
+    let (code, said, _) = asked.end();
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
 fn a_login_without_a_config_writes_one_once_and_says_how_to_go_on() {
     let place = Place::new(true);
     fs::remove_file(place.config()).unwrap();
@@ -602,7 +662,6 @@ fn a_person_is_asked_before_a_login_that_works_is_replaced() {
         let old = place.fake.tokens().refresh_token.clone();
         place.configure(&json!({"refresh_token": old, "token_file": stored}));
         assert_eq!(place.sync().code, Some(0));
-        let before = fs::read_to_string(&stored).unwrap();
         let (keyboard, terminal) = typed(answer);
         let mut command = command();
         let login = Login::start(command.args(["login", "--config"]).arg(place.config()).stdin(terminal));
@@ -613,7 +672,8 @@ fn a_person_is_asked_before_a_login_that_works_is_replaced() {
         assert_eq!(code, Some(0), "{said}");
         assert!(said.contains("still works. Replace it? [y/N]"), "{said}");
         assert_eq!(said.contains("The stored login was kept."), !replaced, "{said}");
-        assert_eq!(fs::read_to_string(&stored).unwrap() == before, !replaced);
+        let is_new = place.fake.calls().iter().any(|call| call.body.contains("authorization_code"));
+        assert_eq!(is_new, replaced);
         assert_eq!(place.sync().code, Some(0));
         drop(keyboard);
     }

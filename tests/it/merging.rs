@@ -185,7 +185,7 @@ fn a_report_window_leaves_bookmarks_and_unfinished_reads_alone() {
     assert_eq!(bounded.code, Some(4), "{}", bounded.stderr);
     assert_eq!(bounded.last_state()["bookmarks"], complete["bookmarks"]);
     assert!(bounded.stderr.contains("cannot be resumed"), "{}", bounded.stderr);
-    // With a state of its own it goes on where it was cut off.
+    // With a state file of its own, it continues where it was interrupted.
     let first = tap_with(&fake, &cut_off(&fake, &window, &reports), None, Some(&reports));
     assert_eq!(first.code, Some(4), "{}", first.stderr);
     fake.forget_calls();

@@ -111,7 +111,7 @@ fn change_members(random: &mut Rng, members: &mut Map<String, Value>, words: &[S
     }
 }
 
-/// A value of a kind or size that nobody expects.
+/// A value of an unexpected kind or size.
 fn odd(random: &mut Rng, words: &[String]) -> Value {
     match random.u32(..12) {
         0 => Value::Null,

@@ -274,3 +274,41 @@ fn large_bodies_are_held_one_at_a_time() {
     let peak = peak.join().unwrap();
     assert!(peak < 200 << 10, "{peak} KiB");
 }
+
+/// A body that inflates to four hundred times its size is given up before it fills the memory.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_body_that_inflates_without_end_takes_little_memory() {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::Command;
+
+    let bomb = Command::new("sh").args(["-c", "head -c 400M /dev/zero | gzip -1"]).output().unwrap().stdout;
+    assert!(bomb.len() > 100_000);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let api = format!("http://{}/v3", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+            lines.take_while(|line| !line.is_empty()).for_each(drop);
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                bomb.len()
+            );
+            let mut stream = stream;
+            // The tap does not read it to its end.
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&bomb));
+        }
+    });
+    let fake = fake();
+    let mut config = fake.config();
+    (config["api_url"], config["max_retries"]) = (json!(api), json!(0));
+    let config = file(&config);
+    let mut command = command();
+    command.arg("--config").arg(config.path()).args(["--select", "contacts"]);
+    let tap = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let peak = crate::large::watch_peak(tap.id());
+    let ran = Ran::of(&tap.wait_with_output().unwrap());
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    let peak = peak.join().unwrap();
+    assert!(peak < 150 << 10, "{peak} KiB");
+}

@@ -1,11 +1,11 @@
 //! The plan: which route it takes, and whether its number of calls is true.
 
-use chrono::{TimeDelta, Utc};
+use chrono::{Datelike as _, TimeDelta, Utc};
 use fake::account::{Row, Size};
 use fake::{Account, Fake, Kind, Switches};
 use serde_json::{Value, json};
 
-use crate::tap::{REPORTS, Ran, command, file, only, sorted, tap_with, without_nulls};
+use crate::tap::{REPORTS, Ran, command, file, only, sorted, streams, tap_with, without_nulls};
 
 fn start(account: Account) -> Fake {
     let switches = Switches { rotating: false, per_day: 1_000_000, ..Switches::default() };
@@ -65,7 +65,6 @@ fn run(fake: &Fake, more: &Value, state: Option<&Value>, streams: &[&str]) -> (R
 
 #[test]
 fn the_plan_holds_on_both_routes_and_the_test_mode_names_the_same_number() {
-    let all = ["contact_lists", "contacts", "email_campaigns", REPORTS[0], REPORTS[1]];
     for (contacts, campaigns, more, route, slack) in [
         // Many campaigns and few contacts: each contact fills many pages.
         (40, 210, json!({}), "contact", 0.25),
@@ -75,7 +74,7 @@ fn the_plan_holds_on_both_routes_and_the_test_mode_names_the_same_number() {
         (150, 30, json!({"activity_route": "contacts", "page_size": 20}), "contact", 0.25),
     ] {
         let fake = start(account(contacts, campaigns));
-        for streams in [&all[..], &REPORTS, &REPORTS[1..]] {
+        for streams in [streams(), &REPORTS, &REPORTS[1..]] {
             let (ran, planned, made) = run(&fake, &more, None, streams);
             let case = format!(
                 "{contacts} contacts, {campaigns} campaigns, {more}, {streams:?}: {}",
@@ -222,30 +221,24 @@ fn contacts_of_the_sample_are_asked_for_once() {
 }
 
 #[test]
-fn a_long_range_that_is_refused_is_split_from_the_day_before_each_contact_was_created() {
-    let mut old = account(12, 8);
-    let ten_years_ago = Utc::now() - TimeDelta::days(3650);
-    let contact = old.contacts[5].id.clone();
-    // Older than all that was sent to them.
-    old.contacts.iter_mut().for_each(|contact| contact.created_at = Utc::now() - TimeDelta::days(4 * 365));
-    old.contacts[5].created_at = ten_years_ago;
-    old.activities.push(Row {
-        contact_id: contact.clone(),
-        activity_id: old.campaigns[0].activities[0].id.clone(),
-        kind: Kind::Sends,
-        at: ten_years_ago + TimeDelta::seconds(1),
-    });
-    for named in [false, true] {
-        let fake = start(old.clone());
+fn a_long_range_that_is_refused_is_split_into_windows_of_five_years() {
+    let account = account(12, 8);
+    let ids: Vec<&str> = account.contacts.iter().map(|contact| &*contact.id).collect();
+    for more in [
+        json!({"contact_ids": ids}),
+        json!({"activity_route": "contacts"}),
+        // Before the service was.
+        json!({"activity_route": "contacts", "start_date": "1970-01-01"}),
+    ] {
+        let fake = start(account.clone());
         fake.switches().summary_max_years = Some(5);
-        let ids: Vec<String> = fake.account().contacts.iter().map(|c| c.id.to_string()).collect();
-        let more = if named { json!({"contact_ids": ids}) } else { json!({"activity_route": "contacts"}) };
         let (ran, planned, made) = run(&fake, &more, None, &REPORTS[..1]);
         let truth = sorted(fake.account().truth(REPORTS[0]).iter().map(without_nulls));
-        assert!(sorted(ran.records(REPORTS[0])) == truth, "{named}");
-        // The first contact, refused once, then one call each, three for the old one.
+        assert!(sorted(ran.records(REPORTS[0])) == truth, "{more}");
+        // The first contact, refused once, then the windows of each since 1998.
+        let windows = (Utc::now().year() - 1998) / 5 + 1;
         let asked = fake.api_calls().iter().filter(|call| call.path.ends_with("/activity_summary")).count();
-        assert_eq!(asked, 12 + 1 + 2);
+        assert_eq!(asked, 12 * usize::try_from(windows).unwrap() + 1);
         assert!((planned - made).abs() <= 0.25 * made, "{planned} planned, {made} made");
     }
 }

@@ -25,7 +25,7 @@ proptest! {
         let settings = |max: u64| json!({"activity_route": route, "max_requests": max, "page_size": 5});
         let mut stored: Vec<Value> = Vec::new();
         let mut state = None;
-        // Two runs of which a part is kept, then as many as it takes.
+        // Two runs of which only a part of the output arrives, then a run that reads the rest.
         for (max, kept) in [(calls, cut), (calls, cut_again), (10_000, 1.0)] {
             let Ran { messages, code, stderr } = tap(&fake, &settings(max), state.as_ref());
             prop_assert!(code == Some(0) || (code == Some(4) && max < 10_000), "{:?} {}", code, stderr);

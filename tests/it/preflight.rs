@@ -4,7 +4,7 @@ use fake::account::Size;
 use fake::{Account, Fake, Fault, What};
 use serde_json::{Value, json};
 
-use crate::tap::{REPORTS, Ran, command, file, only};
+use crate::tap::{REPORTS, Ran, command, file, only, streams, tap, tap_with};
 
 fn fake() -> Fake {
     Fake::start(Account::generate(3, Size { contacts: 5, lists: 2, campaigns: 2 }))
@@ -25,7 +25,7 @@ fn preflight(fake: &Fake, more: &Value, streams: &[&str]) -> Ran {
     ran
 }
 
-/// What is said of a stream.
+/// The report's line about a stream.
 fn line<'a>(ran: &'a Ran, stream: &str) -> &'a str {
     let mut lines = ran.stderr.lines().filter_map(|line| line.trim_start().strip_prefix(stream));
     lines.next().unwrap_or_else(|| panic!("{stream} is not told of: {}", ran.stderr)).trim()
@@ -33,6 +33,15 @@ fn line<'a>(ran: &'a Ran, stream: &str) -> &'a str {
 
 fn assert_says(ran: &Ran, words: &[&str]) {
     assert!(words.iter().all(|word| ran.stderr.contains(word)), "{words:?}: {}", ran.stderr);
+}
+
+/// Asserts that these streams are refused for this reason, perhaps with others, and that all else may be read.
+fn assert_refused(ran: &Ran, lost: &[&str], why: &str) {
+    let (readable, refused): (Vec<&str>, Vec<&str>) =
+        streams().iter().copied().partition(|stream| line(ran, stream).starts_with("may be read"));
+    assert!(!readable.is_empty() && lost.iter().all(|stream| refused.contains(stream)), "{}", ran.stderr);
+    assert!(refused.iter().all(|stream| line(ran, stream).contains(why)), "{why}: {}", ran.stderr);
+    assert_says(ran, &[&format!("CRITICAL this login may not read {}", refused.join(", "))]);
 }
 
 #[test]
@@ -46,7 +55,7 @@ fn it_renews_the_login_and_makes_one_cheap_call_for_each_stream() {
     drop(account);
     // Deleted contacts are read as well.
     assert_says(&ran, &[&format!("{contacts} contacts"), "2 e-mail lists", &format!("{campaigns} campaigns")]);
-    for stream in ["contact_lists", "email_campaigns", "contacts", REPORTS[0], REPORTS[1]] {
+    for stream in streams() {
         assert_eq!(line(&ran, stream), "may be read");
     }
     assert_eq!(fake.tokens().refreshes, 1);
@@ -57,7 +66,7 @@ fn it_renews_the_login_and_makes_one_cheap_call_for_each_stream() {
         assert!(to(path) >= 1, "{path}");
     }
 
-    // What is not selected is neither asked for nor told of, but for the account's size.
+    // Streams that are not selected are neither probed nor reported, except for the size of the account.
     fake.forget_calls();
     let ran = preflight(&fake, &json!({}), &["contact_lists"]);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
@@ -77,16 +86,115 @@ fn a_scope_that_was_not_granted_is_named() {
         fake.tokens().granted_scopes.retain(|granted| granted != scope);
         let ran = preflight(&fake, &json!({}), &[]);
         assert_eq!(ran.code, Some(3), "{}", ran.stderr);
-        for stream in ["contact_lists", "email_campaigns", "contacts", REPORTS[0], REPORTS[1]] {
-            let told = line(&ran, stream);
-            let expected = format!("the scope {scope} was not granted; log in again and allow it");
-            assert_eq!(told.contains(&expected), lost.contains(&stream), "{stream}: {told}");
-            assert_eq!(told == "may be read", !lost.contains(&stream), "{stream}: {told}");
-        }
-        assert_says(&ran, &[&format!("CRITICAL this login may not read {}", lost.join(", "))]);
+        assert_refused(&ran, lost, &format!("the scope {scope} was not granted; log in again and allow it"));
         // One stream's trouble is not the others'.
         let readable = if scope == "campaign_data" { "contacts" } else { "email_campaigns" };
         assert_eq!(preflight(&fake, &json!({}), &[readable]).code, Some(0));
+    }
+}
+
+/// The whole report as `--format json` writes it, checked by its schema.
+fn as_json(fake: &Fake, more: &Value, arguments: &[&str]) -> (Value, Option<i32>) {
+    let mut config = fake.config();
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let config = file(&config);
+    let mut command = command();
+    let output = command.args(["--test", "--format", "json", "--config"]).arg(config.path()).args(arguments);
+    let output = output.output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let schema = serde_json::from_str(include_str!("../../schemas/test.json")).unwrap();
+    jsonschema::validate(&schema, &report).unwrap();
+    (report, output.status.code())
+}
+
+#[test]
+fn what_stays_null_without_a_scope_is_named() {
+    let fake = fake();
+    fake.tokens().granted_scopes.retain(|granted| granted != "campaign_data");
+    let (report, code) = as_json(&fake, &json!({}), &[]);
+    assert_eq!(code, Some(3));
+    let details =
+        ["campaign_id", "email_address", "device_type", "url_id", "link_url", "bounce_code", "opt_out_reason"];
+    assert_eq!(report["streams"][3]["null_fields"], json!(["campaign_id"]));
+    assert_eq!(report["streams"][4]["null_fields"], json!(details));
+    assert_eq!(report["streams"][4]["verdict"], "may_be_read");
+    // That is what a sync does.
+    let ran = tap(&fake, &json!({}), None);
+    let of = |stream: &str| {
+        let rows = ran.messages.iter().filter(|message| message["type"] == "RECORD" && message["stream"] == stream);
+        rows.map(|message| message["record"].clone()).collect::<Vec<_>>()
+    };
+    for (stream, fields) in [(REPORTS[0], &details[..1]), (REPORTS[1], &details)] {
+        let rows = of(stream);
+        assert!(!rows.is_empty());
+        assert!(rows.iter().all(|row| fields.iter().all(|field| row[field].is_null())), "{rows:?}");
+        let told = preflight(&fake, &json!({}), &[stream]);
+        let expected = format!("may be read, but {} ", fields.join(", "));
+        assert!(line(&told, stream).starts_with(&expected), "{}", told.stderr);
+        assert!(line(&told, stream).contains("null: the scope campaign_data was not granted"), "{}", told.stderr);
+    }
+    // Fields that are not selected are nobody's concern, and a route that is set is refused.
+    let (report, code) = as_json(&fake, &json!({}), &["--select", "contact_activity_details.contact_id"]);
+    assert_eq!((code, &report["streams"][0]["null_fields"]), (Some(0), &json!([])));
+    let (report, code) = as_json(&fake, &json!({"activity_route": "campaigns"}), &["--select", REPORTS[0]]);
+    assert_eq!((code, &report["streams"][0]["verdict"]), (Some(3), &json!("refused")));
+    assert_eq!(
+        tap_with(&fake, &json!({"activity_route": "campaigns"}), None, Some(&only(&[REPORTS[0]]))).code,
+        Some(3)
+    );
+}
+
+#[test]
+fn what_stays_null_without_a_privilege_is_named() {
+    for (privilege, stream, field) in [
+        ("contacts:lists:read", "contacts", "list_names"),
+        ("ui:campaign:metrics", "email_campaigns", "unique_opens"),
+        ("campaign:read", REPORTS[1], "link_url"),
+    ] {
+        let fake = fake();
+        fake.tokens().privileges.retain(|had| had != privilege);
+        let told = preflight(&fake, &json!({}), &[stream]);
+        assert_eq!(told.code, Some(0), "{}", told.stderr);
+        let line = line(&told, stream);
+        assert!(line.contains(field) && line.contains(&format!("lacks the privilege {privilege}")), "{line}");
+        assert!(!line.contains("campaign_id"), "{line}");
+        let ran = tap_with(&fake, &json!({}), None, Some(&only(&[stream])));
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let mut rows = ran.messages.iter().filter(|message| message["type"] == "RECORD");
+        assert!(rows.all(|message| message["record"][field].is_null()), "{field}");
+    }
+}
+
+#[test]
+fn the_account_is_named_where_the_login_may_know_it() {
+    let fake = fake();
+    let (report, _) = as_json(&fake, &json!({}), &["--select", "contact_lists"]);
+    assert_eq!(report["account"]["organization_name"], Value::Null);
+    assert!(!fake.calls().iter().any(|call| call.path.contains("/account/summary")), "asked without the scope");
+    fake.tokens().granted_scopes.push("account_read".into());
+    let (report, _) = as_json(&fake, &json!({}), &["--select", "contact_lists"]);
+    assert_eq!(report["account"]["organization_name"], "Example Bakery");
+    assert_eq!(report["account"]["encoded_account_id"], "a07e1l8cdif9dl");
+    assert_says(&preflight(&fake, &json!({}), &["contact_lists"]), &["Account: Example Bakery (a07e1l8cdif9dl); "]);
+    fake.tokens().privileges.retain(|had| had != "account:read");
+    let (report, code) = as_json(&fake, &json!({}), &["--select", "contact_lists"]);
+    assert_eq!((code, &report["account"]["organization_name"]), (Some(0), &Value::Null));
+}
+
+#[test]
+fn the_estimate_holds_where_something_is_refused() {
+    for scope in ["campaign_data", "contact_data"] {
+        let fake = Fake::start(Account::generate(5, Size { contacts: 60, lists: 3, campaigns: 9 }));
+        fake.tokens().granted_scopes.retain(|granted| granted != scope);
+        let (report, code) = as_json(&fake, &json!({}), &[]);
+        assert_eq!(code, Some(3));
+        let planned = report["full_sync"]["calls"].as_f64().unwrap();
+        let streams = report["streams"].as_array().unwrap().iter().filter(|stream| stream["verdict"] == "may_be_read");
+        let readable: Vec<&str> = streams.map(|stream| stream["stream"].as_str().unwrap()).collect();
+        fake.forget_calls();
+        assert_eq!(tap_with(&fake, &json!({}), None, Some(&only(&readable))).code, Some(0));
+        let made = f64::from(u32::try_from(fake.api_calls().len()).unwrap());
+        assert!((planned - made).abs() <= 0.25 * made, "without {scope}: {planned} planned, {made} made");
     }
 }
 
@@ -102,21 +210,20 @@ fn a_privilege_that_the_user_lacks_is_named() {
         fake.tokens().privileges.retain(|had| had != privilege);
         let ran = preflight(&fake, &json!({}), &[]);
         assert_eq!(ran.code, Some(3), "{privilege}: {}", ran.stderr);
-        assert!(line(&ran, lost[0]).contains(&format!("lacks the privilege {privilege}")), "{}", ran.stderr);
-        assert_says(&ran, &[&format!("CRITICAL this login may not read {}", lost.join(", "))]);
+        assert_refused(&ran, lost, &format!("lacks the privilege {privilege}"));
     }
 }
 
 #[test]
 fn an_application_that_was_deactivated_is_told() {
-    // All is refused, though scopes and privileges are there.
+    // Every call is refused, although scopes and privileges are there.
     let all = fake();
     all.fault(Fault { path: "/v3/".into(), skip: 0, times: usize::MAX, what: What::Forbidden });
     let ran = preflight(&all, &json!({}), &[]);
     assert_eq!(ran.code, Some(3), "{}", ran.stderr);
     assert!(line(&ran, "contact_lists").contains("the application is deactivated"), "{}", ran.stderr);
     assert!(!ran.stderr.contains("Estimated full sync"), "{}", ran.stderr);
-    // The privileges are told, and nothing of them is missing.
+    // The privileges can be read, and none is missing.
     let rest = fake();
     rest.fault(Fault { path: "/contact_lists".into(), skip: 0, times: usize::MAX, what: What::Forbidden });
     let ran = preflight(&rest, &json!({}), &["contact_lists"]);
@@ -124,7 +231,7 @@ fn an_application_that_was_deactivated_is_told() {
     assert!(line(&ran, "contact_lists").contains("may be deactivated"), "{}", ran.stderr);
 }
 
-/// A listing that says how much there is.
+/// Makes the listing count this many contacts.
 fn counting(fake: &Fake, contacts: u64) {
     let id = fake.account().contacts[0].id.clone();
     let body = json!({"contacts": [{"contact_id": *id}], "contacts_count": contacts});
@@ -188,7 +295,7 @@ fn an_access_token_alone_is_told_to_end() {
     let ran = preflight(&fake, &alone, &["contact_lists"]);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert_says(&ran, &["until the access token ends", "Scopes:  unknown"]);
-    // Which of the causes it is cannot be told, so all are.
+    // The cause is not known, so the message names all that are possible.
     fake.tokens().granted_scopes = vec!["campaign_data".into()];
     let ran = preflight(&fake, &alone, &["contact_lists"]);
     assert_eq!(ran.code, Some(3), "{}", ran.stderr);
@@ -203,7 +310,14 @@ fn what_is_no_question_of_rights_has_its_own_exit_code() {
         (json!({"client_secret": "another"}), None, 3, "invalid_client"),
         (json!({}), fault("/v3/", What::Unauthorized), 3, "refused as well"),
         (json!({"api_url": "http://127.0.0.1:1/v3", "max_retries": 0}), None, 1, "http://127.0.0.1:1"),
-        (json!({"max_retries": 0}), fault("/token", What::Refuse), 1, "authorization server"),
+        (json!({"max_retries": 0}), fault("/token", What::Refuse), 1, "failed once: network"),
+        (
+            json!({"auth_url": "http://127.0.0.1:1/oauth2", "max_retries": 0}),
+            None,
+            1,
+            "the authorization server, http://127.0.0.1:1/oauth2, failed once: ",
+        ),
+        (json!({"auth_url": "http://127.0.0.1:1/oauth2", "max_retries": 0}), None, 1, "check auth_url"),
         (json!({"max_retries": 0}), fault("/contact_lists", What::Html200), 1, "contact_lists"),
         (json!({"page_size": 0}), None, 2, "page_size"),
         (json!({"client_id": null}), None, 2, "client_id"),

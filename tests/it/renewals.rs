@@ -197,7 +197,8 @@ fn shared_with(other: &Value) {
     for config in [&first, &second, &first, &second] {
         place.assert_works(config, &format!("{other}, {}", config.display()));
     }
-    // A token that is put into a config later wins in its next run, and the file that it is stored in wins from then on.
+    // A token that is put into a config later wins in its next run, and the file that it is stored in wins from then
+    // on.
     for (token, name) in [("by-hand-1", "second.json"), ("by-hand-2", "first.json")] {
         place.fake.tokens().refresh_token = token.into();
         let config = place.config(name, &json!({"token_file": store}));
@@ -208,6 +209,33 @@ fn shared_with(other: &Value) {
             place.assert_works(config, token);
         }
     }
+}
+
+/// Meltano writes the config anew for each run, so its age says nothing.
+#[test]
+fn a_spent_token_that_the_token_file_has_never_seen_is_tried_once_at_most() {
+    let place = Place::new();
+    let store = place.path("tokens.json");
+    place.assert_works(&place.config("login.json", &json!({"token_file": store})), "first");
+    let old = || place.config("meltano.json", &json!({"token_file": store, "refresh_token": "of-long-ago"}));
+    let ran = place.assert_works(&old(), "an old token");
+    assert!(ran.stderr.contains("WARNING the refresh_token of the config is refused"), "{}", ran.stderr);
+    for _ in 0..2 {
+        place.fake.forget_calls();
+        let ran = place.assert_works(&old(), "again");
+        assert!(!ran.stderr.contains("WARNING"), "{}", ran.stderr);
+        assert!(!place.token_calls().iter().any(|call| call.body.contains("of-long-ago")));
+    }
+    // A new one still wins, and where neither works, the message names the file.
+    place.fake.tokens().refresh_token = "by-hand".into();
+    let new = place.config("meltano.json", &json!({"token_file": store}));
+    place.fake.forget_calls();
+    place.assert_works(&new, "a new token");
+    assert!(place.token_calls()[0].body.contains("by-hand"));
+    place.fake.tokens().revoke_grant();
+    let ran = place.run(&place.config("meltano.json", &json!({"token_file": store, "refresh_token": "of-last-year"})));
+    assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+    assert!(ran.stderr.contains(&format!("it came from {}", store.display())), "{}", ran.stderr);
 }
 
 #[test]
@@ -272,8 +300,9 @@ fn a_wait_that_the_authorization_server_asks_for_is_kept() {
     let ran = place.assert_works(&config, "429");
     let calls = place.token_calls();
     assert!(calls[1].at - calls[0].at >= Duration::from_secs(3));
-    let warning = "WARNING authorization server: 429 without tokens; retry 1 of 5 in 3.0 s";
-    assert!(ran.stderr.contains(warning), "{}", ran.stderr);
+    let url = place.fake.auth_url();
+    let warning = format!("WARNING authorization server ({url}): 429 without tokens; retry 1 of 5 in 3.0 s");
+    assert!(ran.stderr.contains(&warning), "{}", ran.stderr);
 }
 
 #[test]
@@ -322,7 +351,7 @@ fn a_lock_that_a_stopped_process_holds_is_given_up() {
     assert!(ran.stderr.contains(&format!("INFO {holder} holds {lock}; waiting for it, 1 s at most")), "{}", ran.stderr);
     let critical = ran.stderr.lines().find(|line| line.starts_with("CRITICAL")).unwrap();
     assert!(critical.contains(&holder) && critical.contains("lock_timeout") && critical.contains(&lock), "{critical}");
-    // Nothing came of it, and the one that was stopped goes on.
+    // The stopped run is not affected, and continues.
     kill_process(process, Signal::CONT).unwrap();
     drop(resume);
     assert_eq!(stopped.wait().unwrap().code(), Some(0));

@@ -117,7 +117,7 @@ fn kill(mut child: Child) {
     child.wait().unwrap();
 }
 
-/// Looks without a pause, since what is waited for may stand for less than a millisecond.
+/// Polls without a pause, since the condition may hold for less than a millisecond.
 fn until(seen: impl Fn() -> bool) {
     let begun = Instant::now();
     while !seen() {
@@ -283,7 +283,7 @@ fn killed_after(delay: Duration, token_file: bool) -> bool {
     kept
 }
 
-/// The one step at which nothing on this machine can help: the service has rotated, and nobody has read its answer.
+/// The one step that the tap cannot make safe: the service has rotated the token, and its answer was lost.
 #[test]
 fn an_answer_that_nobody_read_is_told_as_what_it_is() {
     for grace in [false, true] {

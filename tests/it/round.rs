@@ -9,8 +9,9 @@ use crate::tap::{only, sorted, tap_with, without_nulls};
 use fake::account::Size;
 use fake::{Account, Fake};
 
-/// Reads the details of an account contact by contact, on so many calls a day that it takes three, each day's run going
-/// on with the last STATE of the day before. Panics unless every contact is read once, but for what was in flight.
+/// Reads the details of an account contact by contact, with so few calls a day that it takes three days. Each day's run
+/// continues from the last STATE of the day before. Panics if a contact is read twice, except for those whose calls
+/// were under way when a day's calls were used up.
 pub fn over_three_days(contacts: usize, per_day: u32, page_size: usize) {
     let fake = Fake::start(Account::generate(5, Size { contacts, lists: 2, campaigns: 4 }));
     fake.switches().per_day = per_day;

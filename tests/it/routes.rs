@@ -46,7 +46,8 @@ proptest! {
     ) {
         let size = Size { contacts: contacts as usize, lists: 2, campaigns: campaigns as usize };
         let account = Account::generate(seed, size).with_all_details();
-        // What the detail of a campaign hides can only be found by contact; that is told in a warning.
+        // If a campaign's details are refused, only the contact route has its rows, and a warning says so. So none are
+        // here.
         let fake = Fake::start_with(account, long_lived());
         let streams: &[&str] = match one { 0 => &REPORTS[..1], 1 => &REPORTS[1..], _ => &REPORTS };
         let (by_contact, _) = read(&fake, "contacts", &more, None, streams);
@@ -180,12 +181,12 @@ fn an_unfinished_read_goes_on_by_its_own_route() {
     }
 }
 
-/// What a run wrote, but for what tells when.
+/// What a run wrote, without the times.
 fn timeless(ran: &Ran) -> Vec<String> {
     let line = |message: &Value| {
         let mut message = message.clone();
         message["time_extracted"].take();
-        // Bookmarks tell the run's start; where they stand must not differ.
+        // Bookmarks hold the time of the run. Their positions in the output must be the same.
         message["value"].take();
         message.to_string()
     };

@@ -261,6 +261,50 @@ fn no_echo_of_the_access_token_is_shown() {
 }
 
 #[test]
+fn no_echo_of_the_other_secrets_is_shown() {
+    // Long enough to be no word, and with what JSON and addresses escape.
+    let (refresh, secret) = ("refresh/+token\"of-the-test", "client&secret/of the-test");
+    let json_text = |text: &str| json!(text).to_string().trim_matches('"').to_owned();
+    let percent = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let forms = |text: &str| {
+        let escaped = text.bytes().fold(String::new(), |text, byte| text + &format!("\\u{byte:04x}"));
+        [text.to_owned(), percent(text), percent(&percent(text)), json_text(text), json_text(&json_text(text)), escaped]
+    };
+    let cases = ["an error", "a request id", "a name", "a value", "an account"];
+    each(&cases, |case, format| {
+        for form in [refresh, secret].into_iter().flat_map(forms) {
+            let mut place = Place::new();
+            place.fake.switches().rotating = false;
+            {
+                let mut tokens = place.fake.tokens();
+                tokens.refresh_token = refresh.into();
+                tokens.client_secret = Some(secret.into());
+                tokens.granted_scopes.push("account_read".into());
+            }
+            (place.config["refresh_token"], place.config["client_secret"]) = (json!(refresh), json!(secret));
+            let headers = vec![("x-amzn-requestid", percent(&form))];
+            let rows = |row: Value| json!({"contacts": [row]}).to_string();
+            let (path, status, body) = match *case {
+                "an error" => ("/contacts?", 400, json!({"error_key": form, "error_message": form}).to_string()),
+                "a request id" => ("/contacts?", 400, json!({"error_key": "k"}).to_string()),
+                "a name" => ("/contacts?", 200, rows(json!({"contact_id": "a", form.as_str(): 1}))),
+                "a value" => ("/contacts?", 200, rows(json!({"contact_id": "a", "created_at": [form]}))),
+                _ => ("/account/summary", 200, json!({"organization_name": form}).to_string()),
+            };
+            let what = What::Answer(status, headers, body);
+            place.fake.fault(Fault { path: path.into(), skip: 0, times: usize::MAX, what });
+            let arguments = if *case == "an account" { &["--test"][..] } else { &[] };
+            let output = place.tap(format, arguments).output().unwrap();
+            let shown = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+            for hidden in [refresh, secret].into_iter().flat_map(forms) {
+                let half: String = hidden.chars().take(12).collect();
+                assert!(!shown.contains(&half) && !shown.contains(&json_text(&half)), "{case}, {form}: {shown}");
+            }
+        }
+    });
+}
+
+#[test]
 fn no_other_command_shows_a_secret() {
     each(&[&["--test"][..], &["--about"], &["--about", "--format=json"], &["--discover"]], |arguments, format| {
         let mut place = Place::new();

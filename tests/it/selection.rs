@@ -62,10 +62,8 @@ fn patterns_choose_streams_and_fields() {
     assert_eq!(fields(&ran, "contacts", "/properties/phone_numbers/items"), set(&["kind"]));
 
     let ran = run(&fake, &["--select", "!contact_a*"], None);
-    assert_eq!(
-        streams(&ran).into_iter().collect::<BTreeSet<_>>(),
-        BTreeSet::from(["contact_lists", "contacts", "email_campaigns"])
-    );
+    let others: Vec<&str> = tap::streams().iter().copied().filter(|stream| !stream.starts_with("contact_a")).collect();
+    assert!(others.len() + 2 == tap::streams().len() && streams(&ran) == others, "{others:?}");
     let ran = run(&fake, &["--test", "--select", "contact_lists"], None);
     assert!(ran.stderr.contains("contact_lists") && !ran.stderr.contains("email_campaigns  "), "{}", ran.stderr);
     fake.violations();
@@ -86,5 +84,5 @@ fn a_full_table_ignores_its_bookmark() {
 #[test]
 fn without_patterns_everything_is_read() {
     let ran = tap(&fake(), &json!({}), None);
-    assert_eq!(streams(&ran).len(), 5);
+    assert_eq!(streams(&ran), tap::streams());
 }

@@ -1,4 +1,4 @@
-//! What a user sees, as it is: discovery, the help, a small full sync, and what is said when things go wrong.
+//! Snapshots of what a user sees: discovery, the help, a small full sync, and the messages when things go wrong.
 
 use std::fmt::Write;
 
@@ -66,6 +66,10 @@ fn a_preflight() {
     let config = tap::file(&fake.config());
     let output = command().arg("--test").arg("--config").arg(config.path()).output().unwrap();
     same("test", Ran::of(&output).stderr.trim_end());
+    let config = tap::file(&fake.config());
+    let output = command().args(["--test", "--format", "json", "--config"]).arg(config.path()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    same("test_json", &String::from_utf8(output.stdout).unwrap());
     fake.tokens().privileges.retain(|privilege| !privilege.contains("campaign"));
     let config = tap::file(&fake.config());
     let output = command().arg("--test").arg("--config").arg(config.path()).output().unwrap();

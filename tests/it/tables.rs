@@ -5,20 +5,15 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::Value;
+
+use crate::tap::discovered;
 
 const PAGE: &str = "docs/tables.md";
 
 fn page() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE)).unwrap()
-}
-
-fn catalog() -> Vec<Value> {
-    let output = Command::new(env!("CARGO_BIN_EXE_tap-constant-contact")).arg("--discover").output().unwrap();
-    let catalog: Value = serde_json::from_slice(&output.stdout).unwrap();
-    catalog["streams"].as_array().unwrap().clone()
 }
 
 /// What a column holds, in a reader's words.
@@ -56,7 +51,7 @@ const END: &str = "<!-- end of columns -->\n";
 #[test]
 fn the_columns_are_those_of_the_schemas() {
     let mut expected = page();
-    for stream in catalog() {
+    for stream in discovered() {
         let begin = begin(stream["stream"].as_str().unwrap());
         let (before, rest) = expected.split_once(&begin).unwrap_or_else(|| panic!("{PAGE} lacks {begin}"));
         let (_, after) = rest.split_once(END).unwrap();
@@ -70,14 +65,18 @@ fn the_columns_are_those_of_the_schemas() {
     assert_eq!(page(), expected, "{PAGE} is stale");
 }
 
-/// Each stream's section says its key, and the diagram has no column that is not there.
+/// Each stream has a section, in the order of discovery, that says its key; the diagram has no column that is not
+/// there.
 #[test]
 fn keys_and_diagram_are_those_of_the_streams() {
     let page = page();
     let diagram = page.split("```mermaid\n").nth(1).unwrap().split("```").next().unwrap();
-    let mut drawn = BTreeSet::new();
-    for stream in catalog() {
+    let (mut drawn, mut last) = (BTreeSet::new(), 0);
+    for stream in discovered() {
         let name = stream["stream"].as_str().unwrap();
+        let at = page.find(&format!("\n## {name}\n")).unwrap_or_default();
+        assert!(at > last, "{name} is not in the order of discovery");
+        last = at;
         let section = page.split(&format!("\n## {name}\n")).nth(1).unwrap_or_else(|| panic!("no section {name}"));
         let keys: Vec<String> = stream["key_properties"]
             .as_array()
@@ -86,7 +85,7 @@ fn keys_and_diagram_are_those_of_the_streams() {
             .map(|key| format!("`{}`", key.as_str().unwrap()))
             .collect();
         assert!(section.contains(&format!("**Key:** {}.", keys.join(", "))), "{name}: {keys:?}");
-        for part in ["**A row**", "**Joins to:**", "**Fresh:**"] {
+        for part in ["**A row**", "**Joins to:**", "**Fresh:**", "**Calls:**"] {
             assert!(section.split("\n## ").next().unwrap().contains(part), "{name}: {part}");
         }
         let entity = diagram.split(&format!("    {name} {{\n")).nth(1).unwrap_or_else(|| panic!("{name} is not drawn"));

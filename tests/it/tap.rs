@@ -37,15 +37,28 @@ pub fn free_port() -> u16 {
 /// The streams of the activity, which are read by contact or by campaign.
 pub const REPORTS: [&str; 2] = ["contact_action_summary", "contact_activity_details"];
 
+/// The entries of the catalog that `--discover` writes.
+pub fn discovered() -> &'static [Value] {
+    static CATALOG: LazyLock<Value> =
+        LazyLock::new(|| serde_json::from_slice(&command().arg("--discover").output().unwrap().stdout).unwrap());
+    CATALOG["streams"].as_array().unwrap()
+}
+
 /// All streams, as discovery lists them.
 pub fn streams() -> &'static [&'static str] {
-    static STREAMS: LazyLock<Vec<&str>> = LazyLock::new(|| {
-        let output = command().arg("--discover").output().unwrap();
-        let catalog: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let name = |entry: &Value| &*entry["tap_stream_id"].as_str().unwrap().to_owned().leak();
-        catalog["streams"].as_array().unwrap().iter().map(name).collect()
-    });
+    static STREAMS: LazyLock<Vec<&str>> = LazyLock::new(|| named(|_| true));
     &STREAMS
+}
+
+/// The streams that have a bookmark.
+pub fn incremental() -> &'static [&'static str] {
+    static INCREMENTAL: LazyLock<Vec<&str>> = LazyLock::new(|| named(|entry| entry["replication_key"].is_string()));
+    &INCREMENTAL
+}
+
+fn named(is_wanted: impl Fn(&Value) -> bool) -> Vec<&'static str> {
+    let entries = discovered().iter().filter(|entry| is_wanted(entry));
+    entries.map(|entry| entry["tap_stream_id"].as_str().unwrap()).collect()
 }
 
 /// What a run left behind.

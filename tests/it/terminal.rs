@@ -432,6 +432,31 @@ fn where_no_thread_can_be_had_the_run_says_so() {
     assert!(!stderr.contains("panicked"), "{stderr}");
 }
 
+/// From too few to start with to enough for all.
+#[test]
+fn where_few_descriptors_can_be_had_the_run_says_so_or_works() {
+    let account = Account::generate(11, Size { contacts: 12, lists: 2, campaigns: 2 });
+    let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+    let mut outcomes = std::collections::BTreeSet::new();
+    for most in 4..24 {
+        let config = file(&fake.config());
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            &format!("ulimit -n {most}; exec \"$@\""),
+            "sh",
+            env!("CARGO_BIN_EXE_tap-constant-contact"),
+        ]);
+        let output = command.arg("--config").arg(config.path()).env_remove("LOGLEVEL").output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(!stderr.contains("panicked"), "{most}: {stderr}");
+        let code = output.status.code();
+        assert!(code == Some(0) || stderr.contains("CRITICAL "), "{most}: {code:?} {stderr}");
+        outcomes.insert(code);
+    }
+    assert!(outcomes.contains(&Some(0)) && outcomes.len() > 1, "{outcomes:?}");
+}
+
 #[test]
 fn text_from_outside_neither_moves_the_cursor_nor_floods_the_log() {
     let evil = "\u{1b}]0;owned\u{7}\u{1b}[2J\r\nCRITICAL forged\u{9b}31m\u{202e}";

@@ -357,11 +357,11 @@ fn a_file_in_a_folder_that_cannot_be_written_is_rewritten_by_one_run_at_a_time()
         assert_eq!(fs::read_dir(&folder).unwrap().count(), if token_file { 2 } else { 1 });
         assert_eq!(fake.tokens().reuses, 0);
 
-        // Where the file cannot be written either, that is told before anything is spent.
+        // If the file cannot be written either, the run says so before it uses the refresh token.
         set_mode(store, 0o400);
         fake.tokens().revoke_access_tokens();
         if token_file {
-            // Known to work once, it is not spent.
+            // A refresh token that works only once is not used.
             let kept = fs::read_to_string(store).unwrap();
             let mut command = Command::new(&binary);
             let ran = Ran::of(&as_nobody(command.arg("--config").arg(&config_file)).output().unwrap());
@@ -387,8 +387,8 @@ fn a_file_in_a_folder_that_cannot_be_written_is_rewritten_by_one_run_at_a_time()
         );
         assert_eq!(fake.tokens().refreshes, before);
 
-        // Where that is not known, the run goes on, however often it must renew: what the store still holds is not
-        // spent again.
+        // If that is not known, the run continues, however often it must refresh: it never uses the old token in the
+        // store a second time.
         fake.heal();
         fake.switches().expires_in = 1;
         fake.switches().latency = Duration::from_millis(400);
@@ -415,10 +415,10 @@ fn a_token_put_into_the_config_by_hand_wins_once() {
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
         fake.calls().iter().find(|call| call.is_token).unwrap().body.clone()
     };
-    // The config's own begins; the stored one goes on, whatever the config still says.
+    // The first run uses the config's token, later ones the stored token, although the config still has its own.
     assert!(by("refresh-0").contains("refresh_token=refresh-0"));
     assert!(by("refresh-0").contains("refresh_token=refresh-1"));
-    // A new login elsewhere, whose token is put into the config: again it begins, and the stored one goes on.
+    // A user puts the token of a new login into the config: it is used first, and then the stored one again.
     fake.tokens().refresh_token = "by-hand".into();
     assert!(by("by-hand").contains("refresh_token=by-hand"));
     let stored = fake.tokens().refresh_token.clone();

@@ -295,14 +295,8 @@ impl Row for ContactId {
     const IS_WHOLE: bool = false;
 }
 
-/// A contact whose reports are read.
-pub(super) struct ListedContact {
-    pub(super) id: Id,
-    pub(super) created_at: Option<DateTime<Utc>>,
-}
-
-/// The contacts whose reports are read, in the order of their ids, and whether the listing surely had all of them.
-pub(super) fn listed(run: &Run) -> Result<(Vec<ListedContact>, bool)> {
+/// The ids of the contacts whose reports are read, in their order, and whether the listing surely had all of them.
+pub(super) fn listed(run: &Run) -> Result<(Vec<Id>, bool)> {
     let mut list = Vec::new();
     let mut seen = Seen::default();
     let pages = pages::<ContactId>(run.config, &[]);
@@ -318,12 +312,12 @@ pub(super) fn listed(run: &Run) -> Result<(Vec<ListedContact>, bool)> {
             let changed_at = dates.into_iter().filter_map(Timestamp::instant).max();
             let sighting = Sighting { id: id.clone(), entered_at: created_at, changed_at, is_wanted: true };
             if seen.insert(sighting) {
-                list.push(ListedContact { id, created_at });
+                list.push(id);
             }
         }
         Ok(())
     })?;
-    list.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+    list.sort_unstable();
     if let Coverage::MayLackRows(why) = &coverage {
         log::warn!("contacts: {why}. Activity of some contacts may be missing; the next run reads the same again");
     }

@@ -16,8 +16,8 @@ use crate::streams::page::{list, object, objects};
 pub(crate) struct Contact {
     /// Unique id of the contact.
     pub(crate) contact_id: Key,
-    /// The contact's e-mail address, the same as `email_address.address`. Two contacts may share an address. Filled in by
-    /// the tap.
+    /// The contact's e-mail address, the same as `email_address.address`. Two contacts may share an address. Filled in
+    /// by the tap.
     #[serde(skip_deserializing)]
     pub(crate) email: Text,
     /// Status of the contact: `deleted`, else `active` when e-mail may be sent, else the permission: `not_set`,
@@ -69,7 +69,7 @@ pub(crate) struct Contact {
     #[serde(default, deserialize_with = "objects", skip_serializing_if = "Option::is_none")]
     pub(crate) custom_fields: Option<Vec<CustomField>>,
     /// The same values by the name of their field: the text, the label of a single choice, or a list of the labels of
-    /// several. A field stands under its id where it has no definition, or where another field has the same name but for
+    /// several. A field without a definition is under its id, and so is one whose name differs from another's only in
     /// upper and lower case. Filled in by the tap.
     #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
     pub(crate) custom_field_values: Option<Values>,

@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::campaigns::{self, CampaignListing, KnownCampaigns, PageOddities, Summaries, Summary};
+use super::campaigns::{self, CampaignListing, KnownCampaigns, PageOddities, Summaries, Summary, named};
 use super::page::list;
 use super::{Probe, Probed, Shared, Source, selects_reports};
 use crate::client::{Client, Oddities};
@@ -63,7 +63,7 @@ struct Extras {
     email: bool,
 }
 
-const COUNTS: [&str; 9] = [
+pub(crate) const COUNTS: [&str; 9] = [
     "last_sent_date",
     "unique_sends",
     "unique_opens",
@@ -150,6 +150,7 @@ fn cost(run: &mut Run, shared: &mut Shared) -> Result<u64> {
     let calls = pages as u64 + choice.chosen.values().map(Chosen::calls).sum::<u64>();
     let detailed = choice.chosen.into_iter().filter(|(_, chosen)| chosen.needs_details()).map(|(id, _)| id);
     shared.reports.campaigns.known.plan_details(detailed);
+    shared.how_to_save = how_to_save(run, calls);
     Ok(calls)
 }
 
@@ -157,7 +158,7 @@ fn cost(run: &mut Run, shared: &mut Shared) -> Result<u64> {
 const MANY_CALLS: u64 = 200;
 
 /// Which fields to deselect to save most of the stream's calls, if there are many.
-pub(super) fn how_to_save(run: &Run, calls: u64) -> Option<String> {
+fn how_to_save(run: &Run, calls: u64) -> Option<String> {
     let wanted = Extras::selected(run);
     let fields = match (wanted.email, wanted.details) {
         _ if calls < MANY_CALLS => return None,
@@ -409,6 +410,8 @@ struct Refused {
 
 impl Refused {
     fn note(&mut self, id: &Id, chosen: &Chosen, answers: &Answers) {
+        let listed = chosen.listed.as_ref().and_then(|listed| listed.campaign.name.as_str());
+        let id = named(id, listed);
         let mut warn = |warned: fn(&mut Refused) -> &mut bool, text: String| {
             if std::mem::replace(warned(self), true) {
                 log::debug!("email_campaigns: {text}");

@@ -57,7 +57,7 @@ fn contacts_to_write(run: &Run, shared: &mut Shared, readings: &mut [Reading]) -
     for reading in readings {
         reading.note_contacts(contacts.are_all);
     }
-    Ok(Some(contacts.list.iter().map(|contact| contact.id.clone()).collect()))
+    Ok(Some(contacts.list.iter().cloned().collect()))
 }
 
 /// The activities of all campaigns that may have rows, in the order of their ids.

@@ -4,8 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chrono::{DateTime, Months, TimeDelta, Utc};
-use serde::Deserialize;
+use chrono::{DateTime, Months, Utc};
 
 use super::newest_first::{Listing, Part, newest_first};
 use super::reading::Reading;
@@ -15,22 +14,21 @@ use crate::client::{Client, Oddities, Page, Row};
 use crate::config::{Route, Word};
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
-use crate::field::{Key, KeyInteger, Timestamp};
+use crate::field::{Key, KeyInteger};
 use crate::id::Id;
 use crate::run::{Run, is_before_bound, query_bound};
 use crate::streams::Shared;
-use crate::streams::contacts::{self, ListedContact};
+use crate::streams::contacts;
 use crate::streams::page::rows;
 use crate::timestamp::stamp;
 use crate::window::five_year_windows;
 
-/// 1998-01-01, when there was no Constant Contact yet: the start of a summary without a lower bound.
+/// 1998-01-01, when there was no Constant Contact yet: the earliest start of a summary.
 const BEFORE_THE_SERVICE: DateTime<Utc> = DateTime::from_timestamp(883_612_800, 0).expect("it is a moment");
 
 /// Start and end of a window.
 type Range = (DateTime<Utc>, DateTime<Utc>);
 
-const CONTACT: &str = "contact";
 /// How many of the `contact_ids` without a report the warning names.
 const SHOWN_IDS: usize = 10;
 /// Rows of a page of the summary, which has no `limit`.
@@ -42,11 +40,9 @@ const CHECK_AFTER: u64 = 100;
 
 /// The contacts whose reports are read, in the order of their ids.
 pub(super) struct Contacts {
-    pub(super) list: Vec<ListedContact>,
+    pub(super) list: Vec<Id>,
     /// Whether the listing surely had all of them.
     pub(super) are_all: bool,
-    /// Creation dates that were fetched one by one, for contacts that come from no listing.
-    created: Mutex<HashMap<Id, Option<DateTime<Utc>>>>,
 }
 
 impl Contacts {
@@ -54,37 +50,12 @@ impl Contacts {
     pub(super) fn fetch(run: &Run) -> Result<Contacts> {
         if run.config.contact_ids.is_empty() {
             let (list, are_all) = contacts::listed(run)?;
-            return Ok(Contacts { list, are_all, created: Mutex::default() });
+            return Ok(Contacts { list, are_all });
         }
-        let mut ids: Vec<Id> = run.config.contact_ids.iter().map(|id| Id::from(id.as_str())).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        let list = ids.into_iter().map(|id| ListedContact { id, created_at: None }).collect();
-        Ok(Contacts { list, are_all: true, created: Mutex::default() })
-    }
-
-    /// When a contact was created; `None` if that is not known yet.
-    #[expect(clippy::option_option, reason = "a known contact may have no date")]
-    fn known_creation(&self, id: &Id) -> Option<Option<DateTime<Utc>>> {
-        let at = self.list.binary_search_by(|contact| contact.id.cmp(id)).ok()?;
-        let listed = self.list[at].created_at.map(Some);
-        listed.or_else(|| self.created.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied())
-    }
-
-    /// When a contact was created; fetched if it is not known.
-    fn creation(&self, client: &Client, priority: usize, id: &Id) -> Result<Option<DateTime<Utc>>> {
-        #[derive(Deserialize)]
-        struct Created {
-            #[serde(default)]
-            created_at: Timestamp,
-        }
-        if let Some(known) = self.known_creation(id) {
-            return Ok(known);
-        }
-        let contact: Created = client.object(CONTACT, &format!("/contacts/{}", id.in_path()), &[], priority)?;
-        let at = contact.created_at.instant();
-        self.created.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), at);
-        Ok(at)
+        let mut list: Vec<Id> = run.config.contact_ids.iter().map(|id| Id::from(id.as_str())).collect();
+        list.sort_unstable();
+        list.dedup();
+        Ok(Contacts { list, are_all: true })
     }
 }
 
@@ -151,11 +122,7 @@ impl<T> ContactFetch<T> {
 }
 
 /// Fetches activity summaries. Sets `must_split` once the service has refused a range of more than five years.
-pub(super) fn summary(
-    reading: &Reading,
-    contacts: Arc<Contacts>,
-    must_split: Arc<AtomicBool>,
-) -> Arc<ContactFetch<ActionSummary>> {
+pub(super) fn summary(reading: &Reading, must_split: Arc<AtomicBool>) -> Arc<ContactFetch<ActionSummary>> {
     let range = range(reading.since, reading.until);
     let ask =
         move |client: &Arc<Client>, priority: usize, id: &Id, push: &mut dyn FnMut(Part<ActionSummary>) -> bool| {
@@ -175,15 +142,16 @@ pub(super) fn summary(
                     other => return other,
                 }
             }
-            let created_at = contacts.creation(client, priority, id)?;
-            summary_windows(range, created_at).into_iter().try_for_each(ask_range)
+            // A contact that was imported may have activity from before it was created, so its creation is no bound.
+            five_year_windows(range.0, range.1).into_iter().try_for_each(ask_range)
         };
     ContactFetch::new(reading, true, Box::new(ask))
 }
 
 /// The range of a summary, which needs a start.
 fn range(since: Option<DateTime<Utc>>, until: DateTime<Utc>) -> Range {
-    (since.unwrap_or(BEFORE_THE_SERVICE), until)
+    let start = since.map_or(BEFORE_THE_SERVICE, |since| since.max(BEFORE_THE_SERVICE));
+    (start.min(until), until)
 }
 
 /// Whether a range is longer than the five years that a neighbouring endpoint allows.
@@ -191,27 +159,14 @@ fn is_long((start, end): &Range) -> bool {
     *end > *start + Months::new(60)
 }
 
-/// Splits the range of a contact's summary into windows of at most five years. Nothing is older than the contact.
-fn summary_windows((start, end): Range, created_at: Option<DateTime<Utc>>) -> Vec<Range> {
-    let born = created_at.map(|at| at - TimeDelta::days(1));
-    let start = born.map_or(start, |born| born.max(start)).min(end);
-    let windows = five_year_windows(start, end);
-    // A contact that was created after the window still has a report.
-    if windows.is_empty() { vec![(start, end)] } else { windows }
-}
-
-/// How many calls the reports of these contacts take if none has a row.
-pub(super) fn least_calls(reading: &Reading, contacts: &Contacts, unread: &[Id], must_split: bool) -> u64 {
+/// How many calls the report of a contact takes if it has no row.
+pub(super) fn least_calls(reading: &Reading, must_split: bool) -> u64 {
     let range = range(reading.since, reading.until);
-    if !reading.is_summary() || !must_split || !is_long(&range) {
-        return unread.len() as u64;
+    if reading.is_summary() && must_split && is_long(&range) {
+        five_year_windows(range.0, range.1).len() as u64
+    } else {
+        1
     }
-    let windows = |id: &Id| Some(summary_windows(range, contacts.known_creation(id)?).len() as u64);
-    let known: Vec<u64> = unread.iter().filter_map(windows).collect();
-    // Contacts that come from no listing have no creation date, so each takes one more call.
-    let is_undated = contacts.list.iter().all(|contact| contact.created_at.is_none());
-    let dates = if is_undated { unread.len() as u64 } else { 0 };
-    dates + route::scaled(known.iter().sum(), unread.len() as u64, known.len() as u64)
 }
 
 /// Fetches activity details.
@@ -273,7 +228,7 @@ fn is_of(id: &Id, contact_id: &str) -> Result<()> {
 /// Reads one report contact by contact, with a resume point after each.
 pub(super) fn read(run: &mut Run, shared: &mut Shared, reading: &mut Reading) -> Result<()> {
     if reading.is_summary() {
-        let fetch = shared.reports.summaries(run, reading)?;
+        let fetch = shared.reports.summaries(reading);
         each_contact(run, shared, reading, &fetch, write_summary)
     } else {
         let fetch = shared.reports.details(run, reading);
@@ -290,8 +245,7 @@ fn each_contact<T: Row>(
 ) -> Result<()> {
     let contacts = shared.reports.contacts(run)?;
     reading.note_contacts(contacts.are_all);
-    let ids = contacts.list.iter().map(|contact| &contact.id);
-    let unread: Vec<Id> = ids.filter(|id| reading.wants(id)).cloned().collect();
+    let unread: Vec<Id> = contacts.list.iter().filter(|id| reading.wants(id)).cloned().collect();
     let mut check = PlanCheck::new(run, shared, reading, unread.len() as u64);
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
     let mut contact = OneContact::default();
@@ -467,22 +421,5 @@ fn without_type(row: &ActivityDetail) -> Oddities {
         left_out: 1,
         why_left_out: Some(format!("{name}: tracking_activity_type missing or unusable")),
         ..Oddities::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_contact_is_read_from_the_day_before_it_was_created_in_windows_of_five_years() {
-        let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
-        let end = at("2026-11-24T10:00:00Z");
-        let of = |created: &str| summary_windows(range(None, end), Some(at(created)));
-        assert_eq!(of("2025-03-01T12:00:00Z"), [(at("2025-02-28T12:00:00Z"), end)]);
-        assert_eq!(of("2020-03-01T12:00:00Z").len(), 2);
-        assert_eq!(summary_windows(range(None, end), None).len(), 6);
-        // Created after the window ends.
-        assert_eq!(of("2027-01-01T00:00:00Z"), [(end, end)]);
     }
 }

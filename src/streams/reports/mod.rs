@@ -38,7 +38,7 @@ use plan::{CountedRows, Plan, Sampled};
 use reading::Reading;
 pub(super) use records::ActionSummary;
 pub(crate) use records::ActivityDetail;
-pub(super) use route::cost;
+pub(super) use route::{cost, time};
 
 use super::{Probe, Shared, Source};
 use crate::config::{Config, Route, words};
@@ -47,28 +47,13 @@ use crate::extent::{Filter, short_hash};
 use crate::id::Id;
 use crate::run::Run;
 use crate::schema;
-use crate::stream::{Needs, Stream};
+use crate::stream::{KEYS_WITH_ROUTES, Needs, Stream};
 use crate::timestamp::stamp;
 
 /// What the contact route needs. It is also what the reports need at least: where the campaign route is refused, the
 /// contact route is tried.
 const BY_CONTACT: Needs = Needs { scopes: &["contact_data"], privileges: &["ui:campaign:metrics", "contacts:read"] };
 const BY_CAMPAIGN: Needs = Needs { scopes: &["campaign_data"], privileges: &["ui:campaign:metrics", "campaign:read"] };
-
-const BOOKMARK_KEYS: &[&str] = &[
-    "filter",
-    "deselected",
-    "route",
-    "lookback_days",
-    "read_from",
-    "resume_since",
-    "resume_until",
-    "resume_route",
-    "resume_after",
-    "resume_complete",
-    "resume_filter",
-    "resume_deselected",
-];
 
 const ACTIVITY_SUMMARY: &str = "activity_summary";
 const ACTIVITY_DETAILS: &str = "activity_details";
@@ -81,7 +66,7 @@ pub(super) static SUMMARY: Source = Source {
         schema: schema::of::<ActionSummary>,
         needs: BY_CONTACT,
         narrowed_by: |config| Filter::of(&[contacts_of(config)]),
-        bookmark_keys: BOOKMARK_KEYS,
+        bookmark_keys: KEYS_WITH_ROUTES,
         only_by_campaign: &[],
     },
     probe: Probe::OfContact(|client, _, id| {
@@ -101,7 +86,7 @@ pub(super) static DETAILS: Source = Source {
         schema: schema::of::<ActivityDetail>,
         needs: BY_CONTACT,
         narrowed_by: |config| Filter::of(&[contacts_of(config), ("types", words(&config.tracking_activity_types))]),
-        bookmark_keys: BOOKMARK_KEYS,
+        bookmark_keys: KEYS_WITH_ROUTES,
         only_by_campaign: &["email_address", "device_type", "url_id", "link_url", "bounce_code", "opt_out_reason"],
     },
     probe: Probe::OfContact(|client, config, id| {
@@ -173,11 +158,10 @@ impl Learnt {
     }
 
     /// Fetches the summary of any contact, reusing the pages that the plan has read.
-    fn summaries(&mut self, run: &Run, reading: &Reading) -> Result<Arc<ContactFetch<ActionSummary>>> {
-        let contacts = self.contacts(run)?;
+    fn summaries(&mut self, reading: &Reading) -> Arc<ContactFetch<ActionSummary>> {
         let known = self.summaries.take().filter(|fetch| fetch.is_for(reading));
-        let fetch = known.unwrap_or_else(|| by_contact::summary(reading, contacts, self.must_split.clone()));
-        Ok(Arc::clone(self.summaries.insert(fetch)))
+        let fetch = known.unwrap_or_else(|| by_contact::summary(reading, self.must_split.clone()));
+        Arc::clone(self.summaries.insert(fetch))
     }
 
     /// Fetches the details of any contact, reusing the pages that the plan has read.

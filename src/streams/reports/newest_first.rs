@@ -2,10 +2,10 @@
 //!
 //! Their cursor is a page number. A new row pushes the last row of each page below it onto the next page, where it is
 //! read a second time. Late rows can appear anywhere, not only at the top. But two equal rows may also be two activities
-//! of the same second. To tell the cases apart, the previous page is read again: a row that is no longer on it is the one
-//! that was pushed to the next page.
+//! of the same second. To tell the cases apart, the previous page is read again: where both pages stand in the listing
+//! that was read so far shows which of their rows are known.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 
@@ -80,7 +80,7 @@ pub(super) fn newest_first<T: DatedRow>(
         if !last || seen.is_begun() {
             let mut rows = hash_rows(&page);
             for _ in 0..TRIES {
-                if !seen.has_any(&rows) {
+                if !seen.may_repeat(&rows, page.rows.first().and_then(DatedRow::at)) {
                     break;
                 }
                 let Some(previous) = pages.previous() else { break };
@@ -91,7 +91,7 @@ pub(super) fn newest_first<T: DatedRow>(
                 page = pages.again()?;
                 rows = hash_rows(&page);
             }
-            repeated = seen.insert(&rows)?;
+            repeated = seen.insert(&rows, page.rows.last().and_then(DatedRow::at))?;
         }
         // The service has no date filter here, but the newest rows come first.
         let reaches_back = |until| page.rows.iter().any(|row| row.at().is_some_and(|at| at < until));
@@ -107,18 +107,25 @@ pub(super) fn newest_first<T: DatedRow>(
 #[derive(Default)]
 struct SeenRows {
     rows: HashSet<u64>,
-    /// The previous page, as it was when its rows were passed on.
-    before: Vec<u64>,
-    /// The same page, as it was when it was last read again.
-    now: Vec<u64>,
-    /// How often each row was pushed to a later page and has not been read again there.
-    moved_on: HashMap<u64, usize>,
-    /// Whether a whole page or more was pushed on, so that nobody knows how many rows are repeated.
-    is_lost: bool,
+    /// The listing in its order, as far as it is known.
+    listing: Vec<KnownRow>,
+    /// Where the previous page begins in it.
+    page_start: usize,
+    /// The previous page, as it was when it was last read.
+    previous: Vec<u64>,
+    /// The time of its last row.
+    oldest: Option<DateTime<Utc>>,
     /// Each page, as the hash of its rows in order.
     pages: HashSet<u64>,
     /// How many pages in a row were exact repeats.
     repeated_pages: usize,
+}
+
+#[derive(Clone, Copy)]
+struct KnownRow {
+    row: u64,
+    /// False for a row that was added to a page after it was read.
+    is_passed_on: bool,
 }
 
 impl SeenRows {
@@ -126,51 +133,80 @@ impl SeenRows {
         !self.pages.is_empty()
     }
 
-    /// Whether a page has a row equal to an earlier one.
-    fn has_any(&self, rows: &[u64]) -> bool {
-        rows.iter().any(|row| self.rows.contains(row))
+    /// Whether a page may have a row again: one is equal to an earlier one, or the page is newer than the previous one, so
+    /// that all of that was pushed on. `newest` is the time of its first row.
+    fn may_repeat(&self, rows: &[u64], newest: Option<DateTime<Utc>>) -> bool {
+        let is_newer = newest.zip(self.oldest).is_some_and(|(newest, oldest)| newest > oldest);
+        is_newer || rows.iter().any(|row| self.rows.contains(row))
     }
 
     /// Records how the previous page is now, and returns whether it is as it was when it was last read.
     fn is_unchanged(&mut self, now: Vec<u64>) -> bool {
-        let unchanged = self.now == now;
-        self.now = now;
+        let unchanged = self.previous == now;
+        self.previous = now;
         unchanged
     }
 
-    /// Records a page, and returns the positions of repeated rows: the same activity again, not an equal one.
-    fn insert(&mut self, rows: &[u64]) -> Result<Vec<usize>> {
-        // Rows are only added, so the rows that stayed on the previous page keep their order.
-        let mut now = self.now.iter();
-        let stayed = self.before.iter().take_while(|row| now.any(|other| other == *row)).count();
-        for row in &self.before[stayed..] {
-            *self.moved_on.entry(*row).or_default() += 1;
-        }
-        // If none stayed, rows of earlier pages may have been pushed on too.
-        self.is_lost |= stayed == 0 && !self.before.is_empty();
+    /// Records a page, and returns the positions of repeated rows: the same activity again, not an equal one. `oldest` is
+    /// the time of its last row.
+    fn insert(&mut self, rows: &[u64], oldest: Option<DateTime<Utc>>) -> Result<Vec<usize>> {
+        let two_pages: Vec<u64> = self.previous.iter().chain(rows).copied().collect();
+        let start = self.find(&two_pages);
+        let known = self.known(start, &two_pages);
+        let beyond = self.listing.split_off(start + known.iter().flatten().count());
+        self.listing.truncate(start);
+        self.page_start = start + self.previous.len();
         let mut repeated = Vec::new();
-        for (at, row) in rows.iter().enumerate() {
-            match self.moved_on.get_mut(row) {
-                Some(count) if *count > 0 => {
-                    *count -= 1;
-                    repeated.push(at);
-                }
-                _ if self.is_lost && self.rows.contains(row) => repeated.push(at),
-                _ => {}
+        for (at, (row, known)) in two_pages.into_iter().zip(known).enumerate() {
+            let is_passed_on = known.is_some_and(|known| known.is_passed_on);
+            let position = at.checked_sub(self.previous.len());
+            repeated.extend(position.filter(|_| is_passed_on));
+            self.listing.push(KnownRow { row, is_passed_on: is_passed_on || position.is_some() });
+        }
+        self.listing.extend(beyond);
+        self.rows.extend(rows);
+        (self.previous, self.oldest) = (rows.to_vec(), oldest);
+        self.check_end(rows)?;
+        Ok(repeated)
+    }
+
+    /// Where two pages begin in the listing as it is known. Rows are only added, so that is where the previous page began,
+    /// or earlier by as many rows as were added above.
+    fn find(&self, pages: &[u64]) -> usize {
+        let mut best = (0, 0);
+        for start in (0..=self.page_start).rev() {
+            let known = self.known(start, pages);
+            let overlap = pages.len().min(self.listing.len() - start);
+            if known[..overlap].iter().all(Option::is_some) {
+                return start;
+            }
+            let matches = known.iter().flatten().count();
+            // Rows were added in between as well.
+            if matches >= best.0 {
+                best = (matches, start);
             }
         }
-        self.is_lost &= !repeated.is_empty();
-        self.rows.extend(rows);
-        (self.before, self.now) = (rows.to_vec(), rows.to_vec());
+        best.1
+    }
+
+    /// Which of these rows are the known ones from `start` on, in their order.
+    fn known(&self, start: usize, rows: &[u64]) -> Vec<Option<KnownRow>> {
+        let mut known = self.listing[start..].iter().copied().peekable();
+        rows.iter().map(|row| known.next_if(|known| known.row == *row)).collect()
+    }
+
+    /// # Errors
+    /// `Failed` if so many pages in a row were exact repeats that the listing seems to be endless.
+    fn check_end(&mut self, rows: &[u64]) -> Result<()> {
         let mut page = DefaultHasher::new();
         rows.hash(&mut page);
         if self.pages.insert(page.finish()) {
             self.repeated_pages = 0;
-            return Ok(repeated);
+            return Ok(());
         }
         self.repeated_pages += 1;
         if self.repeated_pages < self.pages.len().max(REPEATED_PAGES) {
-            return Ok(repeated);
+            return Ok(());
         }
         Err(Error::Failed(format!(
             "the listing does not end: its last {} pages are the same as earlier ones. Run again later, with the last \
@@ -185,6 +221,30 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// A row of a second, newest first: 0 is the newest.
+    const fn row(second: u64) -> u64 {
+        second << 32
+    }
+
+    fn second(row: u64) -> u64 {
+        row >> 32
+    }
+
+    fn at(row: u64) -> Option<DateTime<Utc>> {
+        DateTime::from_timestamp(-i64::try_from(second(row)).unwrap(), 0)
+    }
+
+    fn is_new(row: u64) -> bool {
+        !row.is_multiple_of(1 << 32)
+    }
+
+    /// Adds a row that differs from all others, in the second of the row above it.
+    fn add(listing: &mut Vec<u64>, place: usize) {
+        let number = 1 + listing.iter().filter(|row| is_new(**row)).count() as u64;
+        let above = place.checked_sub(1).map_or(0, |above| second(listing[above]));
+        listing.insert(place, row(above) + number);
+    }
+
     /// Reads a listing page by page; `grow` changes it before each look at it.
     fn read(listing: &mut Vec<u64>, size: usize, mut grow: impl FnMut(&mut Vec<u64>, usize)) -> Vec<u64> {
         let (mut seen, mut found) = (SeenRows::default(), Vec::new());
@@ -192,69 +252,76 @@ mod tests {
         for number in 0.. {
             grow(listing, number);
             let Some(mut rows) = page(listing, number) else { break };
-            while number > 0 && seen.has_any(&rows) {
+            while number > 0 && seen.may_repeat(&rows, at(rows[0])) {
                 if seen.is_unchanged(page(listing, number - 1).unwrap()) {
                     break;
                 }
                 rows = page(listing, number).unwrap();
             }
-            let repeated = seen.insert(&rows).unwrap();
+            let repeated = seen.insert(&rows, at(rows[rows.len() - 1])).unwrap();
             found.extend(rows.into_iter().enumerate().filter(|(at, _)| !repeated.contains(at)).map(|(_, row)| row));
         }
         found
     }
 
+    /// The rows that are not new.
+    fn old(rows: Vec<u64>) -> Vec<u64> {
+        rows.into_iter().filter(|row| !is_new(*row)).collect()
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-        /// A listing with many equal rows that gets rows anywhere while it is read: what came is the listing as it was.
+        /// A listing with many equal rows that gets rows anywhere while it is read, at times more than a page of them on
+        /// top: what came is the listing as it was.
         #[test]
         fn rows_that_were_there_come_once(
             seconds in prop::collection::vec(1usize..4, 1..40),
-            grows in prop::collection::vec((0usize..3, 0usize..1000), 100),
-            size in 4usize..9,
+            grows in prop::collection::vec((prop_oneof![9 => 0usize..3, 1 => 3usize..20], 0usize..1000), 100),
+            size in 5usize..9,
         ) {
             // Equal rows are of one second, so they stand together.
-            let old: Vec<u64> = seconds.iter().enumerate().flat_map(|(second, count)| vec![second as u64; *count]).collect();
-            let mut new = 1000;
-            let mut listing = old.clone();
-            let found = read(&mut listing, size, |listing, number| {
-                let (count, at) = grows[number % grows.len()];
+            let numbered = (1..).zip(&seconds);
+            let listing: Vec<u64> = numbered.flat_map(|(second, count)| vec![row(second); *count]).collect();
+            let found = read(&mut listing.clone(), size, |listing, number| {
+                let (count, place) = grows[number % grows.len()];
                 for n in 0..count {
-                    new += 1;
-                    listing.insert((at + 7 * n) % (listing.len() + 1), new);
+                    let anywhere = (place + 7 * n) % (listing.len() + 1);
+                    add(listing, if count < 3 { anywhere } else { 0 });
                 }
             });
-            let found: Vec<u64> = found.into_iter().filter(|row| *row < 1000).collect();
-            prop_assert_eq!(found, old);
+            prop_assert_eq!(old(found), listing);
         }
     }
 
     #[test]
     fn a_row_that_lands_in_the_middle_makes_no_second_activity() {
-        let mut listing: Vec<u64> = (0..30).collect();
-        let found = read(&mut listing, 10, |listing, number| {
+        let listing: Vec<u64> = (1..31).map(row).collect();
+        let found = read(&mut listing.clone(), 10, |listing, number| {
             if number == 2 {
                 // On the second page, while the first stays as it is.
-                listing.insert(15, 99);
+                add(listing, 15);
             }
         });
-        assert_eq!(found, (0..30).collect::<Vec<u64>>());
+        assert_eq!(old(found), listing);
     }
 
     #[test]
-    fn more_than_a_page_of_new_rows_on_top_repeats_nothing() {
-        let mut listing: Vec<u64> = (0..12).collect();
-        let found = read(&mut listing, 4, |listing, number| {
-            if number == 2 {
-                listing.splice(0..0, 100..105);
-            }
-        });
-        assert_eq!(found, (0..12).collect::<Vec<u64>>());
+    fn equal_rows_come_after_more_than_a_page_of_new_rows_too() {
+        // The pages do not begin with a pair.
+        let listing: Vec<u64> = [1].into_iter().chain((2..41).flat_map(|second| [second; 2])).map(row).collect();
+        for new in [3, 4, 5, 6, 7, 20, 30] {
+            let found = read(&mut listing.clone(), 4, |listing, number| {
+                if number == 4 {
+                    (0..new).for_each(|_| add(listing, 0));
+                }
+            });
+            assert_eq!(old(found), listing, "{new} new rows");
+        }
     }
 
     #[test]
     fn equal_rows_over_two_pages_are_two_activities() {
-        let rows = [1, 2, 3, 4, 4, 4, 5, 5];
+        let rows = [1, 2, 3, 4, 4, 4, 5, 5].map(row);
         assert_eq!(read(&mut rows.to_vec(), 4, |_, _| {}), rows);
     }
 
@@ -262,12 +329,12 @@ mod tests {
     fn a_listing_that_repeats_its_pages_ends_with_an_error() {
         let pages_until_error = |distinct: u64| {
             let mut seen = SeenRows::default();
-            (0..100).find(|page| seen.insert(&[page % distinct, 100 + page % distinct]).is_err()).unwrap() + 1
-                - distinct
+            let mut page = |page: u64| seen.insert(&[page % distinct, 100 + page % distinct], None);
+            (0..100).find(|number| page(*number).is_err()).unwrap() + 1 - distinct
         };
         assert_eq!((pages_until_error(1), pages_until_error(3), pages_until_error(20)), (10, 10, 20));
         // Rows that came before in another order are no repeated page.
         let mut seen = SeenRows::default();
-        assert!((0..30).all(|page| seen.insert(&[page % 3, page % 5, page % 7]).is_ok()));
+        assert!((0..30).all(|page| seen.insert(&[page % 3, page % 5, page % 7], None).is_ok()));
     }
 }

@@ -32,9 +32,6 @@ const CAMPAIGN_SAMPLE: usize = 20;
 /// every run, and nothing would be read.
 const PART_FOR_A_SAMPLE: u64 = 20;
 
-/// The columns that only the campaign route fills.
-const OF_CAMPAIGNS_ONLY: &str = "email_address, device_type, url_id, link_url, bounce_code and opt_out_reason";
-
 /// How the contact reports of this run are read.
 pub(super) struct Plan {
     pub(super) route: Route,
@@ -116,8 +113,9 @@ fn cheaper(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<(
         Err(Error::Forbidden(why)) if previous == Some(Route::Campaigns) => {
             // Read contact by contact, rows that are written again would lose what only the other route fills.
             return Err(Error::Forbidden(format!(
-                "{why}: earlier runs read campaign by campaign, and contact by contact would clear {OF_CAMPAIGNS_ONLY} in \
-                 rows that are written again. To accept that, set activity_route to contacts"
+                "{why}: earlier runs read campaign by campaign, and contact by contact would clear {} in rows that are \
+                 written again. To accept that, set activity_route to contacts",
+                only_by_campaign()
             )));
         }
         Err(Error::Forbidden(why)) => {
@@ -149,11 +147,10 @@ fn by_contact(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Resul
     let contacts = learnt.contacts(run)?;
     let mut cost = Cost { calls: 0, made: 0, of_report: Vec::new() };
     for reading in readings {
-        let ids = contacts.list.iter().map(|contact| &contact.id);
-        let unread: Vec<Id> = ids.filter(|id| reading.wants(id)).cloned().collect();
+        let unread: Vec<Id> = contacts.list.iter().filter(|id| reading.wants(id)).cloned().collect();
         let before = run.client.calls();
         let rows = if reading.is_summary() {
-            let fetch = learnt.summaries(run, reading)?;
+            let fetch = learnt.summaries(reading);
             sample(run, learnt, &unread, &fetch)?
         } else {
             let fetch = learnt.details(run, reading);
@@ -170,7 +167,7 @@ fn by_contact(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Resul
             }
         }
         let mut report = unsampled(run, learnt, reading, unread.len() as u64);
-        report.least = by_contact::least_calls(reading, &contacts, &unread, learnt.must_split.load(Ordering::Relaxed));
+        report.least *= by_contact::least_calls(reading, learnt.must_split.load(Ordering::Relaxed));
         report.sample = rows;
         cost.of_report.push((reading.stream.name, report.calls()));
     }
@@ -322,6 +319,10 @@ pub(super) fn correct(run: &Run, learnt: &Learnt, campaigns: &[CampaignToRead]) 
     }
 }
 
+fn only_by_campaign() -> String {
+    DETAILS.stream.only_by_campaign.join(", ")
+}
+
 fn warn_of_route(reason: &Reason, calls: u64, other: Option<u64>) {
     let other = other.unwrap_or(0);
     match reason {
@@ -331,7 +332,8 @@ fn warn_of_route(reason: &Reason, calls: u64, other: Option<u64>) {
         ),
         Reason::Savings => log::warn!(
             "the contact reports change to the contact route: about {calls} calls, instead of about {other}. It does not \
-             fill {OF_CAMPAIGNS_ONLY}, so rows that are written again lose them. To keep the campaign route, set activity_route to campaigns"
+             fill {}, so rows that are written again lose them. To keep the campaign route, set activity_route to campaigns",
+            only_by_campaign()
         ),
         _ => {}
     }
@@ -354,4 +356,17 @@ fn words(route: Route, reason: &Reason, other: Option<u64>) -> String {
         Reason::Savings | Reason::Refused(_) => "see the warning".to_owned(),
     };
     format!("the contact reports by the {name} route ({why})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_has_the_first_and_the_last_and_what_is_evenly_between_them() {
+        let spread = |all, some| spread_over(all, some).collect::<Vec<_>>();
+        assert_eq!(spread(101, 3), [0, 50, 100]);
+        assert_eq!(spread(3, 20), [0, 1, 2]);
+        assert_eq!((spread(9, 1), spread(0, 5)), (vec![0], vec![]));
+    }
 }

@@ -31,7 +31,8 @@ pub(super) struct Reading {
     pub(super) resume: Option<Resume>,
     /// The last contact or campaign activity whose rows are all written.
     after: Option<Id>,
-    /// Whether some contacts may be missing from the listing. Then neither bookmark nor resume point may move past them.
+    /// Whether some contacts may be missing from the listing. Then neither bookmark nor resume point may move past
+    /// them.
     lacks_contacts: bool,
 }
 
@@ -159,4 +160,151 @@ fn window(run: &Run, stream: &Stream, now: DateTime<Utc>) -> (Option<DateTime<Ut
     let growing = TimeDelta::days(i64::from(run.config.activity_lookback_days));
     let back = if stream.name == SUMMARY.stream.name { growing } else { TimeDelta::zero() };
     (run.since_less(stream, now, back).map(|since| since.min(now)), now)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::run::tests::{at, with_run};
+    use crate::streams::reports::is_complete_in_round;
+
+    static BOTH: [&Stream; 2] = [&SUMMARY.stream, &DETAILS.stream];
+
+    fn run<T>(settings: &Value, bookmarks: &Value, test: impl FnOnce(&mut Run) -> T) -> T {
+        with_run(&BOTH, settings, bookmarks, &[], test)
+    }
+
+    /// The bookmarks of both reports, with these members.
+    fn bookmarks(of_summary: &Value, of_details: &Value) -> Value {
+        let marked = |key: &str, more: &Value| {
+            let mut bookmark = json!({key: "2026-11-10"});
+            bookmark.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            bookmark
+        };
+        json!({
+            SUMMARY.stream.name: marked("start_on", of_summary),
+            DETAILS.stream.name: marked("created_time", of_details),
+        })
+    }
+
+    fn at_rest() -> Value {
+        bookmarks(&json!({}), &json!({}))
+    }
+
+    fn interrupted(is_complete: bool, until: &str) -> Value {
+        json!({"resume_since": "2026-10-01", "resume_until": until, "resume_route": "contacts", "resume_after": "b",
+            "resume_complete": is_complete})
+    }
+
+    /// A read that begins now, without a call for the time.
+    fn begun(run: &Run, stream: &'static Stream, after: Option<&str>) -> Reading {
+        let (since, until) = window(run, stream, at("2026-11-23"));
+        let is_bounded = run.has_own_window(stream);
+        let incremental = !is_bounded && run.bookmark(stream).is_some();
+        let after = after.map(Id::from);
+        Reading { stream, since, until, is_bounded, incremental, resume: None, after, lacks_contacts: false }
+    }
+
+    #[test]
+    fn the_summary_reads_the_watched_days_again_and_the_details_do_not() {
+        let windows = |settings: Value, bookmarks: Value| {
+            run(&settings, &bookmarks, |run| BOTH.map(|stream| window(run, stream, at("2026-11-23")).0))
+        };
+        let days = |summary: &str, details: &str| [Some(at(summary)), Some(at(details))];
+        assert_eq!(windows(json!({}), at_rest()), days("2026-10-11", "2026-11-10"));
+        assert_eq!(windows(json!({"activity_lookback_days": 3}), at_rest()), days("2026-11-07", "2026-11-10"));
+        assert_eq!(windows(json!({"updated_days_back": 20}), at_rest()), days("2026-10-11", "2026-11-03"));
+        assert_eq!(windows(json!({"start_date": "2026-01-01"}), json!({})), days("2026-01-01", "2026-01-01"));
+        assert_eq!(windows(json!({}), json!({})), [None, None]);
+        // A window from the settings ignores the bookmark.
+        assert_eq!(windows(json!({"report_date": "2026-11-02"}), at_rest()), days("2026-11-02", "2026-11-02"));
+    }
+
+    #[test]
+    fn campaigns_are_watched_as_long_as_the_setting_says_and_at_least_while_they_are_sent() {
+        let sent_from = |settings: Value| {
+            run(&settings, &at_rest(), |run| begun(run, &DETAILS.stream, None).demand(run.config).sent_from)
+        };
+        assert_eq!(sent_from(json!({})), Some(at("2026-10-11")));
+        assert_eq!(sent_from(json!({"activity_lookback_days": 0})), Some(at("2026-11-08")));
+        // All campaigns may have rows in a window from the settings, unless the user says for how long.
+        assert_eq!(sent_from(json!({"report_date": "2026-11-02"})), None);
+        let set = json!({"report_date": "2026-11-02", "activity_lookback_days": 5});
+        assert_eq!(sent_from(set), Some(at("2026-10-28")));
+    }
+
+    #[test]
+    fn a_window_from_the_settings_ends_and_one_from_the_bookmark_takes_later_rows_too() {
+        let holds = |settings: Value| {
+            run(&settings, &at_rest(), |run| {
+                let reading = begun(run, &DETAILS.stream, None);
+                let times =
+                    ["2026-11-01T23:59:59Z", "2026-11-10T00:00:00Z", "2026-11-10T23:59:59Z", "2026-11-24T00:00:00Z"];
+                times.map(|time| reading.holds(at(time)))
+            })
+        };
+        assert_eq!(holds(json!({})), [false, true, true, true]);
+        assert_eq!(holds(json!({"report_date": "2026-11-10"})), [false, true, true, false]);
+        assert_eq!(holds(json!({"report_date": "2026-11-09"})), [false, false, false, false]);
+    }
+
+    #[test]
+    fn an_interrupted_read_goes_on_in_its_own_window_after_the_last_id() {
+        let resume = interrupted(false, "2026-11-20");
+        run(&json!({}), &bookmarks(&json!({}), &resume), |run| {
+            let reading = Reading::begin(run, &DETAILS.stream).unwrap();
+            assert_eq!((reading.since, reading.until), (Some(at("2026-10-01")), at("2026-11-20")));
+            assert!(!reading.wants(&Id::from("b")) && reading.wants(&Id::from("c")));
+        });
+    }
+
+    #[test]
+    fn progress_is_noted_only_forward_and_not_past_missing_contacts() {
+        run(&json!({}), &at_rest(), |run| {
+            let stream = &DETAILS.stream;
+            let mut reading = begun(run, stream, Some("c"));
+            let noted = |run: &Run| run.resume(stream).and_then(|resume| resume.after);
+            reading.note_progress(run, Route::Contacts, &Id::from("b"));
+            assert_eq!(noted(run), None);
+            reading.note_progress(run, Route::Contacts, &Id::from("d"));
+            assert_eq!(noted(run).as_deref(), Some("d"));
+            reading.note_contacts(false);
+            reading.note_progress(run, Route::Contacts, &Id::from("e"));
+            assert_eq!(noted(run).as_deref(), Some("d"));
+        });
+    }
+
+    #[test]
+    fn a_finished_report_moves_its_bookmark_by_the_overlap_less() {
+        let finished = |settings: Value, stream: &'static Stream, are_all: bool| {
+            run(&settings, &at_rest(), |run| {
+                let mut reading = begun(run, stream, None);
+                reading.note_contacts(are_all);
+                reading.finish(run, Route::Contacts).unwrap();
+                assert!(run.is_finished(stream));
+                run.state.bookmark(stream).value.unwrap()
+            })
+        };
+        assert_eq!(finished(json!({}), &DETAILS.stream, true), at("2026-11-22"));
+        assert_eq!(finished(json!({}), &SUMMARY.stream, true), at("2026-11-22T23:55:00Z"));
+        assert_eq!(finished(json!({}), &DETAILS.stream, false), at("2026-11-10"));
+        assert_eq!(finished(json!({"report_date": "2026-11-02"}), &DETAILS.stream, true), at("2026-11-10"));
+    }
+
+    #[test]
+    fn a_report_waits_for_the_other_one_of_its_round() {
+        let waits = |summary: Value, details: Value| {
+            let bookmarks = bookmarks(&summary, &details);
+            run(&json!({}), &bookmarks, |run| is_complete_in_round(run, &SUMMARY.stream))
+        };
+        let complete = interrupted(true, "2026-11-20");
+        assert!(waits(complete.clone(), interrupted(false, "2026-11-20")));
+        // Of another round, finished as well, or not begun.
+        assert!(!waits(complete.clone(), interrupted(false, "2026-11-19")));
+        assert!(!waits(complete.clone(), complete.clone()));
+        assert!(!waits(complete, json!({})));
+        assert!(!waits(interrupted(false, "2026-11-20"), interrupted(false, "2026-11-20")));
+    }
 }

@@ -7,6 +7,7 @@ use super::reading::Reading;
 use super::tracking::{ActivityToRead, TrackingReport};
 use crate::error::{Error, Result};
 use crate::id::Id;
+use crate::streams::campaigns::named;
 
 /// If the first this many campaigns all answer 403, the login may not read the stream.
 const REFUSING_CAMPAIGNS: usize = 3;
@@ -65,7 +66,8 @@ impl Refusals {
         }
         *self.by_status.entry(status).or_default() += 1;
         if self.named.len() < NAMED_ACTIVITIES {
-            self.named.push(activity.id.to_string());
+            let campaign = &activity.campaign;
+            self.named.push(format!("{} of campaign {}", activity.id, named(&campaign.id, campaign.name.as_deref())));
         }
         Ok(())
     }

@@ -91,9 +91,14 @@ pub(super) fn lookups(sampled: u64, others: u64) -> u64 {
     sampled.div_ceil(10) + others.div_ceil(5)
 }
 
+/// How long a number of calls takes at `per_second`.
+pub(crate) fn time(calls: u64, per_second: f64) -> Duration {
+    Duration::from_secs_f64((as_f64(calls) / per_second).ceil())
+}
+
 /// A number of calls in words, with the time it takes at `per_second`, and the share of a day's quota.
 pub(crate) fn cost(calls: u64, per_second: f64) -> String {
-    let time = in_words(Duration::from_secs_f64((as_f64(calls) / per_second).ceil()));
+    let time = in_words(time(calls, per_second));
     let days = match calls.div_ceil(DAILY_QUOTA) {
         0 | 1 => String::new(),
         days => format!(", {days} days"),

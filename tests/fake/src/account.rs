@@ -196,9 +196,15 @@ pub enum Kind {
     Bounces,
     Optouts,
     Forwards,
+    // Of landing pages, which only the reports of contacts have.
+    PageOpens,
+    PageClicks,
+    PageAdds,
+    PageUpdates,
 }
 
 impl Kind {
+    /// Those of e-mails.
     pub const ALL: [Kind; 6] = [Kind::Sends, Kind::Opens, Kind::Clicks, Kind::Bounces, Kind::Optouts, Kind::Forwards];
 
     /// The service's word for it.
@@ -210,6 +216,10 @@ impl Kind {
             Kind::Bounces => "em_bounces",
             Kind::Optouts => "em_optouts",
             Kind::Forwards => "em_forwards",
+            Kind::PageOpens => "p_contact_open",
+            Kind::PageClicks => "p_contact_click",
+            Kind::PageAdds => "p_contact_add",
+            Kind::PageUpdates => "p_contact_update",
         }
     }
 }
@@ -242,9 +252,10 @@ impl Default for Moves {
 /// Look-ups over an account, rebuilt when it has grown.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    shape: (usize, usize, usize, usize),
+    shape: (usize, usize, usize, usize, usize),
     pub contacts: HashMap<Id, usize>,
     pub rows_by_contact: HashMap<Id, Vec<u32>>,
+    pub visits_by_contact: HashMap<Id, Vec<u32>>,
     /// The tracking reports of each activity, by kind, newest first.
     pub reports: HashMap<Id, [Vec<u32>; 6]>,
     /// Activity id to (campaign, activity) positions.
@@ -259,6 +270,8 @@ pub struct Account {
     pub lists: Vec<List>,
     pub campaigns: Vec<Campaign>,
     pub activities: Vec<Row>,
+    /// What contacts did on landing pages, which are no campaigns.
+    pub page_visits: Vec<Row>,
     pub tags: Vec<Tag>,
     pub custom_fields: Vec<FieldDefinition>,
     /// Added to the real time to give the service's clock.
@@ -363,6 +376,7 @@ impl Account {
             lists: Vec::new(),
             campaigns: Vec::new(),
             activities: Vec::new(),
+            page_visits: Vec::new(),
             tags: Vec::new(),
             custom_fields: Vec::new(),
             clock_skew: Duration::zero(),
@@ -388,6 +402,7 @@ impl Account {
         account.grow_campaigns(size.campaigns, base);
         account.grow_contacts(size.contacts, base);
         account.grow_activities(base);
+        account.grow_page_visits(base);
         account
     }
 
@@ -396,6 +411,17 @@ impl Account {
     #[must_use]
     pub fn with_all_details(mut self) -> Account {
         self.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+        self
+    }
+
+    /// Dates the creation of each contact before its first activity. Otherwise it may be later, as after an import.
+    #[must_use]
+    pub fn with_activity_after_creation(mut self) -> Account {
+        for contact in &mut self.contacts {
+            let rows = self.activities.iter().filter(|row| row.contact_id == contact.id);
+            contact.created_at =
+                rows.map(|row| row.at).min().map_or(contact.created_at, |at| at.min(contact.created_at));
+        }
         self
     }
 
@@ -758,6 +784,26 @@ impl Account {
         self.activities = rows;
     }
 
+    /// Landing pages are older than any campaign that is listed. Drawn without the random numbers that the rest of the
+    /// account is grown from.
+    fn grow_page_visits(&mut self, base: DateTime<Utc>) {
+        let pages: [Id; 2] =
+            ["00000000-0000-11ef-8000-00000000000a".into(), "00000000-0000-11ef-8000-00000000000b".into()];
+        let kinds = [Kind::PageOpens, Kind::PageClicks, Kind::PageAdds, Kind::PageUpdates, Kind::PageOpens];
+        for contact in self.contacts.iter().step_by(2) {
+            let draw = hash(&contact.id);
+            let activity_id = &pages[usize::from(draw.is_multiple_of(3))];
+            let days = i64::try_from(draw % 2000).expect("a small number");
+            let visits = usize::try_from(draw % 5 + 1).expect("a small number");
+            self.page_visits.extend(kinds[..visits].iter().zip(0..).map(|(kind, seconds)| Row {
+                contact_id: contact.id.clone(),
+                activity_id: activity_id.clone(),
+                kind: *kind,
+                at: base - Duration::days(days) + Duration::seconds(seconds),
+            }));
+        }
+    }
+
     /// The look-ups, rebuilt when the account has grown.
     pub(super) fn index(&mut self) -> Arc<Index> {
         let shape = (
@@ -765,6 +811,7 @@ impl Account {
             self.lists.len(),
             self.campaigns.iter().map(|c| c.activities.len()).sum::<usize>() + self.campaigns.len(),
             self.activities.len(),
+            self.page_visits.len(),
         );
         if let Some(index) = &self.index
             && index.shape == shape
@@ -779,6 +826,10 @@ impl Account {
             let i = u32::try_from(i).expect("a modest number of rows");
             index.rows_by_contact.entry(row.contact_id.clone()).or_default().push(i);
             index.reports.entry(row.activity_id.clone()).or_default()[row.kind as usize].push(i);
+        }
+        for (i, row) in self.page_visits.iter().enumerate() {
+            let i = u32::try_from(i).expect("a modest number of rows");
+            index.visits_by_contact.entry(row.contact_id.clone()).or_default().push(i);
         }
         let newest = |i: &u32| {
             let row = &self.activities[*i as usize];
@@ -1013,32 +1064,34 @@ impl Account {
                     })
                     .collect()
             }
-            "contact_activity_details" => {
-                let campaigns = self.campaign_ids();
-                let mut names: HashMap<&str, &str> = HashMap::new();
-                for campaign in &self.campaigns {
-                    for activity in &campaign.activities {
-                        names.insert(&activity.id, &campaign.name);
-                    }
-                }
-                let mut seen: HashMap<(&str, &str, Kind, DateTime<Utc>), u64> = HashMap::new();
-                self.activities
-                    .iter()
-                    .map(|row| {
-                        let times = seen.entry((&row.contact_id, &row.activity_id, row.kind, row.at)).or_default();
-                        let name = names.get(&*row.activity_id).copied();
-                        let mut v = detail_json(row, name, true);
-                        v["occurrence"] = json!(*times);
-                        if let Some(campaign) = campaigns.get(&*row.activity_id) {
-                            v["campaign_id"] = json!(campaign);
-                        }
-                        *times += 1;
-                        v
-                    })
-                    .collect()
-            }
+            "contact_activity_details" => self.details_truth(&Kind::ALL),
             other => panic!("the fake knows no stream {other}"),
         }
+    }
+
+    /// The records of the details, if these kinds are asked for.
+    pub fn details_truth(&self, kinds: &[Kind]) -> Vec<Value> {
+        let campaigns = self.campaign_ids();
+        let mut names: HashMap<&str, &str> = HashMap::new();
+        for campaign in &self.campaigns {
+            for activity in &campaign.activities {
+                names.insert(&activity.id, &campaign.name);
+            }
+        }
+        let mut seen: HashMap<(&str, &str, Kind, DateTime<Utc>), u64> = HashMap::new();
+        let rows = self.activities.iter().chain(&self.page_visits).filter(|row| kinds.contains(&row.kind));
+        rows.map(|row| {
+            let times = seen.entry((&row.contact_id, &row.activity_id, row.kind, row.at)).or_default();
+            let name = names.get(&*row.activity_id).copied();
+            let mut v = detail_json(row, name, true);
+            v["occurrence"] = json!(*times);
+            if let Some(campaign) = campaigns.get(&*row.activity_id) {
+                v["campaign_id"] = json!(campaign);
+            }
+            *times += 1;
+            v
+        })
+        .collect()
     }
 
     /// The campaign of each activity.

@@ -71,6 +71,7 @@ impl Default for AuthServer {
             redirect_uris: words(&["http://localhost:8910/callback"]),
             granted_scopes: words(&["contact_data", "campaign_data", "offline_access"]),
             privileges: words(&[
+                "account:read",
                 "contacts:read",
                 "contacts:write",
                 "contacts:lists:read",

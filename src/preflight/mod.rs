@@ -1,0 +1,255 @@
+//! `--test`: tries everything once and reports what this login may read, what not and why, and what a full sync costs.
+//! Writes no Singer message.
+
+mod report;
+
+use std::sync::Arc;
+
+use crate::auth::Scopes;
+use crate::catalog::{Catalog, Selected};
+use crate::cli::Format;
+use crate::client::{AccountIdentity, Client};
+use crate::config::{Config, Route};
+use crate::error::{Error, Result};
+use crate::logger::say;
+use crate::messages::{Messages, Output};
+use crate::progress::Progress;
+use crate::quota::DAILY_QUOTA;
+use crate::run::Run;
+use crate::state::State;
+use crate::stream::{Needs, Stream};
+use crate::streams::{self, ALL, CONTACT_LISTS, COUNTS, EMAIL_CAMPAIGNS, Probe, Probed, Shared, Source};
+use report::{Account, FullSync, Login, Report, Size, StreamReport, Verdict};
+
+/// What the login is allowed to do.
+struct Grant {
+    /// `None` if only an access token was given, or the server did not name them.
+    scopes: Scopes,
+    /// `None` if the service refuses to name them.
+    privileges: Option<Vec<String>>,
+}
+
+/// A stream that the service refuses.
+struct Refused {
+    stream: &'static str,
+    /// In words, with what to do.
+    why: String,
+}
+
+/// Tries everything once. The report goes to stderr as text, and to stdout as JSON.
+///
+/// # Errors
+/// `Forbidden` when a selected stream is refused; else what ended the attempt.
+pub(crate) fn test(
+    config: &Config,
+    client: &Arc<Client>,
+    catalog: &Catalog,
+    format: Format,
+    messages: &Messages,
+) -> Result<()> {
+    let report = examine(config, client, catalog)?;
+    match format {
+        Format::Json => messages.answer(report.json().as_bytes())?,
+        _ => say(&report.text()),
+    }
+    let refused = report.refused();
+    if refused.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Forbidden(format!("this login may not read {}", refused.join(", "))))
+}
+
+fn examine(config: &Config, client: &Arc<Client>, catalog: &Catalog) -> Result<Report> {
+    let proven = client.prove()?;
+    let is_renewed = proven.is_some();
+    let privileges = match client.privileges() {
+        Ok(privileges) => Some(privileges),
+        Err(Error::Forbidden(_)) => None,
+        Err(e) => return Err(e),
+    };
+    let grant = Grant { scopes: proven.flatten(), privileges };
+    let identity = grant.identity(client)?;
+
+    let mut probed = Probed { contact: config.contact_ids.first().cloned(), ..Probed::default() };
+    let mut sizes = Vec::new();
+    let (mut readable, mut refused) = (Vec::<&'static Source>::new(), Vec::<Refused>::new());
+    let mut untried = Vec::new();
+    for source in ALL {
+        let stream = &source.stream;
+        let by_campaign = stream.has_routes() && config.activity_route.fixed() == Some(Route::Campaigns);
+        let needs_campaigns = refused.iter().find(|refused| by_campaign && refused.stream == EMAIL_CAMPAIGNS.name);
+        let tried = match (&source.probe, &probed.contact) {
+            // Listings are counted even if they are not selected, to report the size of the account.
+            (Probe::Listing(rows, count), _) => {
+                let count = count(client, config, &mut probed);
+                sizes.push(Size { rows, count: count.as_ref().ok().copied().flatten() });
+                count.map(|_| ())
+            }
+            (Probe::OfContact(_), _) if catalog.get(stream.name).is_none() => continue,
+            (Probe::OfContact(_), _) if needs_campaigns.is_some() => {
+                Err(Error::Forbidden("activity_route is \"campaigns\", and they cannot be listed".into()))
+            }
+            (Probe::OfContact(ask), Some(id)) => match ask(client, config, id) {
+                Err(Error::NotFound(_)) => Ok(()),
+                other => other,
+            },
+            (Probe::OfContact(_), None) if !probed.can_list_contacts => {
+                Err(Error::Forbidden("the contacts cannot be listed".into()))
+            }
+            (Probe::OfContact(_), None) => {
+                untried.push(stream.name);
+                Ok(())
+            }
+        };
+        match tried {
+            Ok(()) => readable.push(source),
+            Err(Error::Forbidden(why)) => {
+                let needs = if needs_campaigns.is_some() { &EMAIL_CAMPAIGNS.needs } else { &stream.needs };
+                let why = format!("{} ({why})", grant.lacks(needs));
+                refused.push(Refused { stream: stream.name, why });
+            }
+            Err(e) => return Err(e.context(stream.name)),
+        }
+    }
+    let is_refused = |name: &str| refused.iter().any(|refused| refused.stream == name);
+    let mut streams = Vec::new();
+    for source in ALL {
+        let stream = &source.stream;
+        let Some(selected) = catalog.get(stream.name) else { continue };
+        let refusal = refused.iter().find(|refused| refused.stream == stream.name);
+        let (verdict, why, null_fields) = if let Some(refusal) = refusal {
+            (Verdict::Refused, Some(refusal.why.clone()), Vec::new())
+        } else {
+            let (null_fields, why) = grant.null_fields(stream, selected, &is_refused);
+            let is_untried = untried.contains(&stream.name);
+            (if is_untried { Verdict::Untried } else { Verdict::MayBeRead }, why, null_fields)
+        };
+        streams.push(StreamReport { stream: stream.name, verdict, why, null_fields });
+    }
+    readable.retain(|source| catalog.get(source.stream.name).is_some());
+    Ok(Report {
+        version: env!("CARGO_PKG_VERSION"),
+        login: Login { is_renewed, scopes: grant.scopes, privileges: grant.privileges },
+        account: Account {
+            organization_name: identity.organization_name,
+            encoded_account_id: identity.encoded_account_id,
+            sizes,
+        },
+        streams,
+        full_sync: if readable.is_empty() { None } else { Some(full_sync(config, client, catalog, &readable)?) },
+    })
+}
+
+/// The plan of a run that starts from nothing, so that it counts the calls that such a run makes.
+fn full_sync(
+    config: &Config,
+    client: &Arc<Client>,
+    catalog: &Catalog,
+    readable: &[&'static Source],
+) -> Result<FullSync> {
+    let selected: Vec<_> = readable.iter().map(|source| &source.stream).collect();
+    let progress = Progress::hidden(client.call_count(), config.requests_per_second);
+    let messages = Messages::new(Output::Other(Box::new(std::io::sink())));
+    let mut run = Run::new(config, client, catalog, &messages, &progress, State::new(&selected));
+    let plan = streams::plan(&mut run, &mut Shared::default(), readable)?;
+    Ok(FullSync {
+        calls: plan.calls,
+        seconds: plan.time().as_secs(),
+        days: plan.days(),
+        daily_quota: DAILY_QUOTA,
+        text: plan.to_string(),
+    })
+}
+
+impl Grant {
+    /// Which account it is; nothing where the login may not know.
+    fn identity(&self, client: &Client) -> Result<AccountIdentity> {
+        if self.scopes.as_ref().is_some_and(|granted| !granted.iter().any(|scope| scope == "account_read")) {
+            return Ok(AccountIdentity::default());
+        }
+        match client.account() {
+            Err(e) if e.is_refusal() => Ok(AccountIdentity::default()),
+            outcome => outcome,
+        }
+    }
+
+    /// The selected fields of a readable stream that stay null because something else is refused, and why that is.
+    fn null_fields(
+        &self,
+        stream: &Stream,
+        selected: &Selected,
+        is_refused: &dyn Fn(&str) -> bool,
+    ) -> (Vec<&'static str>, Option<String>) {
+        let lists = is_refused(CONTACT_LISTS.name);
+        let campaigns = is_refused(EMAIL_CAMPAIGNS.name);
+        let has_scope =
+            self.scopes.as_ref().is_some_and(|granted| granted.iter().any(|scope| scope == "campaign_data"));
+        let has_counts = self.privileges.as_ref().is_none_or(|had| lacking(METRICS.privileges, had).is_empty());
+        let (mut fields, needs) = match stream.name {
+            "contacts" if lists => (vec!["list_names"], &CONTACT_LISTS.needs),
+            name if name == EMAIL_CAMPAIGNS.name && !has_counts => (COUNTS.to_vec(), &METRICS),
+            _ if stream.has_routes() && campaigns => {
+                // The campaigns of activities can be looked up with the scope alone.
+                let id = Some("campaign_id").filter(|_| !has_scope);
+                (id.into_iter().chain(stream.only_by_campaign.iter().copied()).collect(), &EMAIL_CAMPAIGNS.needs)
+            }
+            _ => return (Vec::new(), None),
+        };
+        fields.retain(|field| selected.mask.wants(&[field]));
+        let why = (!fields.is_empty()).then(|| self.lacks(needs));
+        (fields, why)
+    }
+
+    /// Why the service answered 403: scope, privilege or application, as far as that is known.
+    fn lacks(&self, needs: &Needs) -> String {
+        if let Some(granted) = &self.scopes {
+            let missing = lacking(needs.scopes, granted);
+            if !missing.is_empty() {
+                return format!("the scope {} was not granted; log in again and allow it", missing.join(" and "));
+            }
+        }
+        let Some(privileges) = &self.privileges else {
+            return "the service refuses even the list of privileges, so the application is deactivated".into();
+        };
+        let missing = lacking(needs.privileges, privileges);
+        if !missing.is_empty() {
+            return format!(
+                "the user who logged in lacks the privilege {}; log in as one who has it, such as the account's owner",
+                missing.join(" and ")
+            );
+        }
+        if self.scopes.is_none() {
+            return format!("the scope {} is missing, or the application is deactivated", needs.scopes.join(" or "));
+        }
+        "scopes and privileges are there, so the application may be deactivated".into()
+    }
+}
+
+fn lacking(needed: &[&'static str], there: &[String]) -> Vec<&'static str> {
+    needed.iter().copied().filter(|needed| !there.iter().any(|one| one == needed)).collect()
+}
+
+/// What the counts of campaigns need beside the campaigns themselves.
+const METRICS: Needs = Needs { scopes: &["campaign_data"], privileges: &["ui:campaign:metrics"] };
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_schema_checked_in_is_that_of_the_report() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/test.json");
+        let schema = format!("{:#}\n", schemars::schema_for!(Report).to_value());
+        if std::env::var_os("UPDATE").is_some() {
+            fs::write(&path, &schema).unwrap();
+        }
+        assert_eq!(
+            fs::read_to_string(&path).unwrap_or_default(),
+            schema,
+            "schemas/test.json is stale: run with UPDATE=1"
+        );
+    }
+}
