@@ -277,7 +277,7 @@ fn a_long_range_that_is_refused_is_split_into_windows_of_five_years() {
         json!({"contact_ids": ids}),
         json!({"activity_route": "contacts"}),
         // Before the service was.
-        json!({"activity_route": "contacts", "start_date": "1970-01-01"}),
+        json!({"activity_route": "contacts", "start_date": "1990-01-01"}),
     ] {
         let fake = start(account.clone());
         fake.switches().summary_max_years = Some(5);
