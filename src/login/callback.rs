@@ -25,7 +25,7 @@ pub(super) struct Callback {
 pub(super) struct Browser(TcpStream);
 
 impl Browser {
-    /// Shows how it went, in the tap's own words: nothing of the request is shown.
+    /// Shows how it went, in the tap's own words. What the server said of an error is shown escaped and without secrets.
     pub(super) fn show(self, good: bool, text: &str) {
         let title = if good { "You are logged in" } else { "The login did not work" };
         page(self.0, if good { "200 OK" } else { "400 Bad Request" }, title, text);
