@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::field::{Integer, Text};
 use crate::id::Id;
+use crate::odd_rows::check_listing;
 use crate::streams::campaigns::KnownCampaigns;
 use crate::streams::email_campaigns::record::{CampaignActivity, EmailCampaign};
 
@@ -31,6 +32,8 @@ pub(crate) struct Campaigns {
     pub(in crate::streams) known: KnownCampaigns,
     listed: Option<Vec<CampaignFacts>>,
     sent: Option<HashMap<Id, Sent>>,
+    /// Why the listing may lack campaigns, if it changed while it was read.
+    pub(super) may_lack: Option<String>,
 }
 
 /// What the listing says about a campaign.
@@ -251,6 +254,8 @@ impl Campaigns {
     fn listed(&mut self, client: &Arc<Client>, config: &Config) -> Result<&[CampaignFacts]> {
         if self.listed.is_none() {
             let listing = self.known.listing(client, config, None)?;
+            check_listing("campaigns", &listing.oddities)?;
+            self.may_lack.clone_from(&listing.may_lack);
             let listed = listing.campaigns.iter().map(|(id, row)| CampaignFacts {
                 id: id.clone(),
                 name: row.campaign.name.0.clone(),
@@ -267,6 +272,7 @@ impl Campaigns {
     fn sent(&mut self, client: &Arc<Client>, config: &Config) -> Result<&HashMap<Id, Sent>> {
         if self.sent.is_none() {
             let summaries = self.known.summaries(client, config)?;
+            check_listing("summaries of campaigns", &summaries.oddities)?;
             let sent = summaries.sent.iter().map(|(id, row)| {
                 // A missing count does not mean that there are no rows.
                 let at_least = |count: Integer| count.0.map_or(1, i64::unsigned_abs);
