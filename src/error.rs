@@ -59,7 +59,7 @@ impl Error {
 
     /// A refusal as a failure, for a resource that has answered before.
     #[must_use]
-    pub(crate) fn as_failure(self) -> Error {
+    pub(crate) fn into_failure(self) -> Error {
         match self {
             Error::Forbidden(why) | Error::NotFound(why) | Error::Refused(why) => Error::Failed(why),
             other => other,

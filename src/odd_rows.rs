@@ -79,7 +79,7 @@ impl OddRows {
     }
 }
 
-/// Warns about rows of a listing that only names what a stream reads; `what` names them, such as `contacts`.
+/// Warns about rows of a listing that only names what a stream reads. `what` names them in the log.
 ///
 /// # Errors
 /// `Failed` if so many rows were unusable that the service must have changed.

@@ -270,6 +270,7 @@ fn a_long_range_that_is_refused_is_split_into_windows_of_five_years() {
         let windows = (Utc::now().year() - 1998) / 5 + 1;
         let asked = fake.api_calls().iter().filter(|call| call.path.ends_with("/activity_summary")).count();
         assert_eq!(asked, 12 * usize::try_from(windows).unwrap() + 1);
+        line(&ran, "INFO the service refuses a summary of more than five years");
         assert!((planned - made).abs() <= 0.25 * made, "{planned} planned, {made} made");
     }
 }

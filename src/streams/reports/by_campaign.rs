@@ -67,7 +67,9 @@ fn activities_to_read(run: &Run, shared: &mut Shared, readings: &mut [Reading]) 
     let mut campaigns = plan::campaigns_to_read(run, learnt, readings)?;
     if let Some(why) = &learnt.campaigns.may_lack {
         log::warn!("{why}. Activity of some campaigns may be missing; the bookmark stays, so a later run reads it");
-        readings.iter_mut().for_each(|reading| reading.note_listing(false));
+        for reading in readings.iter_mut() {
+            reading.note_listing(false);
+        }
     }
     let ids: Vec<Id> = campaigns.iter().map(|campaign| campaign.id.clone()).collect();
     learnt.campaigns.activities(run.client, &ids)?;
@@ -183,7 +185,7 @@ impl<'a, 'run> Writer<'a, 'run> {
             _ if self.is_skipped => {}
             Ok(()) => self.refusals.note_answer(),
             // A refusal after the first page is a failure: the service has this report.
-            Err(why) if self.has_begun => return Err(why.as_failure()),
+            Err(why) if self.has_begun => return Err(why.into_failure()),
             Err(why) => {
                 self.refusals.note(report, why)?;
                 report.activity.refuse();

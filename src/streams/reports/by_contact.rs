@@ -104,7 +104,7 @@ impl<T> ContactFetch<T> {
                 push(part)
             });
             // A refusal after the first page is a failure: the service has this report.
-            return if has_begun { outcome.map_err(Error::as_failure) } else { outcome };
+            return if has_begun { outcome.map_err(Error::into_failure) } else { outcome };
         };
         for part in parts {
             if !push(part) {
@@ -144,14 +144,23 @@ pub(super) fn summary(reading: &Reading, must_split: Arc<AtomicBool>) -> Arc<Con
                 }
                 Ok(())
             };
+            let windows = five_year_windows(range.0, range.1);
             if !must_split.load(Ordering::Relaxed) {
                 match ask_range(range) {
-                    Err(Error::Refused(_)) if is_long(&range) => must_split.store(true, Ordering::Relaxed),
+                    Err(Error::Refused(why)) if is_long(&range) => {
+                        if !must_split.swap(true, Ordering::Relaxed) {
+                            log::info!(
+                                "the service refuses a summary of more than five years ({why}), so each contact takes \
+                                 {} calls",
+                                windows.len()
+                            );
+                        }
+                    }
                     other => return other,
                 }
             }
             // A contact that was imported may have activity from before it was created, so its creation is no bound.
-            five_year_windows(range.0, range.1).into_iter().try_for_each(ask_range)
+            windows.into_iter().try_for_each(ask_range)
         };
     ContactFetch::new(reading, true, Box::new(ask))
 }

@@ -373,7 +373,7 @@ fn warn_of_route(reason: &Reason, leaves_campaigns: bool, calls: u64, other: Opt
         ),
         Reason::NamedContacts | Reason::LandingPages if leaves_campaigns => log::warn!(
             "the contact reports change to the contact route ({}). It does not fill {}, so rows that are written again \
-             lose them. To keep them, use a state file of its own, and a target table of its own, for such runs",
+             lose them. To keep them, give such runs a state file and target tables of their own",
             if *reason == Reason::NamedContacts { "contact_ids is set" } else { "only it has landing pages (p_*)" },
             only_by_campaign()
         ),
