@@ -26,8 +26,24 @@ TAP = "tap-constant-contact"
 # What a reader of the quick start writes in place of what stands there.
 WRITTEN = {"pip install meltano": f"pip install -q --disable-pip-version-check {MELTANO}",
            "your API key": "client-0", "your secret": "secret-0"}
+DETAILS = "contact_activity_details"
 # What only one of the tap's two routes brings, and the truth leaves out.
 CAMPAIGN_ROUTE = {"email_address", "device_type", "url_id", "link_url", "bounce_code", "opt_out_reason"}
+# A loader that forwards each STATE at once, as some do at each flush.
+FORWARD = """#!{python}
+import json, os, pathlib, sys
+folder = pathlib.Path(os.environ["FORWARD_TO"])
+for message in map(json.loads, sys.stdin):
+    if message["type"] == "RECORD":
+        with open(folder / f"{{message['stream']}}-{{os.getpid()}}.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(message["record"]) + "\\n")
+    elif message["type"] == "STATE":
+        print(json.dumps(message["value"]), flush=True)
+"""
+LOADER = """  - name: target-forward
+    namespace: target_forward
+    executable: target-forward
+"""
 
 
 def holds(what, condition, detail=""):
@@ -59,13 +75,13 @@ class Project:
             raise SystemExit(f"{command!r} ended with {done.returncode}:\n{done.stdout[-6000:]}")
         return done.stdout
 
-    def load(self, output, code=0, **more):
+    def load(self, output, code=0, target="target-jsonl", flag="", **more):
         """Loads into files of this folder, with a state of its own; gives what Meltano wrote, and the new rows."""
         folder = self.folder / output
         folder.mkdir(exist_ok=True)
         before = set(folder.iterdir())
-        more["TARGET_JSONL_DESTINATION_PATH"] = output
-        text = self.run(f"meltano run --state-id-suffix {output} {TAP} target-jsonl", code, **more)
+        more["TARGET_JSONL_DESTINATION_PATH"] = more["FORWARD_TO"] = output
+        text = self.run(f"meltano run {flag} --state-id-suffix {output} {TAP} {target}", code, **more)
         return text, rows(file for file in folder.iterdir() if file not in before)
 
     def state(self, output):
@@ -152,6 +168,9 @@ def environment(folder):
     browser = folder / "browser"
     browser.write_text(f"#!{sys.executable}\nimport sys, urllib.request\nurllib.request.urlopen(sys.argv[1]).read()\n")
     browser.chmod(0o755)
+    loader = folder / "venv/bin/target-forward"
+    loader.write_text(FORWARD.format(python=sys.executable))
+    loader.chmod(0o755)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -258,6 +277,27 @@ def terminated(project, account):
     holds("SIGTERM: no token came twice", tokens["reuses"] == 0, tokens)
 
 
+def merged_states(project, account):
+    """Runs whose STATEs Meltano merges into the stored state, with new activity before each of them."""
+    file = project.folder / "meltano.yml"
+    file.write_text(file.read_text().replace("  loaders:\n", f"  loaders:\n{LOADER}"))
+    for flag in ["--full-refresh", "--state-strategy=merge"]:
+        name, later = flag.strip("-"), "" if flag == "--full-refresh" else flag
+        loads, was_cut_off = [], True
+        for given, limit in [("", ""), (flag, ""), (later, ""), (flag, "40"), (flag, ""), (later, "40"), (later, ""), (later, "")]:
+            before = account.rows()[DETAILS].keys()
+            assert account.tell("change") == "changed"
+            more = {"TAP_CONSTANT_CONTACT_MAX_REQUESTS": limit} if limit else {}
+            _, loaded = project.load(name, 1 if limit else 0, "target-forward", given, **more)
+            loads.append(loaded)
+            new, came = account.rows()[DETAILS].keys() - before, account.by_key(DETAILS, loaded[DETAILS]).keys()
+            # A run that finishes an earlier one leaves what is new to the next.
+            if not limit and not was_cut_off:
+                holds(f"{flag}: run {len(loads)} brings {len(new)} new activities", new and new <= came)
+            was_cut_off = bool(limit)
+        account.compare(f"{flag}: {len(loads)} runs", *loads)
+
+
 def own_project(project, checkout, account):
     """What the page says of a project that is not the checkout, and of values that Meltano converts."""
     project.folder.mkdir()
@@ -313,6 +353,7 @@ def main():
         later_runs(checkout, account)
         quota(checkout, account)
         terminated(checkout, account)
+        merged_states(checkout, account)
         own_project(Project(folder / "own", environ), checkout.folder, account)
         print(f"Meltano: all of it holds ({time.monotonic() - begun:.0f} s)")
     finally:

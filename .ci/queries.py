@@ -192,7 +192,7 @@ class Truth:
         return [
             (names[campaign_id], link, self.by_id[contact_id].get("email"), count)
             for (campaign_id, link, contact_id), count in collections.Counter(
-                (row["campaign_id"], row["link_url"], row["contact_id"]) for row in self.clicks
+                (row["campaign_id"], row["link_url"], row["contact_id"]) for row in self.clicks if row["campaign_id"] in names
             ).items()
         ]
 

@@ -201,7 +201,10 @@ impl Catalog {
     /// # Errors
     /// `Usage` for a pattern that matches nothing, and when nothing is left to read.
     pub(crate) fn select(patterns: &[String], entries: &[Entry]) -> Result<Catalog> {
-        let patterns: Vec<Pattern> = patterns.iter().map(|text| Pattern::parse(text)).collect();
+        // A comma at the end is no pattern.
+        let are_all_empty = patterns.iter().all(|text| text.trim().is_empty());
+        let patterns = patterns.iter().filter(|text| are_all_empty || !text.trim().is_empty());
+        let patterns: Vec<Pattern> = patterns.map(|text| Pattern::parse(text)).collect();
         patterns.iter().try_for_each(|pattern| pattern.check(entries))?;
         let (exclusions, mut inclusions): (Vec<_>, Vec<_>) = patterns.into_iter().partition(|p| p.is_exclusion);
         if inclusions.is_empty() {
@@ -226,12 +229,18 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// Makes selected streams ignore their bookmarks.
+    /// Makes selected streams ignore their bookmarks; `*` stands for all of them.
     ///
     /// # Errors
     /// `Usage` for a stream that does not exist or is not selected.
     pub(crate) fn read_full_table(&mut self, streams: &[String], entries: &[Entry]) -> Result<()> {
-        for name in streams.iter().map(|name| name.trim()) {
+        for name in streams.iter().map(|name| name.trim()).filter(|name| !name.is_empty()) {
+            if name == "*" {
+                for entry in entries.iter().filter(|entry| entry.replication_key.is_some()) {
+                    self.streams.entry(entry.name.into()).and_modify(|selected| selected.full_table = true);
+                }
+                continue;
+            }
             let Some(entry) = entries.iter().find(|entry| entry.name == name) else {
                 return Err(Error::Usage(format!(
                     "--full-table {:?}: there is no such stream; {}",
@@ -308,6 +317,11 @@ impl Pattern {
     fn check(&self, entries: &[Entry]) -> Result<()> {
         let streams: Vec<&Entry> = entries.iter().filter(|entry| self.matches_stream(entry)).collect();
         if streams.iter().any(|entry| self.matches_a_field_of(entry)) {
+            let field: String = self.field.iter().collect();
+            if self.is_exclusion && streams.iter().any(|entry| entry.is_automatic(&field)) {
+                let text = shown(&self.text);
+                return Err(Error::Usage(format!("--select \"{text}\": {field} is a key, and is always written")));
+            }
             return Ok(());
         }
         let wanted = self.text.trim_start_matches('!');
@@ -908,7 +922,7 @@ mod tests {
         assert_eq!(selected(&["*", "!contacts.email", "contacts.email.reason"]).len(), 9);
         assert_eq!(selected(&["lists", "!*.name"]), ["lists.id"]);
         // A key stays.
-        assert_eq!(selected(&["lists", "!lists.id"]), ["lists.id", "lists.name"]);
+        assert_eq!(selected(&["lists", "!lists.i*"]), ["lists.id", "lists.name"]);
         assert_eq!(selected(&["contacts", "!contacts.email.*", "!contacts.phones*"]).len(), 4);
     }
 

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
@@ -41,7 +41,7 @@ pub struct Args {
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub select: Vec<String>,
 
-    /// Read this stream from its beginning, whatever the state says. May be repeated, or a list with commas
+    /// Read this stream from its beginning, whatever the state says; `*` for all. May be repeated, or a list with commas
     #[arg(long, value_name = "STREAM", value_delimiter = ',')]
     pub full_table: Vec<String>,
 
@@ -75,11 +75,22 @@ impl Args {
     /// The arguments of this process. Ends it for `--help`, `--version` and arguments that are wrong (exit 2).
     pub fn from_command_line() -> Args {
         Args::try_parse().unwrap_or_else(|mut e| {
-            let argument = e.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
+            let given = |kind| e.get(kind).map(ToString::to_string).unwrap_or_default();
+            let (argument, command) = (given(ContextKind::InvalidArg), given(ContextKind::InvalidSubcommand));
             // Many programs take their settings as arguments.
             if let Some(setting) = setting_like(&argument).filter(|_| e.kind() == ErrorKind::UnknownArgument) {
                 let tip = format!("{setting} is a setting: write it into the config, as \"{setting}\": …");
                 e.remove(ContextKind::SuggestedArg);
+                e.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+            }
+            let tip = match command.as_str() {
+                "test" | "discover" | "about" => Some(format!("--{command} is an argument")),
+                "sync" | "run" => Some("a sync is what happens without a command".into()),
+                _ if Path::new(&command).exists() => Some("each config needs a --config before it".into()),
+                _ => None,
+            };
+            if let Some(tip) = tip {
+                e.remove(ContextKind::SuggestedSubcommand);
                 e.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
             }
             e.exit()

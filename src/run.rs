@@ -19,6 +19,7 @@ use crate::odd_rows::OddRows;
 use crate::progress::{Line, Progress};
 use crate::state::{Resume, Start, State, Terms, Wanted};
 use crate::stream::Stream;
+use crate::timestamp::stamp;
 use crate::window::lower_bound;
 
 /// The current run.
@@ -225,7 +226,17 @@ impl<'a> Run<'a> {
     fn growth(&self, stream: &Stream) -> Option<String> {
         let bookmark = self.state.bookmark(stream);
         let route = self.config.activity_route.fixed().or(bookmark.route());
-        bookmark.growth(&self.extent(stream, route))
+        let later = self.earlier_start(stream).and_then(|start| bookmark.start_after(start));
+        let is_earlier = || later.map(|then| format!("the start is now earlier than {}", stamp(then)));
+        bookmark.growth(&self.extent(stream, route)).or_else(is_earlier)
+    }
+
+    /// The start that the rows of a stream must reach back to. A report only warns of what lies before: to read it again
+    /// is dear. `updated_days_back` alone is the start of a first run only.
+    fn earlier_start(&self, stream: &Stream) -> Option<Start> {
+        let start = self.config.start_date;
+        let is_bound = !stream.has_routes() && (start.is_some() || self.config.updated_days_back.is_none());
+        is_bound.then_some(Start(start))
     }
 
     /// Why a stream with a bookmark is read from the start, in words.
@@ -340,7 +351,7 @@ impl<'a> Run<'a> {
 
     /// What an interrupted read must have in common with this run to be continued.
     fn wanted(&self, stream: &Stream) -> Wanted {
-        let has_own_window = self.has_own_window(stream);
+        let (bookmark, has_own_window) = (self.state.bookmark(stream), self.has_own_window(stream));
         let mut filter = String::new();
         if stream.has_routes() {
             (stream.narrowed_by)(self.config).as_str().clone_into(&mut filter);
@@ -349,7 +360,9 @@ impl<'a> Run<'a> {
             }
         }
         let ignores_bookmark = self.is_full_table(stream) && !has_own_window;
-        let from = ignores_bookmark.then_some(Start(self.config.start_date));
+        let ignored = ignores_bookmark.then_some(Start(self.config.start_date));
+        let from =
+            ignored.or_else(|| self.earlier_start(stream).filter(|start| bookmark.start_after(*start).is_some()));
         Wanted { filter, has_own_window, route: self.config.activity_route.fixed(), from }
     }
 
@@ -465,6 +478,7 @@ pub(crate) mod tests {
             narrowed_by: |config| Filter::of(&[("status", words(&config.contact_status))]),
             bookmark_keys,
             only_by_campaign: &[],
+            field_needs: &[],
         }
     }
 

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::messages::Messages;
 
 /// What a run still has to do before it ends.
+#[cfg_attr(not(unix), expect(dead_code, reason = "there the system ends the process in its own way"))]
 pub(crate) struct Ending {
     pub(crate) messages: Arc<Messages>,
     /// Whether the tokens are being refreshed: the old refresh token has been used, and the new one is not on disk yet.

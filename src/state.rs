@@ -224,6 +224,12 @@ impl Bookmark {
         })
     }
 
+    /// Since when rows were read, if that is later than `start`.
+    pub(crate) fn start_after(&self, start: Start) -> Option<DateTime<Utc>> {
+        self.value?;
+        self.terms.read_from.filter(|from| start < *from).and_then(|Start(from)| from)
+    }
+
     /// Whether the contacts are to be read completely again, `days` after they last were; 0 means never.
     pub(crate) fn is_full_refresh_due(&self, now: DateTime<Utc>, days: u32) -> bool {
         let after = TimeDelta::days(i64::from(days)) - EARLY;
@@ -600,6 +606,7 @@ mod tests {
             narrowed_by: |_: &Config| Filter::default(),
             bookmark_keys,
             only_by_campaign: &[],
+            field_needs: &[],
         }
     }
 

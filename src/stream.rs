@@ -22,6 +22,8 @@ pub(crate) struct Stream {
     pub(crate) bookmark_keys: &'static [&'static str],
     /// Fields that are null on the contact route.
     pub(crate) only_by_campaign: &'static [&'static str],
+    /// Fields that need more than the stream: they are null where that is refused.
+    pub(crate) field_needs: &'static [FieldNeeds],
 }
 
 /// The bookmark keys of a stream that has two routes.
@@ -48,8 +50,15 @@ impl Stream {
     }
 }
 
-/// The scopes and the user privileges without which the service answers 403.
+/// What fields need beside the needs of their stream.
 #[derive(Debug)]
+pub(crate) struct FieldNeeds {
+    pub(crate) fields: &'static [&'static str],
+    pub(crate) needs: &'static Needs,
+}
+
+/// The scopes and the user privileges without which the service answers 403.
+#[derive(Debug, PartialEq)]
 pub(crate) struct Needs {
     pub(crate) scopes: &'static [&'static str],
     pub(crate) privileges: &'static [&'static str],

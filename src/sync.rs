@@ -17,6 +17,9 @@ use crate::run::Run;
 use crate::state::State;
 use crate::streams::{self, ALL, Shared, Source};
 
+/// With fewer calls, no plan is made: it takes about ten, and the streams could not begin.
+const CALLS_FOR_A_PLAN: u64 = 20;
+
 /// Reads every selected stream.
 ///
 /// # Errors
@@ -34,7 +37,7 @@ pub(crate) fn sync(
     let mut order: Vec<&'static Source> =
         ALL.iter().copied().filter(|source| catalog.get(source.stream.name).is_some()).collect();
     if order.is_empty() {
-        log::warn!("the catalog selects no stream");
+        log::warn!("the catalog selects no stream: set \"selected\" to true in the metadata of those to read");
     }
     // An interrupted run continues with the streams after it too: beginning with the first ones again could use up a small
     // `max_requests` before the last ones, in every run.
@@ -50,11 +53,14 @@ pub(crate) fn sync(
                 && run.state.to_value()["bookmarks"] == given["bookmarks"]
                 && run.state.currently_syncing.as_deref().is_none_or(|name| name == order[0].stream.name) =>
         {
-            let advice = match planned {
-                Some(calls) if calls > most => format!("raise it; the whole read takes about {calls}"),
-                _ => "raise it; --test says how many calls the whole read takes".to_owned(),
+            let least = Some(client.least_calls()).filter(|least| *least > most).unwrap_or(2 * most);
+            let whole = match planned {
+                Some(calls) if calls > least => format!("the whole read takes about {calls}"),
+                _ => "--test says how many calls the whole read takes".to_owned(),
             };
-            Err(Error::Quota(format!("max_requests = {most} is not enough to make progress; {advice}")))
+            Err(Error::Quota(format!(
+                "max_requests = {most} is not enough to make progress; raise it to {least} or more; {whole}"
+            )))
         }
         (outcome, _) => outcome,
     };
@@ -77,9 +83,14 @@ fn read_all(run: &mut Run, order: &[&'static Source], planned: &mut Option<u64>)
             .of_account(run.client, run.config, run.state.names_account())
             .map_err(|e| e.context(first.stream.name))?;
         run.state.check_account(lists)?;
-        let plan = streams::plan(run, &mut shared, order)?;
-        *planned = Some(plan.calls);
-        log::info!("plan: {plan}");
+        let left = run.client.calls_left();
+        if left < CALLS_FOR_A_PLAN {
+            log::info!("plan: none, since max_requests leaves {left} calls");
+        } else {
+            let plan = streams::plan(run, &mut shared, order)?;
+            *planned = Some(plan.calls);
+            log::info!("plan: {plan}");
+        }
     }
     for (i, source) in order.iter().enumerate() {
         let stream = &source.stream;

@@ -8,7 +8,7 @@ mod text;
 
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -38,6 +38,8 @@ use text::{Buffers, shown};
 const LARGEST_BODY: u64 = 48 << 20;
 /// Bodies up to this size are read in parallel. Larger ones are read and parsed one at a time, to save memory.
 const SMALL_BODY: u64 = 4 << 20;
+/// At most this part of the calls that are left is made ahead.
+const PART_AHEAD: u64 = 8;
 /// A quota that is still used up this soon after midnight UTC is taken to be reset late, not to be used up again.
 const LATE_RESET: TimeDelta = TimeDelta::minutes(15);
 /// The first wait for a late reset. Each further one is twice as long, up to the longest.
@@ -62,8 +64,12 @@ pub(crate) struct Client {
     waited: Mutex<Option<Waited>>,
     /// The service's time of the first good answer.
     first_date: OnceLock<DateTime<Utc>>,
+    /// Whether any call was answered, with whatever status.
+    was_reached: AtomicBool,
     /// Whether any call has succeeded.
     has_answered: AtomicBool,
+    /// How many calls the run needs before there is anything to resume from, as far as is known.
+    least_calls: AtomicU64,
 }
 
 /// The access token of a call. Nothing from an answer may show it, nor one of the earlier tokens.
@@ -172,7 +178,9 @@ impl Client {
             on_quota: config.on_quota,
             waited: Mutex::new(None),
             first_date: OnceLock::new(),
+            was_reached: AtomicBool::new(false),
             has_answered: AtomicBool::new(false),
+            least_calls: AtomicU64::new(0),
         })
     }
 
@@ -188,8 +196,10 @@ impl Client {
 
     /// How many calls to make in parallel so that the pace is the limit and not the latency: `p * l` at `p` calls per
     /// second and a latency of `l` seconds. No call is known to take more than two seconds.
+    /// Near the limit it is fewer: calls made ahead are lost if the run ends before their turn.
     pub(crate) fn workers(&self) -> usize {
-        self.pace.calls_in(Duration::from_secs(2)).clamp(1, 8)
+        let affordable = usize::try_from(self.calls_left() / PART_AHEAD).unwrap_or(usize::MAX);
+        self.pace.calls_in(Duration::from_secs(2)).min(affordable).clamp(1, 8)
     }
 
     /// The privileges of the user who logged in. This is the one call that needs no scope.
@@ -224,11 +234,26 @@ impl Client {
         self.pace.calls()
     }
 
+    /// Whether any call has been answered. Until then, a failure is one of the network.
+    pub(crate) fn was_reached(&self) -> bool {
+        self.was_reached.load(Ordering::Relaxed)
+    }
+
     /// How many more calls `max_requests` and the daily quota allow. Calls of other runs on the same day are not known.
     pub(crate) fn calls_left(&self) -> u64 {
         let calls = self.calls();
         let of_day = DAILY_QUOTA - calls % DAILY_QUOTA;
         self.max_requests.map_or(of_day, |most| most.saturating_sub(calls).min(of_day))
+    }
+
+    /// Notes that so many more calls are needed before there is anything to resume from.
+    pub(crate) fn note_calls_to_progress(&self, calls: u64) {
+        self.least_calls.fetch_max(self.calls() + calls, Ordering::Relaxed);
+    }
+
+    /// How many calls the run needs before there is anything to resume from, as far as is known.
+    pub(crate) fn least_calls(&self) -> u64 {
+        self.least_calls.load(Ordering::Relaxed)
     }
 
     /// The counter behind [`Client::calls`], for the progress display.
@@ -240,7 +265,7 @@ impl Client {
     pub(crate) fn run_start(&self) -> Result<DateTime<Utc>> {
         if self.first_date.get().is_none() {
             // A refusal is fine too: only the date of the answer is needed.
-            match self.object::<Value>("contacts_counts", "/contacts/counts", &[], 0) {
+            match self.object::<Value>("the counts of contacts", "/contacts/counts", &[], 0) {
                 Ok(_) | Err(Error::Forbidden(_) | Error::NotFound(_) | Error::Refused(_)) => {}
                 Err(e) => return Err(e),
             }
@@ -485,6 +510,7 @@ impl Client {
                     self.network_failure(&e, token)
                 },
             )?;
+        self.was_reached.store(true, Ordering::Relaxed);
         let (parts, body) = response.into_parts();
         let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok());
         let request_id = header("x-amzn-requestid").map(|id| format!(" (request id {})", shown(id, token)));

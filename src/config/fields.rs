@@ -155,11 +155,13 @@ const START: &str = "date YYYY-MM-DD or date-time such as 2026-01-31T00:00:00Z, 
 impl<'de> Deserialize<'de> for Start {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Start, D::Error> {
         let text = String::deserialize(d)?;
-        let text = text.trim();
-        let instant = || DateTime::parse_from_rfc3339(text).ok().map(|at| at.to_utc());
+        // Databases print a space before the time.
+        let text = text.trim().replacen(' ', "T", 1);
+        let instant = || DateTime::parse_from_rfc3339(&text).ok().map(|at| at.to_utc());
         let local = || {
-            NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f")
-                .or_else(|_| NaiveDate::parse_from_str(text, "%Y-%m-%d").map(|day| day.and_time(NaiveTime::MIN)))
+            NaiveDateTime::parse_from_str(&text, "%Y-%m-%dT%H:%M:%S%.f")
+                .or_else(|_| NaiveDateTime::parse_from_str(&text, "%Y-%m-%dT%H:%M"))
+                .or_else(|_| NaiveDate::parse_from_str(&text, "%Y-%m-%d").map(|day| day.and_time(NaiveTime::MIN)))
                 .ok()
         };
         let start = instant().filter(is_plausible).map(Start::Instant);

@@ -140,6 +140,11 @@ impl<'s> Given<'s> {
         self.problems.iter().any(|problem| problem.key == key)
     }
 
+    /// A setting as the last source calls it.
+    pub(super) fn name_of(&self, key: &str) -> String {
+        self.last.map_or_else(|| key.to_owned(), |source| source.name_of(key))
+    }
+
     pub(super) fn source_of(&self, key: &str) -> Option<&'s Source> {
         self.sources.get(key).copied()
     }

@@ -218,7 +218,8 @@ impl Config {
             && !given.is_wrong("client_id")
             && (config.access_token.is_none() || config.refresh_token.is_some())
         {
-            given.refuse("client_id", "client_id is missing: set it to the API key of your application".into());
+            let name = given.name_of("client_id");
+            given.refuse("client_id", format!("{name} is missing: set it to the API key of your application"));
         }
         let landing_pages: Vec<_> =
             config.tracking_activity_types.iter().copied().filter(|kind| kind.is_of_landing_pages()).collect();
@@ -412,6 +413,8 @@ mod tests {
             ("2026-03-01T08:30:00.250000", "2026-03-01T13:30:00.25Z"),
             ("2026-03-01", "2026-03-01T05:00:00Z"),
             ("2026-03-01T08:30:00+01:00", "2026-03-01T07:30:00Z"),
+            ("2026-03-01 08:30", "2026-03-01T13:30:00Z"),
+            ("2026-03-01 08:30:00Z", "2026-03-01T08:30:00Z"),
             // The clocks skip this time.
             ("2026-03-08T02:30:00", "2026-03-08T07:00:00Z"),
         ] {

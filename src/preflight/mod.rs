@@ -18,7 +18,7 @@ use crate::quota::DAILY_QUOTA;
 use crate::run::Run;
 use crate::state::State;
 use crate::stream::{Needs, Stream};
-use crate::streams::{self, ALL, CONTACT_LISTS, COUNTS, EMAIL_CAMPAIGNS, Probe, Probed, Shared, Source};
+use crate::streams::{self, ALL, CAMPAIGNS, Probe, Probed, Shared, Source};
 use report::{Account, FullSync, Login, Report, Size, StreamReport, Verdict};
 
 /// What the login is allowed to do.
@@ -32,6 +32,7 @@ struct Grant {
 /// A stream that the service refuses.
 struct Refused {
     stream: &'static str,
+    needs: &'static Needs,
     /// In words, with what to do.
     why: String,
 }
@@ -77,7 +78,7 @@ fn examine(config: &Config, client: &Arc<Client>, catalog: &Catalog) -> Result<R
     for source in ALL {
         let stream = &source.stream;
         let by_campaign = stream.has_routes() && config.activity_route.fixed() == Some(Route::Campaigns);
-        let needs_campaigns = refused.iter().find(|refused| by_campaign && refused.stream == EMAIL_CAMPAIGNS.name);
+        let needs_campaigns = refused.iter().find(|refused| by_campaign && refused.stream == CAMPAIGNS.name);
         let tried = match (&source.probe, &probed.contact) {
             // Listings are counted even if they are not selected, to report the size of the account.
             (Probe::Listing(rows, count), _) => {
@@ -104,14 +105,13 @@ fn examine(config: &Config, client: &Arc<Client>, catalog: &Catalog) -> Result<R
         match tried {
             Ok(()) => readable.push(source),
             Err(Error::Forbidden(why)) => {
-                let needs = if needs_campaigns.is_some() { &EMAIL_CAMPAIGNS.needs } else { &stream.needs };
+                let needs = if needs_campaigns.is_some() { &CAMPAIGNS.needs } else { &stream.needs };
                 let why = format!("{} ({why})", grant.lacks(needs));
-                refused.push(Refused { stream: stream.name, why });
+                refused.push(Refused { stream: stream.name, needs: &stream.needs, why });
             }
             Err(e) => return Err(e.context(stream.name)),
         }
     }
-    let is_refused = |name: &str| refused.iter().any(|refused| refused.stream == name);
     let mut streams = Vec::new();
     for source in ALL {
         let stream = &source.stream;
@@ -120,7 +120,7 @@ fn examine(config: &Config, client: &Arc<Client>, catalog: &Catalog) -> Result<R
         let (verdict, why, null_fields) = if let Some(refusal) = refusal {
             (Verdict::Refused, Some(refusal.why.clone()), Vec::new())
         } else {
-            let (null_fields, why) = grant.null_fields(stream, selected, &is_refused);
+            let (null_fields, why) = grant.null_fields(stream, selected, &refused);
             let is_untried = untried.contains(&stream.name);
             (if is_untried { Verdict::Untried } else { Verdict::MayBeRead }, why, null_fields)
         };
@@ -178,26 +178,28 @@ impl Grant {
         &self,
         stream: &Stream,
         selected: &Selected,
-        is_refused: &dyn Fn(&str) -> bool,
+        refused: &[Refused],
     ) -> (Vec<&'static str>, Option<String>) {
-        let lists = is_refused(CONTACT_LISTS.name);
-        let campaigns = is_refused(EMAIL_CAMPAIGNS.name);
-        let has_scope =
-            self.scopes.as_ref().is_some_and(|granted| granted.iter().any(|scope| scope == "campaign_data"));
-        let has_counts = self.privileges.as_ref().is_none_or(|had| lacking(METRICS.privileges, had).is_empty());
-        let (mut fields, needs) = match stream.name {
-            "contacts" if lists => (vec!["list_names"], &CONTACT_LISTS.needs),
-            name if name == EMAIL_CAMPAIGNS.name && !has_counts => (COUNTS.to_vec(), &METRICS),
-            _ if stream.has_routes() && campaigns => {
-                // The campaigns of activities can be looked up with the scope alone.
-                let id = Some("campaign_id").filter(|_| !has_scope);
-                (id.into_iter().chain(stream.only_by_campaign.iter().copied()).collect(), &EMAIL_CAMPAIGNS.needs)
+        let (mut fields, mut why) = (Vec::new(), None);
+        for group in stream.field_needs.iter().filter(|group| self.is_lacking(group.needs, refused)) {
+            let wanted = group.fields.iter().copied().filter(|field| selected.mask.wants(&[field]));
+            let before = fields.len();
+            fields.extend(wanted);
+            if fields.len() > before {
+                why.get_or_insert_with(|| self.lacks(group.needs));
             }
-            _ => return (Vec::new(), None),
-        };
-        fields.retain(|field| selected.mask.wants(&[field]));
-        let why = (!fields.is_empty()).then(|| self.lacks(needs));
+        }
         (fields, why)
+    }
+
+    /// Whether something is missing, as far as is known: scopes that nobody named show in what else is refused.
+    fn is_lacking(&self, needs: &Needs, refused: &[Refused]) -> bool {
+        let has_scopes = match &self.scopes {
+            Some(granted) => lacking(needs.scopes, granted).is_empty(),
+            None => !refused.iter().any(|refused| refused.needs.scopes == needs.scopes),
+        };
+        let has_privileges = self.privileges.as_ref().is_none_or(|had| lacking(needs.privileges, had).is_empty());
+        !has_scopes || !has_privileges || refused.iter().any(|refused| refused.needs == needs)
     }
 
     /// Why the service answered 403: scope, privilege or application, as far as that is known.
@@ -228,9 +230,6 @@ impl Grant {
 fn lacking(needed: &[&'static str], there: &[String]) -> Vec<&'static str> {
     needed.iter().copied().filter(|needed| !there.iter().any(|one| one == needed)).collect()
 }
-
-/// What the counts of campaigns need beside the campaigns themselves.
-const METRICS: Needs = Needs { scopes: &["campaign_data"], privileges: &["ui:campaign:metrics"] };
 
 #[cfg(test)]
 mod tests {

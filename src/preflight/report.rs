@@ -42,7 +42,7 @@ pub(super) struct Account {
 /// How many rows a listing has.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Size {
-    /// What the rows are called, such as "contacts".
+    /// What the rows are called.
     pub(super) rows: &'static str,
     /// Null where the service does not say, or refuses the listing.
     pub(super) count: Option<u64>,

@@ -32,6 +32,8 @@ pub(crate) struct KnownCampaigns {
     details: HashMap<Id, Result<Arc<EmailCampaign>>>,
     /// Campaigns whose details `email_campaigns` will fetch before the reports need them.
     planned: HashSet<Id>,
+    /// Campaigns whose details the reports will fetch before `email_campaigns` needs them.
+    planned_by_reports: HashSet<Id>,
 }
 
 /// The campaigns of `GET /emails`.
@@ -145,6 +147,16 @@ impl KnownCampaigns {
     /// Whether the reports get the details of a campaign without a call of their own.
     pub(super) fn has_or_plans_details(&self, id: &Id) -> bool {
         self.details.contains_key(id) || self.planned.contains(id)
+    }
+
+    /// Notes that the reports will fetch the details of these campaigns, so that `email_campaigns` does not count the calls.
+    pub(super) fn plan_details_of_reports(&mut self, campaigns: impl Iterator<Item = Id>) {
+        self.planned_by_reports.extend(campaigns);
+    }
+
+    /// Whether the reports will fetch the details of a campaign.
+    pub(super) fn is_fetched_by_reports(&self, id: &Id) -> bool {
+        self.planned_by_reports.contains(id)
     }
 
     /// Remembers the details of a campaign, or that they are refused.

@@ -23,16 +23,19 @@ use crate::stream::{Needs, Stream};
 
 const ENDPOINT: &str = "contact_lists";
 
+pub(super) const NEEDS: Needs = Needs { scopes: &["contact_data"], privileges: &["contacts:lists:read"] };
+
 pub(super) static SOURCE: Source = Source {
     stream: Stream {
         name: "contact_lists",
         keys: &["list_id"],
         replication_key: None,
         schema: schema::of::<ContactList>,
-        needs: Needs { scopes: &["contact_data"], privileges: &["contacts:lists:read"] },
+        needs: NEEDS,
         narrowed_by: |_| Filter::default(),
         bookmark_keys: &[],
         only_by_campaign: &[],
+        field_needs: &[],
     },
     probe: Probe::Listing("e-mail lists", count),
     // One call for the SMS lists. The e-mail lists are counted as the first call of every run.
@@ -126,6 +129,7 @@ impl Lists {
                     .map(|list| KnownList { created_at: list.created_at.instant(), id: list.list_id.as_str() })
                     .collect())
             }
+            Err(e @ Error::Failed(_)) if !client.was_reached() => Err(e.clone()),
             Err(Error::Forbidden(why) | Error::Refused(why) | Error::NotFound(why) | Error::Failed(why)) => {
                 if is_compared {
                     log::info!(

@@ -24,7 +24,6 @@ pub(crate) use contact_lists::{ContactList, Lists};
 pub(crate) use contacts::Contact;
 pub(crate) use contacts::parse_and_write as parse_and_write_contacts;
 pub(crate) use definitions::Names;
-pub(crate) use email_campaigns::COUNTS;
 pub(crate) use email_campaigns::record::EmailCampaign;
 pub(crate) use reports::ActivityDetail;
 
@@ -69,9 +68,8 @@ pub(crate) struct Probed {
 pub(crate) static ALL: [&Source; 5] =
     [&contact_lists::SOURCE, &contacts::SOURCE, &email_campaigns::SOURCE, &reports::SUMMARY, &reports::DETAILS];
 
-/// Streams that fields of others depend on.
-pub(crate) static CONTACT_LISTS: &Stream = &contact_lists::SOURCE.stream;
-pub(crate) static EMAIL_CAMPAIGNS: &Stream = &email_campaigns::SOURCE.stream;
+/// The stream whose rows the campaign route starts from.
+pub(crate) static CAMPAIGNS: &Stream = &email_campaigns::SOURCE.stream;
 /// An example of `--select`: two streams, and a field to leave out.
 pub(crate) fn example_selection() -> String {
     let (contacts, campaigns) = (contacts::SOURCE.stream.name, email_campaigns::SOURCE.stream.name);

@@ -115,6 +115,10 @@ where
                     // A gateway whose clock is ahead must not hide that rows changed since.
                     let at = page.at.min(Utc::now());
                     seen.start_page(&PageFacts { at, count: page.count, rows });
+                    if pass == 1 && rows > 0 {
+                        let left = page.count.unwrap_or(0).saturating_sub(seen.rows_of_pass());
+                        client.note_calls_to_progress(left.div_ceil(rows));
+                    }
                     each(&pending.listing, Step::Item(page), seen)?;
                     seen.end_page()
                 }

@@ -99,6 +99,11 @@ impl Seen {
         self.page += 1;
     }
 
+    /// How many rows the pages of the pass had so far, including unusable ones.
+    pub(super) fn rows_of_pass(&self) -> u64 {
+        self.pass.rows
+    }
+
     /// Records a row, and returns whether to write it: at most once per run.
     pub(super) fn insert(&mut self, row: Sighting) -> bool {
         let pass = &mut self.pass;

@@ -309,6 +309,34 @@ fn older_rows_that_stay_unread_are_told_once_with_the_way_to_them() {
 }
 
 #[test]
+fn an_earlier_start_brings_the_older_contacts_and_campaigns() {
+    let fake = fake(11);
+    let date = |days: i64| json!((Utc::now() - TimeDelta::days(days)).format("%Y-%m-%d").to_string());
+    let streams = ["contacts", "email_campaigns"];
+    let far = json!({"start_date": date(12_000)});
+    // One bound that is as early is no reason to read anything again.
+    for (is, is_earlier) in [(far, true), (json!({}), true), (json!({"start_date": date(5)}), false)] {
+        let was = json!({"start_date": date(60), "contacts_full_refresh_days": 0});
+        let first = read(&fake, &was, None, &streams);
+        let mut more = is.clone();
+        more["contacts_full_refresh_days"] = json!(0);
+        let next = read(&fake, &more, Some(&first.last_state()), &streams);
+        for stream in streams {
+            let (before, all) = (first.records(stream).len(), truth(&fake, stream));
+            assert!(before < all.len(), "{stream}: {before}");
+            let why = format!("WARNING {stream}: the start is now earlier than ");
+            assert_eq!(next.stderr.contains(&why), is_earlier, "{is}: {}", next.stderr);
+            assert_eq!(sorted(next.records(stream)) == all, is_earlier, "{is}: {stream}");
+        }
+        let quiet = read(&fake, &more, Some(&next.last_state()), &streams);
+        assert!(!is_restarted(&quiet), "{}", quiet.stderr);
+    }
+    // Here it is only the bound of the first run.
+    let first = read(&fake, &json!({"updated_days_back": 60}), None, &streams);
+    assert!(!is_restarted(&read(&fake, &json!({"updated_days_back": 60}), Some(&first.last_state()), &streams)));
+}
+
+#[test]
 fn the_contacts_are_read_completely_every_night() {
     let fake = fake(12);
     let first = read(&fake, &json!({}), None, &["contacts"]);

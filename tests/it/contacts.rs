@@ -36,8 +36,8 @@ fn a_complete_read_that_max_requests_cannot_pay_is_put_off() {
     let state = overdue(&read(&fake, &json!({}), None));
     fake.account().rename(3, "Renamed");
     fake.forget_calls();
-    // 24 pages are not to be had for 20 calls.
-    let short = read(&fake, &json!({"page_size": 10, "max_requests": 20}), Some(&state));
+    // 24 pages are not to be had for 22 calls.
+    let short = read(&fake, &json!({"page_size": 10, "max_requests": 22}), Some(&state));
     assert!(short.stderr.contains("a complete read is due, but would take 23 more calls"), "{}", short.stderr);
     assert_eq!(short.records("contacts").len(), 1);
     // One of them is the count for the plan.

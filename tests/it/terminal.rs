@@ -451,6 +451,10 @@ fn where_few_descriptors_can_be_had_the_run_says_so_or_works() {
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert!(!stderr.contains("panicked"), "{most}: {stderr}");
         let code = output.status.code();
+        // Not even the system's loader gets along with so few.
+        if code == Some(127) {
+            continue;
+        }
         assert!(code == Some(0) || stderr.contains("CRITICAL "), "{most}: {code:?} {stderr}");
         outcomes.insert(code);
     }

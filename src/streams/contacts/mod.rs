@@ -24,7 +24,7 @@ use crate::odd_rows::check_listing;
 use crate::quota::DAILY_QUOTA;
 use crate::run::{Run, is_before_bound, query_bound};
 use crate::schema;
-use crate::stream::{Needs, Stream};
+use crate::stream::{FieldNeeds, Needs, Stream};
 pub(crate) use record::Contact;
 
 /// Changes can become visible up to this long after their `updated_at`.
@@ -42,8 +42,9 @@ pub(super) static SOURCE: Source = Source {
         narrowed_by: |config| {
             extent::Filter::of(&[("status", words(&config.contact_status)), ("include", words(&config.subresources))])
         },
-        bookmark_keys: &["full_refresh_at", "filter", "deselected"],
+        bookmark_keys: &["full_refresh_at", "filter", "deselected", "read_from"],
         only_by_campaign: &[],
+        field_needs: &[FieldNeeds { fields: &["list_names"], needs: &contact_lists::NEEDS }],
     },
     probe: Probe::Listing("contacts", |client, config, found| {
         let (count, some) = count(client, config)?;
@@ -78,7 +79,9 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     }
     let start = run.client.run_start()?;
     let include = include(run);
-    let definitions = Definitions::read(run, shared, stream, &needed_definitions(run, &include))?;
+    let needed = needed_definitions(run, &include);
+    run.client.note_calls_to_progress(needed.calls(false) + 1);
+    let definitions = Definitions::read(run, shared, stream, &needed)?;
     let pages = pages(run.config, &include);
     let complete = complete_read(run, start, &pages)?;
     let is_complete = complete.is_some();

@@ -23,7 +23,7 @@ use crate::id::Id;
 use crate::run::Run;
 use crate::schema;
 use crate::state::{Resume, Start};
-use crate::stream::{Needs, Stream};
+use crate::stream::{FieldNeeds, Needs, Stream};
 use crate::timestamp::stamp;
 use record::EmailCampaign;
 
@@ -38,8 +38,9 @@ pub(super) static SOURCE: Source = Source {
         schema: schema::of::<EmailCampaign>,
         needs: Needs { scopes: &["campaign_data"], privileges: &["campaign:read"] },
         narrowed_by: |_| Filter::default(),
-        bookmark_keys: &["deselected", "resume_since", "resume_until", "resume_after"],
+        bookmark_keys: &["deselected", "read_from", "resume_since", "resume_until", "resume_after"],
         only_by_campaign: &[],
+        field_needs: &[FieldNeeds { fields: &COUNTS, needs: &METRICS }],
     },
     probe: Probe::Listing("campaigns", count),
     cost,
@@ -63,7 +64,10 @@ struct Extras {
     email: bool,
 }
 
-pub(crate) const COUNTS: [&str; 9] = [
+/// What the counts need, and the look-up of an activity's campaign.
+pub(super) const METRICS: Needs = Needs { scopes: &["campaign_data"], privileges: &["ui:campaign:metrics"] };
+
+const COUNTS: [&str; 9] = [
     "last_sent_date",
     "unique_sends",
     "unique_opens",
@@ -104,9 +108,9 @@ impl Chosen {
         self.wanted.details || self.listed.is_none()
     }
 
-    /// How many calls it takes.
-    fn calls(&self) -> u64 {
-        u64::from(self.needs_details() && self.details.is_none()) + u64::from(self.wanted.email)
+    /// How many calls it takes. `is_fetched` says whether the reports fetch its details.
+    fn calls(&self, is_fetched: bool) -> u64 {
+        u64::from(self.needs_details() && self.details.is_none() && !is_fetched) + u64::from(self.wanted.email)
     }
 }
 
@@ -142,14 +146,18 @@ struct Mailing {
     segment_ids: Option<Vec<Integer>>,
 }
 
-/// The pages of the listing and of the counts, plus the calls for each campaign to write.
+/// The pages of the listing and of the counts, plus the calls for each campaign to write. The reports may have been planned
+/// before: what they fetch is not counted again.
 fn cost(run: &mut Run, shared: &mut Shared) -> Result<u64> {
     let place = begin(run)?;
-    let choice = choose(run, &mut shared.reports.campaigns.known, &place)?;
-    let pages = choice.listing.oddities.len() + choice.summaries.as_ref().map_or(0, |sent| sent.oddities.len());
-    let calls = pages as u64 + choice.chosen.values().map(Chosen::calls).sum::<u64>();
-    let detailed = choice.chosen.into_iter().filter(|(_, chosen)| chosen.needs_details()).map(|(id, _)| id);
-    shared.reports.campaigns.known.plan_details(detailed);
+    let known = &mut shared.reports.campaigns.known;
+    let before = run.client.calls();
+    let Selection { chosen, .. } = choose(run, known, &place)?;
+    let pages = run.client.calls() - before;
+    let of_campaigns = chosen.iter().map(|(id, campaign)| campaign.calls(known.is_fetched_by_reports(id)));
+    let calls = pages + of_campaigns.sum::<u64>();
+    let detailed = chosen.into_iter().filter(|(_, campaign)| campaign.needs_details()).map(|(id, _)| id);
+    known.plan_details(detailed);
     shared.how_to_save = how_to_save(run, calls);
     Ok(calls)
 }
@@ -292,6 +300,7 @@ fn write(
     is_whole: bool,
 ) -> Result<()> {
     let stream = &SOURCE.stream;
+    run.client.note_calls_to_progress(chosen.values().next().map_or(0, |first| first.calls(false)));
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
     let fetch = move |priority: usize, (id, chosen): &(Id, Chosen), push: &mut dyn FnMut(Answers) -> bool| {
         push(ask(&client, id, chosen, priority)?);

@@ -72,6 +72,7 @@ fn activities_to_read(run: &Run, shared: &mut Shared, readings: &mut [Reading]) 
         }
     }
     let ids: Vec<Id> = campaigns.iter().map(|campaign| campaign.id.clone()).collect();
+    run.client.note_calls_to_progress(plan::calls_to_progress(run, &campaigns));
     learnt.campaigns.activities(run.client, &ids)?;
     learnt.campaigns.note_activities(&mut campaigns);
     plan::correct(run, learnt, &campaigns);

@@ -263,6 +263,7 @@ fn each_contact<T: Row>(
     let contacts = shared.reports.contacts(run)?;
     reading.note_listing(contacts.are_all);
     let unread: Vec<Id> = contacts.list.iter().filter(|id| reading.wants(id)).cloned().collect();
+    run.client.note_calls_to_progress(1);
     let mut check = PlanCheck::new(run, shared, reading, unread.len() as u64);
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
     let mut contact = OneContact::default();

@@ -40,6 +40,7 @@ pub(super) use records::ActionSummary;
 pub(crate) use records::ActivityDetail;
 pub(super) use route::{cost, time};
 
+use super::email_campaigns::METRICS;
 use super::{Probe, Shared, Source};
 use crate::config::{Config, Route, words};
 use crate::error::Result;
@@ -47,7 +48,7 @@ use crate::extent::{Filter, short_hash};
 use crate::id::Id;
 use crate::run::Run;
 use crate::schema;
-use crate::stream::{KEYS_WITH_ROUTES, Needs, Stream};
+use crate::stream::{FieldNeeds, KEYS_WITH_ROUTES, Needs, Stream};
 use crate::timestamp::stamp;
 
 /// What the contact route needs. It is also what the reports need at least: where the campaign route is refused, the
@@ -57,6 +58,11 @@ const BY_CAMPAIGN: Needs = Needs { scopes: &["campaign_data"], privileges: &["ui
 
 const ACTIVITY_SUMMARY: &str = "activity_summary";
 const ACTIVITY_DETAILS: &str = "activity_details";
+
+const ONLY_BY_CAMPAIGN: &[&str] =
+    &["email_address", "device_type", "url_id", "link_url", "bounce_code", "opt_out_reason"];
+/// On the contact route it is looked up.
+const CAMPAIGN_ID: FieldNeeds = FieldNeeds { fields: &["campaign_id"], needs: &METRICS };
 
 pub(super) static SUMMARY: Source = Source {
     stream: Stream {
@@ -68,6 +74,7 @@ pub(super) static SUMMARY: Source = Source {
         narrowed_by: |config| Filter::of(&[contacts_of(config)]),
         bookmark_keys: KEYS_WITH_ROUTES,
         only_by_campaign: &[],
+        field_needs: &[CAMPAIGN_ID],
     },
     probe: Probe::OfContact(|client, _, id| {
         let (day, now) = (stamp(Utc::now() - TimeDelta::days(1)), stamp(Utc::now()));
@@ -87,7 +94,8 @@ pub(super) static DETAILS: Source = Source {
         needs: BY_CONTACT,
         narrowed_by: |config| Filter::of(&[contacts_of(config), ("types", words(&config.tracking_activity_types))]),
         bookmark_keys: KEYS_WITH_ROUTES,
-        only_by_campaign: &["email_address", "device_type", "url_id", "link_url", "bounce_code", "opt_out_reason"],
+        only_by_campaign: ONLY_BY_CAMPAIGN,
+        field_needs: &[CAMPAIGN_ID, FieldNeeds { fields: ONLY_BY_CAMPAIGN, needs: &BY_CAMPAIGN }],
     },
     probe: Probe::OfContact(|client, config, id| {
         let types = words(&config.tracking_activity_types);
@@ -192,7 +200,7 @@ fn readings(run: &mut Run) -> Result<Vec<Reading>> {
 /// Reads a report. On the campaign route the same pages serve both reports, so the first call reads both. On the contact
 /// route each report has pages of its own.
 fn read(run: &mut Run, shared: &mut Shared, stream: &'static Stream) -> Result<()> {
-    shared.needs = match run.config.activity_route.fixed() {
+    shared.needs = match run.config.activity_route.fixed().or(run.state.bookmark(stream).route()) {
         Some(Route::Contacts) => Some(&BY_CONTACT),
         Some(Route::Campaigns) => Some(&BY_CAMPAIGN),
         None => None,

@@ -106,6 +106,7 @@ pub(super) fn newest_first<T: DatedRow>(
 /// The rows of a listing that have been read, as hashes.
 #[derive(Default)]
 struct SeenRows {
+    /// All of them, also those that were added to a page after it was read.
     rows: HashSet<u64>,
     /// The listing in its order, as far as it is known.
     listing: Vec<KnownRow>,
@@ -115,6 +116,8 @@ struct SeenRows {
     previous: Vec<u64>,
     /// The time of its last row.
     oldest: Option<DateTime<Utc>>,
+    /// Whether it has been seen to change.
+    has_grown: bool,
     /// Each page, as the hash of its rows in order.
     pages: HashSet<u64>,
     /// How many pages in a row were exact repeats.
@@ -136,13 +139,15 @@ impl SeenRows {
     /// Whether a page may have a row again: one is equal to an earlier one, or the page is newer than the previous one, so
     /// that all of that was pushed on. `newest` is the time of its first row.
     fn may_repeat(&self, rows: &[u64], newest: Option<DateTime<Utc>>) -> bool {
-        let is_newer = newest.zip(self.oldest).is_some_and(|(newest, oldest)| newest > oldest);
-        is_newer || rows.iter().any(|row| self.rows.contains(row))
+        // Whole pages are often of one second, so an equal time says something only in a listing that is known to grow.
+        let is_newer = |(newest, oldest)| newest > oldest || (self.has_grown && newest == oldest);
+        newest.zip(self.oldest).is_some_and(is_newer) || rows.iter().any(|row| self.rows.contains(row))
     }
 
     /// Records how the previous page is now, and returns whether it is as it was when it was last read.
     fn is_unchanged(&mut self, now: Vec<u64>) -> bool {
         let unchanged = self.previous == now;
+        self.has_grown |= !unchanged;
         self.previous = now;
         unchanged
     }
@@ -156,6 +161,7 @@ impl SeenRows {
         let beyond = self.listing.split_off(start + known.iter().flatten().count());
         self.listing.truncate(start);
         self.page_start = start + self.previous.len();
+        self.rows.extend(&two_pages);
         let mut repeated = Vec::new();
         for (at, (row, known)) in two_pages.into_iter().zip(known).enumerate() {
             let is_passed_on = known.is_some_and(|known| known.is_passed_on);
@@ -164,7 +170,6 @@ impl SeenRows {
             self.listing.push(KnownRow { row, is_passed_on: is_passed_on || position.is_some() });
         }
         self.listing.extend(beyond);
-        self.rows.extend(rows);
         (self.previous, self.oldest) = (rows.to_vec(), oldest);
         self.check_end(rows)?;
         Ok(repeated)
@@ -317,6 +322,15 @@ mod tests {
             });
             assert_eq!(old(found), listing, "{new} new rows");
         }
+    }
+
+    #[test]
+    fn more_than_a_page_of_new_rows_may_come_twice() {
+        let found = read(&mut vec![row(1)], 6, |listing, number| {
+            let new = [0, 12, 13].get(number).copied().unwrap_or_default();
+            (0..new).for_each(|_| add(listing, 0));
+        });
+        assert_eq!(old(found), [row(1)]);
     }
 
     #[test]

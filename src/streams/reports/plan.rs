@@ -47,12 +47,15 @@ pub(super) struct Plan {
 }
 
 /// What reading by one route costs.
+#[derive(Default)]
 struct Cost {
     /// The calls of the read, including the `made` ones.
     calls: u64,
     /// Those of the calls that the plan has made already.
     made: u64,
     report_calls: Vec<(&'static str, u64)>,
+    /// The campaigns whose details it counts.
+    detailed: Vec<Id>,
 }
 
 /// The route that was chosen, and why.
@@ -110,6 +113,7 @@ fn make(run: &mut Run, learnt: &mut Learnt) -> Result<Plan> {
     let leaves_campaigns = route == Route::Contacts
         && readings.iter().any(|reading| reading.previous_route(run) == Some(Route::Campaigns));
     warn_of_route(&reason, leaves_campaigns, cost.calls, other);
+    learnt.campaigns.known.plan_details_of_reports(cost.detailed.into_iter());
     Ok(Plan {
         route,
         calls: run.client.calls().saturating_sub(before).saturating_sub(cost.made) + cost.calls,
@@ -148,7 +152,7 @@ fn cheaper(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<C
             // Read contact by contact, rows that are written again would lose what only the other route fills.
             return Err(Error::Forbidden(format!(
                 "{why}: earlier runs read campaign by campaign, and contact by contact would clear {} in rows that are \
-                 written again. To accept that, set activity_route to contacts",
+                 written again. Log in again and allow the campaigns; or, to accept that, set activity_route to contacts",
                 only_by_campaign()
             )));
         }
@@ -179,7 +183,7 @@ fn cheaper(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<C
 /// What the contact route costs. Lists the contacts, and reads a sample of them.
 fn by_contact(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<Cost> {
     let contacts = learnt.contacts(run)?;
-    let mut cost = Cost { calls: 0, made: 0, report_calls: Vec::new() };
+    let mut cost = Cost::default();
     for reading in readings {
         let unread: Vec<Id> = contacts.list.iter().filter(|id| reading.wants(id)).cloned().collect();
         let before = run.client.calls();
@@ -313,7 +317,8 @@ fn by_campaign(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Resu
         let (contacts, _) = contacts::count(run.client, run.config)?;
         calls += contacts.div_ceil(u64::from(run.config.page_size));
     }
-    Ok(Cost { calls, made, report_calls: Vec::new() })
+    let detailed = campaigns.into_iter().filter(|campaign| !campaign.has_detail).map(|campaign| campaign.id).collect();
+    Ok(Cost { calls, made, detailed, ..Cost::default() })
 }
 
 /// How many rows the campaigns to read have, according to the service's counts.
@@ -340,6 +345,16 @@ pub(super) fn campaigns_to_read(run: &Run, learnt: &mut Learnt, readings: &[Read
     let chosen = rows(&|kind| criteria.types.contains(&kind));
     learnt.counted = Some(CountedRows { sends: rows(&|kind| kind == Kind::Sends), chosen });
     Ok(campaigns)
+}
+
+/// How many calls it takes until the first activity is read: all details, since the activities are read in the order of
+/// their ids, and the reports of the largest campaign.
+pub(super) fn calls_to_progress(run: &Run, campaigns: &[CampaignToRead]) -> u64 {
+    let page_size = u64::from(run.config.page_size);
+    let reports =
+        |campaign: &CampaignToRead| campaign.kinds.iter().map(|kind| kind.rows.div_ceil(page_size).max(1)).sum();
+    let details = campaigns.iter().filter(|campaign| campaign.tracked.is_none()).count() as u64;
+    details + campaigns.iter().map(reports).max().unwrap_or(0)
 }
 
 /// Logs a corrected cost if the campaigns have more activities than the sample showed.

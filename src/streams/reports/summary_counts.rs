@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(start_of(&[(Kind::Sends, 5), (Kind::Sends, 3), (Kind::Opens, 1), (Kind::Opens, 9)]), at(5));
         // Rows come newest first, and the sends before everything else. Without one, the first activity counts.
         assert_eq!(start_of(&[(Kind::Opens, 9), (Kind::Opens, 7), (Kind::Clicks, 8)]), at(7));
-        assert_eq!(start_of(&[(Kind::Opens, 2), (Kind::Sends, 5)]), at(5));
+        assert_eq!(start_of(&[(Kind::Opens, 9), (Kind::Sends, 5)]), at(5));
     }
 
     #[test]

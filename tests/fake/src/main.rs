@@ -27,6 +27,9 @@ enum Do {
     Serve {
         /// Where config.json, login.json and what the account holds (truth/STREAM.json) go
         folder: PathBuf,
+        /// Which account: each number is another one
+        #[arg(long, default_value_t = 1)]
+        account: u64,
         /// How many contacts the account has
         #[arg(long, default_value_t = 300)]
         contacts: usize,
@@ -81,8 +84,8 @@ fn cells(row: &Map<String, Value>) -> Vec<String> {
 fn main() -> ExitCode {
     let outcome = match Args::parse().command.unwrap_or(Do::Demo) {
         Do::Demo => demo(),
-        Do::Serve { folder, contacts, redirect_uri } => {
-            serve(&folder, contacts, redirect_uri).map(|()| ExitCode::SUCCESS)
+        Do::Serve { folder, account, contacts, redirect_uri } => {
+            serve(&folder, account, contacts, redirect_uri).map(|()| ExitCode::SUCCESS)
         }
         Do::Tap { arguments } => return tap(&arguments),
     };
@@ -101,12 +104,12 @@ fn tap(arguments: &[String]) -> ExitCode {
     }
 }
 
-fn account(contacts: usize, campaigns: usize) -> Account {
-    Account::generate(1, Size { contacts, lists: 6, campaigns }).with_all_details()
+fn account(seed: u64, contacts: usize, campaigns: usize) -> Account {
+    Account::generate(seed, Size { contacts, lists: 6, campaigns }).with_all_details()
 }
 
 fn demo() -> io::Result<ExitCode> {
-    let fake = Fake::start(account(60, 8));
+    let fake = Fake::start(account(1, 60, 8));
     let folder = tempfile::tempdir()?;
     let config = folder.path().join("config.json");
     write_private(&config, &fake.config())?;
@@ -116,7 +119,8 @@ fn demo() -> io::Result<ExitCode> {
         let status = tap.status()?;
         return Ok(code(status.code()));
     }
-    let path = std::env::temp_dir().join("fake-account-messages.jsonl");
+    // A folder of its own: what another user has put under a known name must not be written to.
+    let path = tempfile::Builder::new().prefix("fake-account-").tempdir()?.keep().join("messages.jsonl");
     let mut file = BufWriter::new(File::create(&path)?);
     let mut child = tap.env("LOGLEVEL", "WARNING").stdout(Stdio::piped()).spawn()?;
     let mut seen = Seen::default();
@@ -202,12 +206,13 @@ Type a word and press Enter:
   noscope  from now on the login lacks the scope campaign_data
   revoke   the grant is revoked: the next renewal is refused
   heal     all is well again (a revoked grant needs a new login)
-  deny     the user says no to the next login; `allow` says yes
+  deny     the user says no to the next login
+  allow    the user says yes again
   tokens   how many renewals there were, and how many spent tokens came back
   quit     end it (so does the end of stdin)";
 
-fn serve(folder: &Path, contacts: usize, redirect_uri: Option<String>) -> io::Result<()> {
-    let fake = Fake::start(account(contacts, 10));
+fn serve(folder: &Path, seed: u64, contacts: usize, redirect_uri: Option<String>) -> io::Result<()> {
+    let fake = Fake::start(account(seed, contacts, 10));
     fake.tokens().redirect_uris.extend(redirect_uri);
     fs::create_dir_all(folder.join("truth"))?;
     let mut config = fake.config();
