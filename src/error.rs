@@ -57,6 +57,15 @@ impl Error {
         matches!(self, Error::Forbidden(_))
     }
 
+    /// A refusal as a failure, for a resource that has answered before.
+    #[must_use]
+    pub(crate) fn into_failure(self) -> Error {
+        match self {
+            Error::Forbidden(why) | Error::NotFound(why) | Error::Refused(why) => Error::Failed(why),
+            other => other,
+        }
+    }
+
     /// The same error, with the place in front of its text.
     #[must_use]
     pub fn context(self, what: impl std::fmt::Display) -> Error {

@@ -39,7 +39,7 @@ struct Inner {
     checkpoint: Option<Value>,
     /// The state in the last STATE message.
     written: Option<Value>,
-    records_since_checkpoint: u64,
+    lines_since_state: u64,
 }
 
 #[derive(Serialize)]
@@ -57,7 +57,7 @@ impl Messages {
             Output::Other(out) => out,
         };
         let buffer = Vec::with_capacity(BUFFER);
-        let inner = Inner { out, buffer, checkpoint: None, written: None, records_since_checkpoint: 0 };
+        let inner = Inner { out, buffer, checkpoint: None, written: None, lines_since_state: 0 };
         Messages { inner: Mutex::new(inner) }
     }
 
@@ -90,8 +90,8 @@ impl Messages {
     }
 
     /// The number of lines since the last STATE.
-    pub(crate) fn records_since_checkpoint(&self) -> u64 {
-        self.lock().records_since_checkpoint
+    pub(crate) fn lines_since_state(&self) -> u64 {
+        self.lock().lines_since_state
     }
 
     /// Writes the checkpoint, unless it is the last line already.
@@ -129,9 +129,9 @@ impl Inner {
     fn state(&mut self) -> Result<()> {
         if let Some(state) = self.checkpoint.take() {
             // An equal STATE is repeated after other lines, since some targets only keep a STATE that comes last.
-            if self.records_since_checkpoint > 0 || self.written.as_ref() != Some(&state) {
+            if self.lines_since_state > 0 || self.written.as_ref() != Some(&state) {
                 self.line(&json!({"type": "STATE", "value": state}))?;
-                self.records_since_checkpoint = 0;
+                self.lines_since_state = 0;
                 self.written = Some(state.clone());
             }
             self.checkpoint = Some(state);
@@ -147,7 +147,7 @@ impl Inner {
             return Err(io::Error::from(e).into());
         }
         self.buffer.push(b'\n');
-        self.records_since_checkpoint += 1;
+        self.lines_since_state += 1;
         if self.buffer.len() >= BUFFER {
             self.flush()?;
         }
@@ -330,7 +330,7 @@ mod tests {
         messages.state().unwrap();
         messages.state().unwrap();
         messages.record("contacts", &json!(2), "now").unwrap();
-        assert_eq!(messages.records_since_checkpoint(), 1);
+        assert_eq!(messages.lines_since_state(), 1);
         messages.state().unwrap();
         let text = String::from_utf8(disk.0.lock().unwrap().0.clone()).unwrap();
         let kinds: Vec<&str> = text.lines().map(|line| &line[9..12]).collect();

@@ -52,6 +52,11 @@ impl OddRows {
         }
     }
 
+    /// Whether so many rows of a stream were unusable so far that neither its bookmark nor its resume point may move.
+    pub(crate) fn is_too_odd(&self, stream: &Stream) -> bool {
+        self.0.get(stream.name).is_some_and(|odd| are_too_many(odd.left_out, odd.rows))
+    }
+
     /// Logs how many odd rows a stream had in all.
     ///
     /// # Errors
@@ -64,15 +69,38 @@ impl OddRows {
             let more = odd.unknown.len() - NAMED_FIELDS;
             log::warn!("{name}: {at_least}{more} more unknown fields are not written");
         }
-        if odd.left_out > FEW_LEFT_OUT && odd.left_out * 10 > odd.rows {
-            return Err(Error::Failed(format!(
-                "{} of {} rows cannot be used: the service has changed its format; update the tap, or report it",
-                odd.left_out, odd.rows
-            )));
+        if are_too_many(odd.left_out, odd.rows) {
+            return Err(changed_format("rows", odd.left_out, odd.rows));
         }
         if odd.left_out > 0 {
             log::warn!("{name}: {} of {} rows were not written because they lack a usable key", odd.left_out, odd.rows);
         }
         Ok(())
     }
+}
+
+/// Warns about rows of a listing that only names what a stream reads. `what` names them in the log.
+///
+/// # Errors
+/// `Failed` if so many rows were unusable that the service must have changed.
+pub(crate) fn check_listing(what: &str, pages: &[(usize, Oddities)]) -> Result<()> {
+    let left_out: u64 = pages.iter().map(|(_, oddities)| oddities.left_out).sum();
+    let rows = pages.iter().map(|(usable, _)| *usable as u64).sum::<u64>() + left_out;
+    if are_too_many(left_out, rows) {
+        return Err(changed_format(what, left_out, rows));
+    }
+    if left_out > 0 {
+        warn_once(format!("{left_out} of {rows} {what} lack a usable id, so their activity is not read"));
+    }
+    Ok(())
+}
+
+fn are_too_many(left_out: u64, rows: u64) -> bool {
+    left_out > FEW_LEFT_OUT && left_out * 10 > rows
+}
+
+fn changed_format(what: &str, left_out: u64, rows: u64) -> Error {
+    Error::Failed(format!(
+        "{left_out} of {rows} {what} cannot be used: the service has changed its format; update the tap, or report it"
+    ))
 }

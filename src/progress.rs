@@ -69,7 +69,7 @@ impl Streams {
     /// Every stream with the calls made for it so far.
     fn with_calls(&self, calls: u64) -> impl Iterator<Item = (&Line, u64)> {
         self.lines.iter().enumerate().map(move |(at, (line, earlier))| match self.current {
-            Some((current, since)) if current == at => (&**line, earlier + (calls - since)),
+            Some((current, since)) if current == at => (&**line, earlier + calls.saturating_sub(since)),
             _ => (&**line, *earlier),
         })
     }
@@ -100,7 +100,7 @@ impl Progress {
         let calls = self.calls.get();
         let mut streams = self.streams();
         if let Some((current, since)) = streams.current.take() {
-            streams.lines[current].1 += calls - since;
+            streams.lines[current].1 += calls.saturating_sub(since);
         }
         streams.current = stream.map(|stream| (streams.find_or_add(stream), calls));
     }

@@ -139,6 +139,11 @@ impl<'a> Run<'a> {
         self.odd_rows.check(stream)
     }
 
+    /// Whether so many rows of a stream were unusable so far that neither its bookmark nor its resume point may move.
+    pub(crate) fn is_too_odd(&self, stream: &Stream) -> bool {
+        self.odd_rows.is_too_odd(stream)
+    }
+
     /// The number of records of a stream and the time they took; also logs the metrics.
     pub(crate) fn count_records(&self, stream: &Stream) -> (u64, Duration) {
         let line = &self.begun[stream.name];
@@ -158,7 +163,7 @@ impl<'a> Run<'a> {
     /// Makes the current state the checkpoint, and writes a STATE if the last one is long ago.
     pub(crate) fn checkpoint(&mut self) -> Result<()> {
         self.messages.checkpoint(self.state.to_value());
-        if is_state_due(self.last_state.elapsed(), self.messages.records_since_checkpoint()) {
+        if is_state_due(self.last_state.elapsed(), self.messages.lines_since_state()) {
             self.write_state()?;
         }
         self.messages.flush()
@@ -382,9 +387,16 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Takes back the progress of this run: `began_at` is the resume point that it began with.
+    pub(crate) fn withdraw_progress(&mut self, stream: &Stream, began_at: Option<Resume>) {
+        if self.why_not_resumable(stream).is_none() {
+            self.state.bookmark_mut(stream).resume = began_at;
+        }
+    }
+
     /// Stores the resume point of a stream, with the settings of this run filled in.
     pub(crate) fn note_progress(&mut self, stream: &Stream, reached: Resume) {
-        if self.why_not_resumable(stream).is_some() {
+        if self.why_not_resumable(stream).is_some() || self.is_too_odd(stream) {
             return;
         }
         let mut deselected = self.extent(stream, reached.route).deselected;

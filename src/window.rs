@@ -10,8 +10,6 @@ use chrono_tz::Tz;
 pub(crate) struct Window {
     pub(crate) start: DateTime<Utc>,
     pub(crate) end: DateTime<Utc>,
-    /// Whether `report_*` settings set it. Then rows outside are not written, and bookmarks are neither used nor moved.
-    pub(crate) bounded: bool,
 }
 
 /// One end of a range of days.
@@ -68,7 +66,7 @@ impl ReportWindow {
             ReportWindow::Range { start, end } => (start.day(today), end.as_ref().map(|e| e.day(today))),
         };
         let end = last.map_or(now, |day| midnight(day + Days::new(1), zone).min(now));
-        Window { start: midnight(first, zone).min(end), end, bounded: true }
+        Window { start: midnight(first, zone).min(end), end }
     }
 }
 

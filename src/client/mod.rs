@@ -370,6 +370,8 @@ impl Client {
                 }
                 Err(Failure::Quota(now)) => {
                     self.day_is_used_up(now)?;
+                    // A day later, the token may have expired again.
+                    is_renewed = false;
                     token = self.bearer(self.auth.bearer()?);
                 }
                 Err(Failure::Token(_)) if !is_renewed => {

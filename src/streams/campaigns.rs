@@ -13,12 +13,15 @@ use super::page::{Coverage, each_page, every_row};
 use super::seen::{Seen, Sighting};
 use crate::client::{Client, Oddities, Row};
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::field::{Integer, Key, Text, Timestamp};
 use crate::id::Id;
 use crate::run::query_bound;
 use crate::shown::shown;
+
+/// If the first this many campaigns all answer 403, the login may not read campaigns or their reports.
+pub(super) const REFUSING_CAMPAIGNS: usize = 3;
 
 /// What the run has fetched about campaigns so far.
 #[derive(Default)]
@@ -169,7 +172,7 @@ impl KnownCampaigns {
     /// Fetches the details of those campaigns whose details are not known yet.
     ///
     /// # Errors
-    /// Any error but `NotFound` and `Refused`, which are remembered for the campaign.
+    /// Any error but a refusal, which is remembered for the campaign. `Forbidden` if the first campaigns of all are.
     pub(super) fn learn_details(&mut self, client: &Arc<Client>, campaigns: &[Id]) -> Result<()> {
         let missing: Vec<Id> = campaigns.iter().filter(|id| !self.details.contains_key(id)).cloned().collect();
         let (fetching, workers) = (Arc::clone(client), client.workers());
@@ -185,16 +188,27 @@ impl KnownCampaigns {
             |id, step| {
                 match step {
                     Step::Item(details) => self.remember_details(id.clone(), Ok(Arc::new(details))),
-                    Step::End(Err(why)) if why.is_refusal() => self.remember_details(id.clone(), Err(why)),
+                    Step::End(Err(why)) if why.is_refusal() => {
+                        self.remember_details(id.clone(), Err(why));
+                        self.refusal_of_all(campaigns.len()).map_or(Ok(()), Err)?;
+                    }
                     Step::End(outcome) => outcome?,
                 }
                 Ok(())
             },
         )?;
-        match campaigns.iter().find_map(|id| self.details.get(id)?.as_ref().err().filter(|why| why.is_forbidden())) {
-            Some(why) => Err(why.clone()),
-            None => Ok(()),
+        self.refusal_of_all(campaigns.len()).map_or(Ok(()), Err)
+    }
+
+    /// The refusal, if the service has answered 403 for the first of this many campaigns, and for no other.
+    fn refusal_of_all(&self, campaigns: usize) -> Option<Error> {
+        if self.details.len() < REFUSING_CAMPAIGNS.min(campaigns) {
+            return None;
         }
+        let refusal =
+            |details: &Result<Arc<EmailCampaign>>| details.as_ref().err().filter(|e| e.is_forbidden()).cloned();
+        let refusals: Option<Vec<Error>> = self.details.values().map(refusal).collect();
+        refusals?.pop()
     }
 }
 

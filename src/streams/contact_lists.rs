@@ -1,6 +1,6 @@
 //! `contact_lists`: `GET /contact_lists`, e-mail and SMS, active and deleted. The service has no date filter for it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -199,13 +199,16 @@ impl ChannelListing {
 
     fn write(&self, run: &mut Run, seen: &mut HashSet<String>) -> Result<()> {
         let stream = &SOURCE.stream;
+        // If the listing repeats a row, the last one is the newest.
+        let mut newest = BTreeMap::new();
         for page in &self.pages {
             run.note_oddities(stream, page.rows.len(), &page.oddities);
-            for list in &page.rows {
-                if seen.insert(list.list_id.as_str().to_owned()) {
-                    let list = ContactList { channel_type: Text::from(self.channel), ..list.clone() };
-                    run.emit(stream, &list, &page.extracted)?;
-                }
+            newest.extend(page.rows.iter().map(|list| (list.list_id.as_str(), (list, &page.extracted))));
+        }
+        for (id, (list, extracted)) in newest {
+            if seen.insert(id.to_owned()) {
+                let list = ContactList { channel_type: Text::from(self.channel), ..list.clone() };
+                run.emit(stream, &list, extracted)?;
             }
         }
         Ok(())

@@ -26,6 +26,7 @@ mod large;
 #[cfg(unix)]
 mod login;
 mod merging;
+mod missing_rows;
 mod mistakes;
 mod moving;
 mod odd;

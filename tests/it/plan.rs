@@ -229,6 +229,37 @@ fn a_later_run_does_not_leave_a_campaign_route_that_is_refused() {
     assert_eq!(tap_with(&fake, &by_contact, Some(&state), Some(&only(&REPORTS))).code, Some(0));
 }
 
+/// Reading from the start would clear the same columns in every row.
+#[test]
+fn a_read_from_the_start_keeps_the_campaign_route_or_warns() {
+    // By contact it is cheaper, though not by the thousand calls that a switch must save.
+    let fake = start(account(20, 70));
+    let (first, ..) = run(&fake, &json!({"activity_route": "campaigns"}), None, &REPORTS);
+    let state = first.last_state();
+    let mut from_the_start = only(&REPORTS);
+    for entry in from_the_start["streams"].as_array_mut().unwrap() {
+        entry["metadata"][0]["metadata"]["replication-method"] = json!("FULL_TABLE");
+    }
+    let again = tap_with(&fake, &json!({}), Some(&state), Some(&from_the_start));
+    assert!(again.stderr.contains("by the campaign route (as in earlier runs)"), "{}", again.stderr);
+    let ids: Vec<String> = fake.account().contacts.iter().take(3).map(|c| c.id.to_string()).collect();
+    for (more, is_warned) in [
+        (json!({"tracking_activity_types": "em_opens,p_contact_open"}), true),
+        (json!({"contact_ids": ids}), true),
+        (json!({"activity_route": "contacts"}), false),
+    ] {
+        let (ran, ..) = run(&fake, &more, Some(&state), &REPORTS);
+        let warnings = ran.stderr.lines().filter(|line| {
+            line.starts_with("WARNING the contact reports change to the contact route") && line.contains("link_url")
+        });
+        assert_eq!(warnings.count(), usize::from(is_warned), "{more}: {}", ran.stderr);
+    }
+    fake.tokens().granted_scopes.retain(|scope| scope != "campaign_data");
+    let refused = tap_with(&fake, &json!({}), Some(&state), Some(&from_the_start));
+    assert_eq!(refused.code, Some(3), "{}", refused.stderr);
+    assert!(refused.stderr.contains("set activity_route to contacts"), "{}", refused.stderr);
+}
+
 #[test]
 fn landing_pages_and_named_contacts_take_the_contact_route() {
     let fake = start(account(60, 3));
@@ -288,6 +319,7 @@ fn a_long_range_that_is_refused_is_split_into_windows_of_five_years() {
         let windows = (Utc::now().year() - 1998) / 5 + 1;
         let asked = fake.api_calls().iter().filter(|call| call.path.ends_with("/activity_summary")).count();
         assert_eq!(asked, 12 * usize::try_from(windows).unwrap() + 1);
+        line(&ran, "INFO the service refuses a summary of more than five years");
         assert!((planned - made).abs() <= 0.25 * made, "{planned} planned, {made} made");
     }
 }

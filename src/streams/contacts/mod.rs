@@ -20,6 +20,7 @@ use crate::extent;
 use crate::fanout::Step;
 use crate::field::{Key, Timestamp};
 use crate::id::Id;
+use crate::odd_rows::check_listing;
 use crate::quota::DAILY_QUOTA;
 use crate::run::{Run, is_before_bound, query_bound};
 use crate::schema;
@@ -300,7 +301,7 @@ impl Row for ContactId {
 
 /// The ids of the contacts whose reports are read, in their order, and whether the listing surely had all of them.
 pub(super) fn listed(run: &Run) -> Result<(Vec<Id>, bool)> {
-    let mut list = Vec::new();
+    let (mut list, mut oddities) = (Vec::new(), Vec::new());
     let mut seen = Seen::default();
     let pages = pages::<ContactId>(run.config, &[]);
     let coverage = every_row(run.client, SOURCE.stream.name, vec![None], pages, &mut seen, |_, step, seen| {
@@ -308,6 +309,7 @@ pub(super) fn listed(run: &Run) -> Result<(Vec<Id>, bool)> {
             Step::Item(page) => page,
             Step::End(outcome) => return outcome,
         };
+        oddities.push((page.rows.len(), page.oddities));
         for row in page.rows {
             let email = row.email_address.unwrap_or_default();
             let dates = [&row.created_at, &row.updated_at, &email.updated_at, &email.opt_out_date];
@@ -320,9 +322,12 @@ pub(super) fn listed(run: &Run) -> Result<(Vec<Id>, bool)> {
         }
         Ok(())
     })?;
+    check_listing("contacts", &oddities)?;
     list.sort_unstable();
     if let Coverage::MayLackRows(why) = &coverage {
-        log::warn!("contacts: {why}. Activity of some contacts may be missing; the next run reads the same again");
+        log::warn!(
+            "contacts: {why}. Activity of some contacts may be missing; the bookmark stays, so a later run reads it"
+        );
     }
     Ok((list, coverage == Coverage::Whole))
 }

@@ -184,7 +184,7 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     let Selection { listing, summaries, refused, chosen } = choose(run, known, &place)?;
     note(run, &listing.oddities);
     if let Some(why) = &listing.may_lack {
-        log::warn!("email_campaigns: {why}. Campaigns may be missing; run once with --full-table email_campaigns");
+        log::warn!("email_campaigns: {why}. Campaigns may be missing; the next run reads the same again");
     }
     if let Some(summaries) = &summaries {
         note(run, &summaries.oddities);
@@ -198,9 +198,13 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     if let Some(after) = &place.after {
         log::info!("{}: continuing after campaign {after}; {} campaigns to go", stream.name, chosen.len());
     }
-    write(run, known, &mut place, chosen)?;
+    // Neither bookmark nor resume point may move past a campaign that the listing lacks.
+    let is_whole = listing.may_lack.is_none();
+    write(run, known, &mut place, chosen, is_whole)?;
     run.check_oddities(stream)?;
-    run.advance_bookmark(stream, place.until, OVERLAP);
+    if is_whole {
+        run.advance_bookmark(stream, place.until, OVERLAP);
+    }
     Ok(())
 }
 
@@ -288,7 +292,13 @@ fn note(run: &mut Run, pages: &PageOddities) {
 }
 
 /// Writes the campaigns one by one, while the details of the next ones are being fetched.
-fn write(run: &mut Run, known: &mut KnownCampaigns, place: &mut Resume, chosen: BTreeMap<Id, Chosen>) -> Result<()> {
+fn write(
+    run: &mut Run,
+    known: &mut KnownCampaigns,
+    place: &mut Resume,
+    chosen: BTreeMap<Id, Chosen>,
+    is_whole: bool,
+) -> Result<()> {
     let stream = &SOURCE.stream;
     run.client.note_calls_to_progress(chosen.values().next().map_or(0, |first| first.calls(false)));
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
@@ -320,8 +330,10 @@ fn write(run: &mut Run, known: &mut KnownCampaigns, place: &mut Resume, chosen: 
                     answers.extracted.as_deref().or(chosen.listed.as_ref().map(|listed| &*listed.extracted));
                 run.emit(stream, &campaign, extracted.unwrap_or(&stamp(Utc::now())))?;
             }
-            place.after = Some(id.to_string());
-            run.note_progress(stream, place.clone());
+            if is_whole {
+                place.after = Some(id.to_string());
+                run.note_progress(stream, place.clone());
+            }
             run.checkpoint()
         },
     )

@@ -33,8 +33,8 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
     let activities = activities_to_read(run, shared, readings)?;
     let reports = TrackingReport::of(&activities, readings);
     let (client, workers, page_size) = (Arc::clone(run.client), run.client.workers(), run.config.page_size);
-    let mut writer = Writer::new(run, readings, contacts, &activities);
-    fanout::in_order(
+    let mut writer = Writer::new(run, readings, contacts, Refusals::new(&reports));
+    let outcome = fanout::in_order(
         reports,
         workers,
         |part: &Part<Tracked>| part.page.weight,
@@ -43,9 +43,10 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
             Step::Item(part) => writer.page(report, part),
             Step::End(outcome) => writer.end_of_report(report, outcome),
         },
-    )?;
+    );
+    // Also when the run ends early: the next one does not ask for the refused reports again.
     writer.refusals.log(writer.readings);
-    Ok(())
+    outcome
 }
 
 /// The contacts whose rows are written; `None` means all contacts.
@@ -55,15 +56,21 @@ fn contacts_to_write(run: &Run, shared: &mut Shared, readings: &mut [Reading]) -
     }
     let contacts = shared.reports.contacts(run)?;
     for reading in readings {
-        reading.note_contacts(contacts.are_all);
+        reading.note_listing(contacts.are_all);
     }
     Ok(Some(contacts.list.iter().cloned().collect()))
 }
 
 /// The activities of all campaigns that may have rows, in the order of their ids.
-fn activities_to_read(run: &Run, shared: &mut Shared, readings: &[Reading]) -> Result<Vec<Arc<ActivityToRead>>> {
+fn activities_to_read(run: &Run, shared: &mut Shared, readings: &mut [Reading]) -> Result<Vec<Arc<ActivityToRead>>> {
     let learnt = &mut shared.reports;
     let mut campaigns = plan::campaigns_to_read(run, learnt, readings)?;
+    if let Some(why) = &learnt.campaigns.may_lack {
+        log::warn!("{why}. Activity of some campaigns may be missing; the bookmark stays, so a later run reads it");
+        for reading in readings.iter_mut() {
+            reading.note_listing(false);
+        }
+    }
     let ids: Vec<Id> = campaigns.iter().map(|campaign| campaign.id.clone()).collect();
     run.client.note_calls_to_progress(plan::calls_to_progress(run, &campaigns));
     learnt.campaigns.activities(run.client, &ids)?;
@@ -90,7 +97,7 @@ fn activities_to_read(run: &Run, shared: &mut Shared, readings: &[Reading]) -> R
     }
     if gone > 0 {
         log::warn!(
-            "{gone} sent campaigns are listed but unknown one by one: their reports can only be read with \
+            "{gone} sent campaigns are listed but unknown or refused one by one: their reports can only be read with \
              activity_route: contacts"
         );
     }
@@ -121,14 +128,14 @@ impl<'a, 'run> Writer<'a, 'run> {
         run: &'a mut Run<'run>,
         readings: &'a mut [Reading],
         contacts: Option<HashSet<Id>>,
-        activities: &[Arc<ActivityToRead>],
+        refusals: Refusals,
     ) -> Writer<'a, 'run> {
         Writer {
             types: Kind::chosen(&run.config.tracking_activity_types),
             run,
             readings,
             contacts,
-            refusals: Refusals::new(activities),
+            refusals,
             has_begun: false,
             is_skipped: false,
             occurrences: Occurrences::default(),
@@ -144,7 +151,8 @@ impl<'a, 'run> Writer<'a, 'run> {
         }
         self.has_begun = true;
         self.extracted.clone_from(&part.page.extracted);
-        let tracked = rows(self.run, &DETAILS.stream, &mut part.page);
+        let stream = self.readings.last().map_or(&DETAILS.stream, |reading| reading.stream);
+        let tracked = rows(self.run, stream, &mut part.page);
         for row in part.fresh(tracked) {
             self.row(report, row)?;
         }
@@ -178,7 +186,7 @@ impl<'a, 'run> Writer<'a, 'run> {
             _ if self.is_skipped => {}
             Ok(()) => self.refusals.note_answer(),
             // A refusal after the first page is a failure: the service has this report.
-            Err(why) if self.has_begun => return Err(why),
+            Err(why) if self.has_begun => return Err(why.into_failure()),
             Err(why) => {
                 self.refusals.note(report, why)?;
                 report.activity.refuse();
@@ -200,8 +208,17 @@ impl<'a, 'run> Writer<'a, 'run> {
                 self.run.emit(&SUMMARY.stream, &record, &self.extracted)?;
             }
         }
+        if self.refusals.may_be_of_stream() {
+            return Ok(());
+        }
+        // The pages serve both reports, so their unusable rows hold up both.
+        let is_too_odd = self.readings.iter().any(|reading| self.run.is_too_odd(reading.stream));
         for reading in self.readings.iter_mut() {
-            reading.note_progress(self.run, Route::Campaigns, &activity.id);
+            if is_too_odd {
+                reading.withdraw_progress(self.run);
+            } else {
+                reading.note_progress(self.run, Route::Campaigns, &activity.id);
+            }
         }
         self.run.checkpoint()
     }

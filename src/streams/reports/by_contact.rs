@@ -10,7 +10,7 @@ use super::newest_first::{Listing, Part, newest_first};
 use super::reading::Reading;
 use super::records::{ActionSummary, ActivityDetail, OfActivity};
 use super::{ACTIVITY_DETAILS, ACTIVITY_SUMMARY, DETAILS, Learnt, route};
-use crate::client::{Client, Oddities, Page, Row};
+use crate::client::{Client, Page, Row};
 use crate::config::{Route, Word};
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
@@ -97,7 +97,15 @@ impl<T> ContactFetch<T> {
         push: &mut dyn FnMut(Part<T>) -> bool,
     ) -> Result<()> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-        let Some((parts, outcome)) = kept else { return (self.ask)(client, priority, id, push) };
+        let Some((parts, outcome)) = kept else {
+            let mut has_begun = false;
+            let outcome = (self.ask)(client, priority, id, &mut |part| {
+                has_begun = true;
+                push(part)
+            });
+            // A refusal after the first page is a failure: the service has this report.
+            return if has_begun { outcome.map_err(Error::into_failure) } else { outcome };
+        };
         for part in parts {
             if !push(part) {
                 break;
@@ -136,14 +144,23 @@ pub(super) fn summary(reading: &Reading, must_split: Arc<AtomicBool>) -> Arc<Con
                 }
                 Ok(())
             };
+            let windows = five_year_windows(range.0, range.1);
             if !must_split.load(Ordering::Relaxed) {
                 match ask_range(range) {
-                    Err(Error::Refused(_)) if is_long(&range) => must_split.store(true, Ordering::Relaxed),
+                    Err(Error::Refused(why)) if is_long(&range) => {
+                        if !must_split.swap(true, Ordering::Relaxed) {
+                            log::info!(
+                                "the service refuses a summary of more than five years ({why}), so each contact takes \
+                                 {} calls",
+                                windows.len()
+                            );
+                        }
+                    }
                     other => return other,
                 }
             }
             // A contact that was imported may have activity from before it was created, so its creation is no bound.
-            five_year_windows(range.0, range.1).into_iter().try_for_each(ask_range)
+            windows.into_iter().try_for_each(ask_range)
         };
     ContactFetch::new(reading, true, Box::new(ask))
 }
@@ -244,7 +261,7 @@ fn each_contact<T: Row>(
     write: Write<T>,
 ) -> Result<()> {
     let contacts = shared.reports.contacts(run)?;
-    reading.note_contacts(contacts.are_all);
+    reading.note_listing(contacts.are_all);
     let unread: Vec<Id> = contacts.list.iter().filter(|id| reading.wants(id)).cloned().collect();
     run.client.note_calls_to_progress(1);
     let mut check = PlanCheck::new(run, shared, reading, unread.len() as u64);
@@ -252,7 +269,7 @@ fn each_contact<T: Row>(
     let mut contact = OneContact::default();
     let (mut gone, mut shown) = (0, Vec::new());
     let fetching = Arc::clone(fetch);
-    fanout::in_order(
+    let outcome = fanout::in_order(
         unread,
         workers,
         |part: &Part<T>| part.page.weight,
@@ -260,13 +277,11 @@ fn each_contact<T: Row>(
         |id, step| {
             match step {
                 Step::Item(part) => {
-                    contact.has_begun = true;
                     write(run, &mut shared.reports, reading, &mut contact, id, part)?;
                 }
                 Step::End(outcome) => {
                     match outcome {
-                        // A 404 after the first page is a failure: the service knows this contact.
-                        Err(Error::NotFound(why)) if !contact.has_begun => {
+                        Err(Error::NotFound(why)) => {
                             log::debug!("{}: no report of contact {id}: {why}", reading.stream.name);
                             gone += 1;
                             if shown.len() < SHOWN_IDS {
@@ -283,7 +298,8 @@ fn each_contact<T: Row>(
             }
             Ok(())
         },
-    )?;
+    );
+    // Also when the run ends early: the next one does not ask for these contacts again.
     let all = contacts.list.len();
     if !run.config.contact_ids.is_empty() && gone > 0 {
         let more = gone - shown.len();
@@ -296,7 +312,7 @@ fn each_contact<T: Row>(
     } else if gone > 0 {
         log::info!("{}: the service has no report for {gone} of {all} contacts", reading.stream.name);
     }
-    Ok(())
+    outcome
 }
 
 /// Compares the plan with the calls made, and logs a new estimate if the plan was too low.
@@ -319,13 +335,15 @@ impl PlanCheck {
 
     fn one_more(&mut self, run: &Run) {
         self.done += 1;
-        if self.is_corrected || self.done < CHECK_AFTER || !self.done.is_multiple_of(CHECK_AFTER) {
+        if self.is_corrected || !self.done.is_multiple_of(CHECK_AFTER) {
             return;
         }
-        let expected = route::scaled(run.client.calls() - self.calls_before, self.contacts, self.done);
+        // A call that was not answered is not counted in the end, so the count may fall.
+        let made = run.client.calls().saturating_sub(self.calls_before);
+        let expected = route::scaled(made, self.contacts, self.done);
         if expected > self.planned + self.planned / 4 {
             self.is_corrected = true;
-            run.progress.expect_calls(expected - (run.client.calls() - self.calls_before));
+            run.progress.expect_calls(expected.saturating_sub(made));
             log::info!(
                 "{}: new estimate: {}, not {}, because contacts have more rows than those of the sample",
                 self.stream,
@@ -339,7 +357,6 @@ impl PlanCheck {
 /// What has been read of the current contact.
 #[derive(Default)]
 struct OneContact {
-    has_begun: bool,
     summaries: HashSet<Id>,
     /// How many rows had the same activity, type and time: two opens in one second are equal in all fields.
     occurrences: HashMap<(String, String, String), u64>,
@@ -380,7 +397,13 @@ fn write_details(
     mut part: Part<ActivityDetail>,
 ) -> Result<()> {
     let stream = reading.stream;
-    let rows = rows(run, stream, &mut part.page);
+    let rows = std::mem::take(&mut part.page.rows);
+    let untyped: Vec<&ActivityDetail> = rows.iter().filter(|row| row.tracking_activity_type.is_empty()).collect();
+    part.page.oddities.left_out += untyped.len() as u64;
+    if let Some(row) = untyped.first() {
+        part.page.oddities.why_left_out.get_or_insert_with(|| without_type(row));
+    }
+    run.note_oddities(stream, rows.len() - untyped.len(), &part.page.oddities);
     let wanted = |row: &ActivityDetail| row.created_time.instant().is_some_and(|at| reading.holds(at));
     let of_emails = rows.iter().filter(|row| wanted(row) && !row.is_of_landing_page());
     learnt.campaign_ids.learn(
@@ -390,11 +413,7 @@ fn write_details(
         of_emails.map(|row| row.campaign_activity_id.as_str()),
     )?;
     for mut row in part.fresh(rows) {
-        if row.tracking_activity_type.is_empty() {
-            run.note_oddities(stream, 0, &without_type(&row));
-            continue;
-        }
-        if !wanted(&row) {
+        if row.tracking_activity_type.is_empty() || !wanted(&row) {
             continue;
         }
         let next = contact
@@ -415,12 +434,8 @@ fn write_details(
     Ok(())
 }
 
-/// The warning for a row without a type, if several types were requested.
-fn without_type(row: &ActivityDetail) -> Oddities {
-    let name = format!("contact_id={}, created_time={}", row.contact_id.as_str(), row.created_time.as_str());
-    Oddities {
-        left_out: 1,
-        why_left_out: Some(format!("{name}: tracking_activity_type missing or unusable")),
-        ..Oddities::default()
-    }
+/// Why a row without a type is left out, if several types were requested.
+fn without_type(row: &ActivityDetail) -> String {
+    let (contact, at) = (row.contact_id.as_str(), row.created_time.as_str());
+    format!("contact_id={contact}, created_time={at}: tracking_activity_type missing or unusable")
 }

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::field::{Integer, Text};
 use crate::id::Id;
+use crate::odd_rows::check_listing;
 use crate::streams::campaigns::KnownCampaigns;
 use crate::streams::email_campaigns::record::{CampaignActivity, EmailCampaign};
 
@@ -30,7 +31,9 @@ const SENDING_TAKES: TimeDelta = TimeDelta::days(2);
 pub(crate) struct Campaigns {
     pub(in crate::streams) known: KnownCampaigns,
     listed: Option<Vec<CampaignFacts>>,
-    sent: Option<HashMap<Id, Sent>>,
+    sent: Option<HashMap<Id, SentCounts>>,
+    /// Why the listing may lack campaigns, if it changed while it was read.
+    pub(super) may_lack: Option<String>,
 }
 
 /// What the listing says about a campaign.
@@ -45,7 +48,7 @@ pub(in crate::streams) struct CampaignFacts {
 }
 
 /// The service's counts for a sent campaign.
-struct Sent {
+struct SentCounts {
     last: Option<DateTime<Utc>>,
     rows: [u64; KINDS.len()],
     /// Whether the counts of opens and clicks include repeated ones, not one per contact.
@@ -114,12 +117,12 @@ pub(super) struct Criteria {
 
 /// A campaign that may have been sent, as the listing and the summaries show it.
 #[derive(Clone, Copy)]
-struct Known<'a> {
+struct Candidate<'a> {
     listed: Option<&'a CampaignFacts>,
-    counted: Option<&'a Sent>,
+    counted: Option<&'a SentCounts>,
 }
 
-impl Known<'_> {
+impl Candidate<'_> {
     fn last_sent(&self) -> Option<DateTime<Utc>> {
         self.counted.and_then(|sent| sent.last)
     }
@@ -215,17 +218,17 @@ impl Campaigns {
             let counted = sent.get(&listed.id);
             // A campaign that was just sent may have no counts yet, and so no date: it is needed.
             if counted.is_some() || !listed.is_unsent {
-                found.insert(&listed.id, Known { listed: Some(listed), counted });
+                found.insert(&listed.id, Candidate { listed: Some(listed), counted });
             }
         }
         for (id, counted) in sent {
-            found.entry(id).or_insert(Known { listed: None, counted: Some(counted) });
+            found.entry(id).or_insert(Candidate { listed: None, counted: Some(counted) });
         }
         found.into_iter().filter_map(|(id, known)| self.to_read(id, &known, criteria)).collect()
     }
 
     /// What to read of a campaign; `None` for nothing.
-    fn to_read(&self, id: &Id, known: &Known, criteria: &Criteria) -> Option<CampaignToRead> {
+    fn to_read(&self, id: &Id, known: &Candidate, criteria: &Criteria) -> Option<CampaignToRead> {
         let is_wanted_by: Vec<bool> = criteria.demands.iter().map(|demand| known.may_have_rows_for(demand)).collect();
         let demands = criteria.demands.iter().zip(&is_wanted_by).filter(|(_, wanted)| **wanted);
         let demands: Vec<&Demand> = demands.map(|(demand, _)| demand).collect();
@@ -251,6 +254,8 @@ impl Campaigns {
     fn listed(&mut self, client: &Arc<Client>, config: &Config) -> Result<&[CampaignFacts]> {
         if self.listed.is_none() {
             let listing = self.known.listing(client, config, None)?;
+            check_listing("campaigns", &listing.oddities)?;
+            self.may_lack.clone_from(&listing.may_lack);
             let listed = listing.campaigns.iter().map(|(id, row)| CampaignFacts {
                 id: id.clone(),
                 name: row.campaign.name.0.clone(),
@@ -264,15 +269,16 @@ impl Campaigns {
     }
 
     /// The sent campaigns, as the summaries count them.
-    fn sent(&mut self, client: &Arc<Client>, config: &Config) -> Result<&HashMap<Id, Sent>> {
+    fn sent(&mut self, client: &Arc<Client>, config: &Config) -> Result<&HashMap<Id, SentCounts>> {
         if self.sent.is_none() {
             let summaries = self.known.summaries(client, config)?;
+            check_listing("summaries of campaigns", &summaries.oddities)?;
             let sent = summaries.sent.iter().map(|(id, row)| {
                 // A missing count does not mean that there are no rows.
                 let at_least = |count: Integer| count.0.map_or(1, i64::unsigned_abs);
                 let counts = row.unique_counts.clone();
                 let rows = counts.map_or([1; KINDS.len()], |counts| counts.by_kind().map(at_least));
-                (id.clone(), Sent { last: row.last_sent_date.instant(), rows, counts_all: false })
+                (id.clone(), SentCounts { last: row.last_sent_date.instant(), rows, counts_all: false })
             });
             self.sent = Some(sent.collect());
         }
@@ -404,7 +410,8 @@ mod tests {
     /// A campaign sent on each of these days, the last of which is day 0; what the summaries count.
     fn sent_on(days: &[i64], rows: u64) -> Campaigns {
         let id = |day: &i64| Id::from(format!("sent {day}").as_str());
-        let sent = days.iter().map(|day| (id(day), Sent { last: Some(at(*day)), rows: [rows; 6], counts_all: true }));
+        let sent =
+            days.iter().map(|day| (id(day), SentCounts { last: Some(at(*day)), rows: [rows; 6], counts_all: true }));
         let listed = days.iter().map(|day| CampaignFacts {
             id: id(day),
             name: None,

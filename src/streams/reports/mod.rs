@@ -153,7 +153,7 @@ impl Learnt {
 
     /// How many calls the plan expects one report to take on the contact route.
     fn planned_calls(&self, report: &Stream) -> u64 {
-        let planned = self.plan.iter().flat_map(|plan| &plan.of_report);
+        let planned = self.plan.iter().flat_map(|plan| &plan.report_calls);
         planned.filter(|(name, _)| *name == report.name).map(|(_, calls)| calls).sum()
     }
 
@@ -221,6 +221,10 @@ fn read(run: &mut Run, shared: &mut Shared, stream: &'static Stream) -> Result<(
                 run.begin(reading.stream)?;
             }
             by_campaign::read(run, shared, &mut readings)?;
+            // The pages serve both, so too many unusable rows keep both bookmarks.
+            for reading in &readings {
+                run.check_oddities(reading.stream)?;
+            }
             readings.into_iter().try_for_each(|reading| reading.finish(run, route))
         }
     }

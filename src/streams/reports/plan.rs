@@ -4,6 +4,7 @@
 //! It makes as few as the choice needs, and keeps the answers, so that the read does not repeat them.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -38,9 +39,9 @@ pub(super) struct Plan {
     /// The calls of both reports together, including those that made the plan.
     pub(super) calls: u64,
     /// The calls of the read itself, including those for the sample.
-    of_read: u64,
+    read_calls: u64,
     /// The calls of each report on the contact route, which reads them one after the other.
-    pub(super) of_report: Vec<(&'static str, u64)>,
+    pub(super) report_calls: Vec<(&'static str, u64)>,
     /// Route and reason, in words.
     pub(super) words: String,
 }
@@ -52,9 +53,34 @@ struct Cost {
     calls: u64,
     /// Those of the calls that the plan has made already.
     made: u64,
-    of_report: Vec<(&'static str, u64)>,
+    report_calls: Vec<(&'static str, u64)>,
     /// The campaigns whose details it counts.
     detailed: Vec<Id>,
+}
+
+/// The route that was chosen, and why.
+struct Choice {
+    route: Route,
+    reason: Reason,
+    cost: Cost,
+    other: Option<Other>,
+}
+
+/// The calls that the other route takes.
+#[derive(Clone, Copy)]
+enum Other {
+    About(u64),
+    /// It surely takes more calls than the chosen one, so it was not looked at more closely.
+    AtLeast(u64),
+}
+
+impl fmt::Display for Other {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Other::About(calls) => write!(f, "about {calls}"),
+            Other::AtLeast(calls) => write!(f, "at least {calls}"),
+        }
+    }
 }
 
 /// The plan of this run; the first call makes it.
@@ -74,18 +100,25 @@ fn make(run: &mut Run, learnt: &mut Learnt) -> Result<Plan> {
     run.client.run_start()?;
     let before = run.client.calls();
     let readings = super::readings(run)?;
-    let (route, reason, cost, other) = match fixed(run, &readings) {
-        Some((Route::Contacts, reason)) => (Route::Contacts, reason, by_contact(run, learnt, &readings)?, None),
-        Some((Route::Campaigns, reason)) => (Route::Campaigns, reason, by_campaign(run, learnt, &readings)?, None),
+    let Choice { route, reason, cost, other } = match fixed(run, &readings) {
+        Some((route, reason)) => {
+            let cost = match route {
+                Route::Contacts => by_contact(run, learnt, &readings)?,
+                Route::Campaigns => by_campaign(run, learnt, &readings)?,
+            };
+            Choice { route, reason, cost, other: None }
+        }
         None => cheaper(run, learnt, &readings)?,
     };
-    warn_of_route(&reason, cost.calls, other);
+    let leaves_campaigns = route == Route::Contacts
+        && readings.iter().any(|reading| reading.previous_route(run) == Some(Route::Campaigns));
+    warn_of_route(&reason, leaves_campaigns, cost.calls, other);
     learnt.campaigns.known.plan_details_of_reports(cost.detailed.into_iter());
     Ok(Plan {
         route,
-        calls: (run.client.calls() - before).saturating_sub(cost.made) + cost.calls,
-        of_read: cost.calls,
-        of_report: cost.of_report,
+        calls: run.client.calls().saturating_sub(before).saturating_sub(cost.made) + cost.calls,
+        read_calls: cost.calls,
+        report_calls: cost.report_calls,
         words: words(route, &reason, other),
     })
 }
@@ -105,12 +138,13 @@ fn fixed(run: &Run, readings: &[Reading]) -> Option<(Route, Reason)> {
     (landing_pages && run.selects(&DETAILS.stream)).then_some((Route::Contacts, Reason::LandingPages))
 }
 
-/// The cheaper route, with its cost and the calls of the other one. The campaigns are counted first, since that takes few
+/// The cheaper route. The campaigns are counted first, since that takes few
 /// calls. Contacts are sampled only if the contact route could still win.
-fn cheaper(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<(Route, Reason, Cost, Option<u64>)> {
+fn cheaper(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<Choice> {
     let previous = readings.iter().find_map(|reading| reading.previous_route(run));
     if previous == Some(Route::Contacts) {
-        return Ok((Route::Contacts, Reason::Bookmark, by_contact(run, learnt, readings)?, None));
+        let cost = by_contact(run, learnt, readings)?;
+        return Ok(Choice { route: Route::Contacts, reason: Reason::Bookmark, cost, other: None });
     }
     let by_campaign = match by_campaign(run, learnt, readings) {
         Ok(cost) => cost,
@@ -124,8 +158,8 @@ fn cheaper(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<(
         }
         Err(Error::Forbidden(why)) => {
             let cost = by_contact(run, learnt, readings)?;
-            let other = learnt.sampled.campaign_calls(u64::from(run.config.page_size));
-            return Ok((Route::Contacts, Reason::Refused(why), cost, Some(other)));
+            let other = Some(Other::About(learnt.sampled.campaign_calls(u64::from(run.config.page_size))));
+            return Ok(Choice { route: Route::Contacts, reason: Reason::Refused(why), cost, other });
         }
         Err(e) => return Err(e),
     };
@@ -133,9 +167,9 @@ fn cheaper(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<(
     let listing = contacts.div_ceil(u64::from(run.config.page_size));
     let reports = readings.iter().map(|reading| unsampled(run, learnt, reading, contacts));
     let least = listing + reports.map(|report| report.at_least()).sum::<u64>();
-    if !route::is_open(least, by_campaign.calls, previous) {
+    if !route::can_contacts_win(least, by_campaign.calls, previous) {
         let (route, reason) = route::choose(least, by_campaign.calls, previous);
-        return Ok((route, reason, by_campaign, Some(least)));
+        return Ok(Choice { route, reason, cost: by_campaign, other: Some(Other::AtLeast(least)) });
     }
     let by_contact = by_contact(run, learnt, readings)?;
     let (route, reason) = route::choose(by_contact.calls + listing, by_campaign.calls, previous);
@@ -143,7 +177,7 @@ fn cheaper(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<(
         Route::Contacts => (by_contact, by_campaign.calls),
         Route::Campaigns => (by_campaign, by_contact.calls + listing),
     };
-    Ok((route, reason, cost, Some(other)))
+    Ok(Choice { route, reason, cost, other: Some(Other::About(other)) })
 }
 
 /// What the contact route costs. Lists the contacts, and reads a sample of them.
@@ -160,7 +194,7 @@ fn by_contact(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Resul
             let fetch = learnt.details(run, reading);
             sample(run, learnt, &unread, &fetch)?
         };
-        cost.made += run.client.calls() - before;
+        cost.made += run.client.calls().saturating_sub(before);
         // If contacts fill more than a page, the few calls that count all rows make the plan more exact.
         let page = by_contact::rows_a_page(run, reading);
         let is_worth_it = unread.len() > 5 * CONTACT_SAMPLE && rows.iter().any(|rows| *rows > page / 2);
@@ -173,9 +207,9 @@ fn by_contact(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Resul
         let mut report = unsampled(run, learnt, reading, unread.len() as u64);
         report.least *= by_contact::least_calls(reading, learnt.must_split.load(Ordering::Relaxed));
         report.sample = rows;
-        cost.of_report.push((reading.stream.name, report.calls()));
+        cost.report_calls.push((reading.stream.name, report.calls()));
     }
-    let of_reports: u64 = cost.of_report.iter().map(|(_, calls)| calls).sum();
+    let of_reports: u64 = cost.report_calls.iter().map(|(_, calls)| calls).sum();
     let are_looked_up = readings.iter().any(|reading| run.wants(reading.stream, &["campaign_id"]));
     let (sampled, sent) = (learnt.sampled.activities.len() as u64, learnt.campaigns.sent_count());
     cost.calls = of_reports + if are_looked_up { route::lookups(sampled, sent.saturating_sub(sampled)) } else { 0 };
@@ -275,7 +309,7 @@ fn by_campaign(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Resu
     let size = sample_size(run, CAMPAIGN_SAMPLE);
     let some: Vec<Id> = spread_over(campaigns.len(), size).map(|at| campaigns[at].id.clone()).collect();
     learnt.campaigns.activities(run.client, &some)?;
-    let made = run.client.calls() - before;
+    let made = run.client.calls().saturating_sub(before);
     learnt.campaigns.note_activities(&mut campaigns);
     let mut calls = route::campaign_calls(&campaigns, u64::from(run.config.page_size));
     // To leave out contacts of other statuses, the wanted ones must be listed.
@@ -327,10 +361,12 @@ pub(super) fn calls_to_progress(run: &Run, campaigns: &[CampaignToRead]) -> u64 
 pub(super) fn correct(run: &Run, learnt: &Learnt, campaigns: &[CampaignToRead]) {
     let Some(plan) = &learnt.plan else { return };
     let calls = route::campaign_calls(campaigns, u64::from(run.config.page_size));
-    run.progress.expect_calls(calls);
-    if calls > plan.of_read + plan.of_read / 10 {
+    // The details of all of them have just been fetched.
+    let made = campaigns.iter().filter(|campaign| !campaign.has_detail).count() as u64;
+    run.progress.expect_calls(calls.saturating_sub(made));
+    if calls > plan.read_calls + plan.read_calls / 10 {
         let cost = route::cost(calls, run.config.requests_per_second);
-        log::info!("new estimate: the contact reports take {cost}, not {}", plan.of_read);
+        log::info!("new estimate: the contact reports take {cost}, not {}", plan.read_calls);
     }
 }
 
@@ -338,35 +374,41 @@ fn only_by_campaign() -> String {
     DETAILS.stream.only_by_campaign.join(", ")
 }
 
-fn warn_of_route(reason: &Reason, calls: u64, other: Option<u64>) {
-    let other = other.unwrap_or(0);
+fn warn_of_route(reason: &Reason, leaves_campaigns: bool, calls: u64, other: Option<Other>) {
+    let other = other.unwrap_or(Other::About(0));
     match reason {
         Reason::Refused(why) => log::warn!(
             "campaign reports are refused ({why}); falling back to the contact route: about {calls} calls, instead of \
-             about {other}. To save them, log in again and allow the scope campaign_data"
+             {other}. To save them, log in again and allow the scope campaign_data"
         ),
         Reason::Savings => log::warn!(
-            "the contact reports change to the contact route: about {calls} calls, instead of about {other}. It does not \
+            "the contact reports change to the contact route: about {calls} calls, instead of {other}. It does not \
              fill {}, so rows that are written again lose them. To keep the campaign route, set activity_route to campaigns",
+            only_by_campaign()
+        ),
+        Reason::NamedContacts | Reason::LandingPages if leaves_campaigns => log::warn!(
+            "the contact reports change to the contact route ({}). It does not fill {}, so rows that are written again \
+             lose them. To keep them, give such runs a state file and target tables of their own",
+            if *reason == Reason::NamedContacts { "contact_ids is set" } else { "only it has landing pages (p_*)" },
             only_by_campaign()
         ),
         _ => {}
     }
 }
 
-fn words(route: Route, reason: &Reason, other: Option<u64>) -> String {
+fn words(route: Route, reason: &Reason, other: Option<Other>) -> String {
     let name = match route {
         Route::Contacts => "contact",
         Route::Campaigns => "campaign",
     };
-    let other = other.unwrap_or(0);
+    let other = other.unwrap_or(Other::About(0));
     let why = match reason {
         Reason::Setting => "set by activity_route".to_owned(),
         Reason::Interrupted => "to continue the interrupted read".to_owned(),
         Reason::NamedContacts => "because contact_ids is set".to_owned(),
         Reason::LandingPages => "the only one for landing pages (p_*)".to_owned(),
-        Reason::Cost if route == Route::Contacts => format!("the campaign route takes about {other} calls"),
-        Reason::Cost => format!("it fills more columns; the contact route takes about {other} calls"),
+        Reason::Cost if route == Route::Contacts => format!("the campaign route takes {other} calls"),
+        Reason::Cost => format!("it fills more columns; the contact route takes {other} calls"),
         Reason::Bookmark => "as in earlier runs".to_owned(),
         Reason::Savings | Reason::Refused(_) => "see the warning".to_owned(),
     };

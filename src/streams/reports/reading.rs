@@ -31,9 +31,9 @@ pub(super) struct Reading {
     pub(super) resume: Option<Resume>,
     /// The last contact or campaign activity whose rows are all written.
     after: Option<Id>,
-    /// Whether some contacts may be missing from the listing. Then neither bookmark nor resume point may move past
-    /// them.
-    lacks_contacts: bool,
+    /// Whether some contacts or campaigns may be missing from their listing. Then neither bookmark nor resume point may
+    /// move past them.
+    may_lack_rows: bool,
 }
 
 impl Reading {
@@ -50,7 +50,7 @@ impl Reading {
             Some(resume) => (resume.since.0, resume.until),
             None => window(run, stream, run.client.run_start()?),
         };
-        Ok(Reading { stream, since, until, is_bounded, incremental, resume, after, lacks_contacts: false })
+        Ok(Reading { stream, since, until, is_bounded, incremental, resume, after, may_lack_rows: false })
     }
 
     pub(super) fn is_summary(&self) -> bool {
@@ -65,10 +65,11 @@ impl Reading {
         Demand::new(self.is_summary(), self.since, self.is_bounded.then_some(self.until), lookback)
     }
 
-    /// The route of the runs that made the bookmark.
+    /// The route of earlier runs, if this one should keep it. A read from the start is free to leave the contact route,
+    /// but leaving the campaign route clears columns in rows that are written again.
     pub(super) fn previous_route(&self, run: &Run) -> Option<Route> {
-        run.bookmark(self.stream)?;
-        run.state.bookmark(self.stream).route()
+        let route = run.state.bookmark(self.stream).route()?;
+        (route == Route::Campaigns || run.bookmark(self.stream).is_some()).then_some(route)
     }
 
     /// Prepares the read on a route. A resume point of the other route is useless there, so the read starts over.
@@ -107,25 +108,32 @@ impl Reading {
 
     /// Records that everything up to and including this id is written.
     pub(super) fn note_progress(&mut self, run: &mut Run, route: Route, id: &Id) {
-        if self.wants(id) && !self.lacks_contacts {
+        if run.is_too_odd(self.stream) {
+            self.withdraw_progress(run);
+        } else if self.wants(id) && !self.may_lack_rows {
             run.note_progress(self.stream, Resume { after: Some(id.to_string()), ..self.resume_point(route) });
             self.after = Some(id.clone());
         }
+    }
+
+    /// Takes back the progress of this run, because too many rows were unusable.
+    pub(super) fn withdraw_progress(&self, run: &mut Run) {
+        run.withdraw_progress(self.stream, self.resume.clone());
     }
 
     fn resume_point(&self, route: Route) -> Resume {
         Resume { since: Start(self.since), until: self.until, route: Some(route), ..Resume::default() }
     }
 
-    /// Records whether the listing surely had all contacts whose rows belong to the report.
-    pub(super) fn note_contacts(&mut self, are_all: bool) {
-        self.lacks_contacts |= !are_all;
+    /// Records whether a listing surely had all contacts or campaigns whose rows belong to the report.
+    pub(super) fn note_listing(&mut self, are_all: bool) {
+        self.may_lack_rows |= !are_all;
     }
 
     /// Records that the whole window is written, and moves the bookmark.
     pub(super) fn finish(self, run: &mut Run, route: Route) -> Result<()> {
         run.check_oddities(self.stream)?;
-        if !self.is_bounded && !self.lacks_contacts {
+        if !self.is_bounded && !self.may_lack_rows {
             run.advance_report(self.stream, self.since, self.until, overlap(self.stream), route);
         }
         if self.is_bounded && self.resume.is_some() {
@@ -204,7 +212,7 @@ mod tests {
         let is_bounded = run.has_own_window(stream);
         let incremental = !is_bounded && run.bookmark(stream).is_some();
         let after = after.map(Id::from);
-        Reading { stream, since, until, is_bounded, incremental, resume: None, after, lacks_contacts: false }
+        Reading { stream, since, until, is_bounded, incremental, resume: None, after, may_lack_rows: false }
     }
 
     #[test]
@@ -270,7 +278,7 @@ mod tests {
             assert_eq!(noted(run), None);
             reading.note_progress(run, Route::Contacts, &Id::from("d"));
             assert_eq!(noted(run).as_deref(), Some("d"));
-            reading.note_contacts(false);
+            reading.note_listing(false);
             reading.note_progress(run, Route::Contacts, &Id::from("e"));
             assert_eq!(noted(run).as_deref(), Some("d"));
         });
@@ -281,7 +289,7 @@ mod tests {
         let finished = |settings: Value, stream: &'static Stream, are_all: bool| {
             run(&settings, &at_rest(), |run| {
                 let mut reading = begun(run, stream, None);
-                reading.note_contacts(are_all);
+                reading.note_listing(are_all);
                 reading.finish(run, Route::Contacts).unwrap();
                 assert!(run.is_finished(stream));
                 run.state.bookmark(stream).value.unwrap()

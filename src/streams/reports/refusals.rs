@@ -1,16 +1,13 @@
 //! The campaign activities whose tracking reports the service refuses.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 
 use super::reading::Reading;
-use super::tracking::{ActivityToRead, TrackingReport};
+use super::tracking::TrackingReport;
 use crate::error::{Error, Result};
 use crate::id::Id;
-use crate::streams::campaigns::named;
+use crate::streams::campaigns::{REFUSING_CAMPAIGNS, named};
 
-/// If the first this many campaigns all answer 403, the login may not read the stream.
-const REFUSING_CAMPAIGNS: usize = 3;
 /// How many refused activities the warning names.
 const NAMED_ACTIVITIES: usize = 3;
 
@@ -27,8 +24,8 @@ pub(super) struct Refusals {
 }
 
 impl Refusals {
-    pub(super) fn new(activities: &[Arc<ActivityToRead>]) -> Refusals {
-        let campaigns: HashSet<&Id> = activities.iter().map(|activity| &activity.campaign.id).collect();
+    pub(super) fn new(reports: &[TrackingReport]) -> Refusals {
+        let campaigns: HashSet<&Id> = reports.iter().map(|report| &report.activity.campaign.id).collect();
         Refusals {
             by_status: BTreeMap::new(),
             named: Vec::new(),
@@ -41,6 +38,12 @@ impl Refusals {
     /// Records that a report was read.
     pub(super) fn note_answer(&mut self) {
         self.has_answered = true;
+    }
+
+    /// Whether all reports so far are refused with 403, so that the next one may show that the stream is. Until then the
+    /// resume point must not move past them.
+    pub(super) fn may_be_of_stream(&self) -> bool {
+        !self.has_answered && !self.forbidden.is_empty()
     }
 
     /// Records an error on the first page of a report.
@@ -72,9 +75,9 @@ impl Refusals {
         Ok(())
     }
 
-    /// Warns about the rows that are missing.
+    /// Warns about the rows that are missing, unless the next run asks for them again.
     pub(super) fn log(&self, readings: &[Reading]) {
-        if self.by_status.is_empty() {
+        if self.by_status.is_empty() || self.may_be_of_stream() {
             return;
         }
         let streams: Vec<&str> = readings.iter().map(|reading| reading.stream.name).collect();

@@ -148,8 +148,8 @@ pub(super) fn choose(by_contact: u64, by_campaign: u64, previous: Option<Route>)
 }
 
 /// Whether the contact route could still win if it costs at least `least`, so that its cost must be known exactly.
-pub(super) fn is_open(least: u64, by_campaign: u64, previous: Option<Route>) -> bool {
-    choose(least, by_campaign, previous).0 == Route::Contacts && previous != Some(Route::Contacts)
+pub(super) fn can_contacts_win(least: u64, by_campaign: u64, previous: Option<Route>) -> bool {
+    choose(least, by_campaign, previous).0 == Route::Contacts
 }
 
 fn is_worth_a_switch(by_contact: u64, by_campaign: u64) -> bool {
@@ -308,7 +308,7 @@ mod tests {
                             "{case}: {planned} for {real:?}"
                         );
                         assert!(least <= real.0, "{case}: at least {least} for {real:?}");
-                        let route = if is_open(least, real.1, None) {
+                        let route = if can_contacts_win(least, real.1, None) {
                             choose(planned, real.1, None).0
                         } else {
                             Route::Campaigns
