@@ -117,7 +117,7 @@ fn lasting() -> Vec<Trouble> {
 impl Call {
     /// Whether the plan makes this call before the stream does.
     fn is_first_of_the_plan(&self) -> bool {
-        let names = ["campaigns", "contacts", "summary of a contact", "details of a contact", "details, later page"];
+        let names = ["campaigns", "contacts", "summary of a contact", "details of a contact"];
         names.contains(&self.name)
     }
 
@@ -143,7 +143,9 @@ impl Call {
             What::NextLink(_) | What::LoopingLink if self.name == "campaign" => Some((0, "")),
             // A refused campaign or activity is skipped with a warning, whatever the status.
             What::Status(400, ..) if self.name == "campaign" || self.name == "opens" => Some((0, "")),
-            What::Forbidden if self.name == "opens" => Some((0, "")),
+            What::Forbidden if self.name == "campaign" || self.name == "opens" => Some((0, "")),
+            // After its first page, a report that is refused has failed.
+            What::Forbidden if report && later => Some((1, "403")),
             // Something that the service does not know is skipped, but only if its first page says so.
             What::NotFound if report && !later => Some((0, "")),
             // A first page that is empty twice means that there are no rows.
