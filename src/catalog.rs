@@ -153,6 +153,12 @@ impl Catalog {
         Catalog { streams: entries.iter().map(|e| (e.name.to_owned(), selected.clone())).collect() }
     }
 
+    /// The selection of these streams alone.
+    pub(crate) fn of(&self, names: &[&str]) -> Catalog {
+        let kept = self.streams.iter().filter(|(name, _)| names.contains(&name.as_str()));
+        Catalog { streams: kept.map(|(name, selected)| (name.clone(), selected.clone())).collect() }
+    }
+
     /// The selection of a stream; `None` if it is not read.
     pub(crate) fn get(&self, stream: &str) -> Option<&Selected> {
         self.streams.get(stream)

@@ -150,7 +150,9 @@ fn full_sync(
     let selected: Vec<_> = readable.iter().map(|source| &source.stream).collect();
     let progress = Progress::hidden(client.call_count(), config.requests_per_second);
     let messages = Messages::new(Output::Other(Box::new(std::io::sink())));
-    let mut run = Run::new(config, client, catalog, &messages, &progress, State::new(&selected));
+    // A sync goes on without the streams that are refused, so they are no part of the plan.
+    let catalog = catalog.of(&selected.iter().map(|stream| stream.name).collect::<Vec<_>>());
+    let mut run = Run::new(config, client, &catalog, &messages, &progress, State::new(&selected));
     let plan = streams::plan(&mut run, &mut Shared::default(), readable)?;
     Ok(FullSync {
         calls: plan.calls,

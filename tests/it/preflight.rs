@@ -77,6 +77,22 @@ fn it_renews_the_login_and_makes_one_cheap_call_for_each_stream() {
 }
 
 #[test]
+fn one_report_may_be_refused_without_the_other() {
+    for (path, refused, readable) in
+        [("/activity_details", REPORTS[1], REPORTS[0]), ("/activity_summary", REPORTS[0], REPORTS[1])]
+    {
+        for route in ["contacts", "auto"] {
+            let fake = fake();
+            fake.fault(Fault { path: path.into(), skip: 0, times: usize::MAX, what: What::Forbidden });
+            let ran = preflight(&fake, &json!({"activity_route": route}), &[]);
+            assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+            assert!(line(&ran, readable).starts_with("may be read") && line(&ran, refused).starts_with("refused"));
+            assert_says(&ran, &["Estimated full sync: about "]);
+        }
+    }
+}
+
+#[test]
 fn a_scope_that_was_not_granted_is_named() {
     for (scope, lost) in [
         ("campaign_data", &["email_campaigns"][..]),
