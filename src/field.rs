@@ -29,6 +29,14 @@ pub(crate) struct Timestamp(Option<Box<str>>);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Integer(pub(crate) Option<i64>);
 
+impl Integer {
+    /// As a count of rows; `None` if negative. More than 32 bits hold is nonsense, and sums of it must not overflow.
+    pub(crate) fn as_count(self) -> Option<u64> {
+        let count = u64::try_from(self.0?).ok()?;
+        Some(count.min(u32::MAX.into()))
+    }
+}
+
 /// True, false or null.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Flag(pub(crate) Option<bool>);

@@ -318,7 +318,7 @@ impl<'de, R: ReadRow<'de>> Visitor<'de> for BodyVisitor<R> {
                     map.next_value::<IgnoredAny>()?;
                 }
                 name if name.ends_with("_count") => {
-                    let count = map.next_value::<Integer>()?.0.and_then(|count| count.try_into().ok());
+                    let count = map.next_value::<Integer>()?.as_count();
                     envelope.count = envelope.count.max(count);
                 }
                 _ => {
@@ -458,6 +458,7 @@ mod tests {
     fn of_several_counts_the_largest_is_believed() {
         assert_eq!(things(r#"{"things_count":7,"deleted_count":0}"#).envelope.count, Some(7));
         assert_eq!(things(r#"{"things_count":-1,"deleted_count":null}"#).envelope.count, None);
+        assert_eq!(things(r#"{"things_count":9223372036854775807}"#).envelope.count, Some(u32::MAX.into()));
     }
 
     #[test]

@@ -142,8 +142,7 @@ impl Call {
             // Only listings have next links.
             What::NextLink(_) | What::LoopingLink if self.name == "campaign" => Some((0, "")),
             // A refused campaign or activity is skipped with a warning, whatever the status.
-            What::Status(400, ..) if self.name == "campaign" || self.name == "opens" => Some((0, "")),
-            What::Forbidden if self.name == "campaign" || self.name == "opens" => Some((0, "")),
+            What::Status(400, ..) | What::Forbidden if self.name == "campaign" || self.name == "opens" => Some((0, "")),
             // After its first page, a report that is refused has failed.
             What::Forbidden if report && later => Some((1, "403")),
             // Something that the service does not know is skipped, but only if its first page says so.

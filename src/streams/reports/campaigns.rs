@@ -275,7 +275,7 @@ impl Campaigns {
             check_listing("summaries of campaigns", &summaries.oddities)?;
             let sent = summaries.sent.iter().map(|(id, row)| {
                 // A missing count does not mean that there are no rows.
-                let at_least = |count: Integer| count.0.map_or(1, i64::unsigned_abs);
+                let at_least = |count: Integer| count.as_count().unwrap_or(1);
                 let counts = row.unique_counts.clone();
                 let rows = counts.map_or([1; KINDS.len()], |counts| counts.by_kind().map(at_least));
                 (id.clone(), SentCounts { last: row.last_sent_date.instant(), rows, counts_all: false })
@@ -338,7 +338,7 @@ impl Campaigns {
                             let stats = counted.stats.unwrap_or_default();
                             for (kind, all) in [(Kind::Opens, stats.em_opens_all), (Kind::Clicks, stats.em_clicks_all)]
                             {
-                                let all = all.0.map_or(0, i64::unsigned_abs);
+                                let all = all.as_count().unwrap_or(0);
                                 sent.rows[kind as usize] = sent.rows[kind as usize].max(all);
                             }
                         }
