@@ -49,7 +49,8 @@ fn twenty_thousand_contacts_take_little_memory_and_few_calls() {
         if line.unwrap().starts_with(r#"{"type":"RECORD""#) {
             records += 1;
             if records % 1000 == 0 {
-                most = most.max(peak(tap.id()).unwrap());
+                // At the last one it may have ended.
+                most = most.max(peak(tap.id()).unwrap_or_default());
             }
         }
     }
