@@ -2,7 +2,7 @@
 //!
 //! The service does not keep to its own contract: ids come as numbers, counts as strings, dates without a zone. Where
 //! the meaning is plain, the value is converted. Where it is not, the scalar refuses to deserialize, and
-//! [`client::rows`](crate::client) mends the row.
+//! [`client::rows`](mod@crate::client) mends the row.
 
 use std::borrow::Cow;
 use std::fmt;
