@@ -10,7 +10,6 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use super::campaigns::KnownActivity;
-use super::kind::Kind;
 use super::newest_first::Part;
 use super::reading::Reading;
 use super::records::ActivityDetail;
@@ -18,7 +17,7 @@ use super::refusals::Refusals;
 use super::summary_counts::SummaryCounts;
 use super::tracking::{ActivityToRead, Tracked, TrackingReport};
 use super::{DETAILS, SUMMARY, plan};
-use crate::config::Route;
+use crate::config::{ActivityType, Route, Word};
 use crate::error::Result;
 use crate::fanout::{self, Step};
 use crate::field::{Key, KeyInteger, Text};
@@ -110,8 +109,8 @@ struct Writer<'a, 'run> {
     readings: &'a mut [Reading],
     /// The contacts whose rows are written; `None` means all contacts.
     contacts: Option<HashSet<Id>>,
-    /// The kinds of rows that the details need. The summary needs all.
-    types: Vec<Kind>,
+    /// The types of activity that the details need. The summary needs all.
+    types: Vec<ActivityType>,
     refusals: Refusals,
     /// Whether the current report has brought a page.
     has_begun: bool,
@@ -131,7 +130,7 @@ impl<'a, 'run> Writer<'a, 'run> {
         refusals: Refusals,
     ) -> Writer<'a, 'run> {
         Writer {
-            types: Kind::chosen(&run.config.tracking_activity_types),
+            types: run.config.tracking_activity_types.clone(),
             run,
             readings,
             contacts,
@@ -170,7 +169,7 @@ impl<'a, 'run> Writer<'a, 'run> {
             self.run.emit(&DETAILS.stream, &detail, &self.extracted)?;
         }
         if report.activity.summary {
-            self.counts.add(contact, report.kind, at);
+            self.counts.add(contact, report.activity_type, at);
         }
         Ok(())
     }
@@ -178,7 +177,9 @@ impl<'a, 'run> Writer<'a, 'run> {
     /// Whether a row of this time belongs to the details.
     fn is_detail(&self, report: &TrackingReport, at: DateTime<Utc>) -> bool {
         let details = self.readings.iter().find(|reading| !reading.is_summary());
-        report.activity.details && self.types.contains(&report.kind) && details.is_some_and(|reading| reading.holds(at))
+        report.activity.details
+            && self.types.contains(&report.activity_type)
+            && details.is_some_and(|reading| reading.holds(at))
     }
 
     fn end_of_report(&mut self, report: &TrackingReport, outcome: Result<()>) -> Result<()> {
@@ -231,7 +232,7 @@ fn detail(report: &TrackingReport, row: Tracked, occurrence: u64) -> ActivityDet
         campaign_activity_id: Key::from(activity.as_str()),
         campaign_id: Text::from(campaign.id.to_string().as_str()),
         created_time: row.created_time,
-        tracking_activity_type: Key::from(report.kind.name()),
+        tracking_activity_type: Key::from(report.activity_type.as_str()),
         campaign_activity_name: Text(campaign.name.clone()),
         occurrence: KeyInteger(occurrence),
         email_address: row.email_address,

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 
-use super::kind::{KINDS, Kind};
 use crate::client::Client;
-use crate::config::Config;
+use crate::config::{ActivityType, Config};
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::field::{Integer, Text};
@@ -50,7 +49,7 @@ pub(in crate::streams) struct CampaignFacts {
 /// The service's counts for a sent campaign.
 struct SentCounts {
     last: Option<DateTime<Utc>>,
-    rows: [u64; KINDS.len()],
+    rows: [u64; ActivityType::OF_EMAILS.len()],
     /// Whether the counts of opens and clicks include repeated ones, not one per contact.
     counts_all: bool,
 }
@@ -107,8 +106,8 @@ impl Demand {
 pub(super) struct Criteria {
     /// What each report needs.
     pub(super) demands: Vec<Demand>,
-    /// The kinds of rows that the details need. The summary needs all.
-    pub(super) types: Vec<Kind>,
+    /// The types of activity that the details need. The summary needs all.
+    pub(super) types: Vec<ActivityType>,
     /// The run's start.
     pub(super) now: DateTime<Utc>,
     /// How long after its last send a campaign may get rows.
@@ -142,7 +141,7 @@ impl Candidate<'_> {
     }
 
     /// Which of its reports these demands need.
-    fn kinds(&self, demands: &[&Demand], criteria: &Criteria) -> Vec<KindToRead> {
+    fn reports(&self, demands: &[&Demand], criteria: &Criteria) -> Vec<ReportToRead> {
         let last = self.last_sent();
         let is_counted_whole = demands.iter().any(|demand| demand.is_summary);
         // The details stop at the first row older than their bound, which is on the first page of an older campaign.
@@ -150,12 +149,12 @@ impl Candidate<'_> {
         let is_only_late = !is_counted_whole && demands.iter().all(is_older);
         // The counts are later than the rows, so a count of 0 is trusted only when no more rows are expected.
         let is_counted_fully = last.is_some_and(|last| criteria.now - last > criteria.lookback.max(COUNTS_LAG));
-        let rows = |kind: Kind| self.counted.map_or(0, |sent| sent.rows[kind as usize]);
-        KINDS
+        let rows = |of: ActivityType| self.counted.map_or(0, |sent| sent.rows[of as usize]);
+        ActivityType::OF_EMAILS
             .into_iter()
-            .filter(|kind| is_counted_whole || criteria.types.contains(kind))
-            .filter(|kind| !(is_counted_fully && rows(*kind) == 0))
-            .map(|kind| KindToRead { kind, rows: if is_only_late { 0 } else { rows(kind) } })
+            .filter(|of| is_counted_whole || criteria.types.contains(of))
+            .filter(|of| !(is_counted_fully && rows(*of) == 0))
+            .map(|of| ReportToRead { activity_type: of, rows: if is_only_late { 0 } else { rows(of) } })
             .collect()
     }
 }
@@ -167,7 +166,7 @@ pub(super) struct CampaignToRead {
     pub(super) name: Option<Box<str>>,
     /// Whether each demand needs it, in the order of the demands.
     pub(super) is_wanted_by: Vec<bool>,
-    pub(super) kinds: Vec<KindToRead>,
+    pub(super) reports: Vec<ReportToRead>,
     /// Whether it surely was sent. A removed campaign may have been a draft.
     pub(super) is_sent: bool,
     /// How many of its activities have reports, if its details are known.
@@ -178,8 +177,8 @@ pub(super) struct CampaignToRead {
 
 /// A report of a campaign that must be read.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct KindToRead {
-    pub(super) kind: Kind,
+pub(super) struct ReportToRead {
+    pub(super) activity_type: ActivityType,
     /// How many rows will be read, according to the service's counts.
     pub(super) rows: u64,
 }
@@ -235,15 +234,15 @@ impl Campaigns {
         if demands.is_empty() {
             return None;
         }
-        let kinds = known.kinds(&demands, criteria);
-        if kinds.is_empty() {
+        let reports = known.reports(&demands, criteria);
+        if reports.is_empty() {
             return None;
         }
         Some(CampaignToRead {
             id: id.clone(),
             name: known.listed.and_then(|listed| listed.name.clone()),
             is_wanted_by,
-            kinds,
+            reports,
             is_sent: known.counted.is_some() || known.removed_at().is_none(),
             tracked: self.tracked(id),
             has_detail: self.known.has_or_plans_details(id),
@@ -277,7 +276,7 @@ impl Campaigns {
                 // A missing count does not mean that there are no rows.
                 let at_least = |count: Integer| count.as_count().unwrap_or(1);
                 let counts = row.unique_counts.clone();
-                let rows = counts.map_or([1; KINDS.len()], |counts| counts.by_kind().map(at_least));
+                let rows = counts.map_or([1; ActivityType::OF_EMAILS.len()], |counts| counts.by_kind().map(at_least));
                 (id.clone(), SentCounts { last: row.last_sent_date.instant(), rows, counts_all: false })
             });
             self.sent = Some(sent.collect());
@@ -336,10 +335,11 @@ impl Campaigns {
                             let id = counted.campaign_id.as_str().map(Id::from);
                             let Some(sent) = id.and_then(|id| sent.get_mut(&id)) else { continue };
                             let stats = counted.stats.unwrap_or_default();
-                            for (kind, all) in [(Kind::Opens, stats.em_opens_all), (Kind::Clicks, stats.em_clicks_all)]
+                            for (of, all) in
+                                [(ActivityType::Opens, stats.em_opens_all), (ActivityType::Clicks, stats.em_clicks_all)]
                             {
                                 let all = all.as_count().unwrap_or(0);
-                                sent.rows[kind as usize] = sent.rows[kind as usize].max(all);
+                                sent.rows[of as usize] = sent.rows[of as usize].max(all);
                             }
                         }
                         for id in ids {
@@ -422,11 +422,11 @@ mod tests {
         Campaigns { listed: Some(listed.collect()), sent: Some(sent.collect()), ..Campaigns::default() }
     }
 
-    fn selected(campaigns: &Campaigns, demands: &[Demand], types: &[Kind]) -> Vec<String> {
+    fn selected(campaigns: &Campaigns, demands: &[Demand], types: &[ActivityType]) -> Vec<String> {
         campaigns.select(&criteria(demands, types)).into_iter().map(|c| c.id.to_string()).collect()
     }
 
-    fn criteria(demands: &[Demand], types: &[Kind]) -> Criteria {
+    fn criteria(demands: &[Demand], types: &[ActivityType]) -> Criteria {
         Criteria { demands: demands.to_vec(), types: types.to_vec(), now: at(0), lookback: TimeDelta::days(30) }
     }
 
@@ -445,14 +445,14 @@ mod tests {
         let campaigns = sent_on(&[-1, -20, -60], 5);
         let details = |lookback| Demand::new(false, Some(at(-2)), None, lookback);
         assert_eq!(
-            selected(&campaigns, &[details(Some(TimeDelta::days(30)))], &[Kind::Opens]),
+            selected(&campaigns, &[details(Some(TimeDelta::days(30)))], &[ActivityType::Opens]),
             ["sent -1", "sent -20"]
         );
-        assert_eq!(selected(&campaigns, &[details(None)], &[Kind::Opens]).len(), 3);
+        assert_eq!(selected(&campaigns, &[details(None)], &[ActivityType::Opens]).len(), 3);
         // Pages of an older campaign are not all read.
         let rows = |id: &str| {
-            let all = campaigns.select(&criteria(&[details(None)], &[Kind::Opens]));
-            all.into_iter().find(|c| c.id == Id::from(id)).unwrap().kinds[0].rows
+            let all = campaigns.select(&criteria(&[details(None)], &[ActivityType::Opens]));
+            all.into_iter().find(|c| c.id == Id::from(id)).unwrap().reports[0].rows
         };
         assert_eq!((rows("sent -1"), rows("sent -20")), (5, 0));
     }
@@ -474,13 +474,16 @@ mod tests {
             is_unsent: true,
             removed_at: None,
         });
-        assert_eq!(selected(&campaigns, &[Demand::new(false, None, None, None)], &KINDS), ["sent -5", "sent -6"]);
+        assert_eq!(
+            selected(&campaigns, &[Demand::new(false, None, None, None)], &ActivityType::OF_EMAILS),
+            ["sent -5", "sent -6"]
+        );
     }
 
     #[test]
     fn a_campaign_made_after_the_window_has_nothing_for_it() {
         let campaigns = sent_on(&[-5, -8], 3);
         let demand = Demand::new(false, Some(at(-30)), Some(at(-7)), None);
-        assert_eq!(selected(&campaigns, &[demand], &KINDS), ["sent -8"]);
+        assert_eq!(selected(&campaigns, &[demand], &ActivityType::OF_EMAILS), ["sent -8"]);
     }
 }

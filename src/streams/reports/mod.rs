@@ -17,7 +17,6 @@ mod by_campaign;
 mod by_contact;
 mod campaign_ids;
 mod campaigns;
-mod kind;
 mod newest_first;
 mod plan;
 mod reading;

@@ -12,13 +12,12 @@ use chrono::TimeDelta;
 
 use super::by_contact::{self, ContactFetch};
 use super::campaigns::{CampaignToRead, Criteria};
-use super::kind::Kind;
 use super::newest_first::Part;
 use super::reading::Reading;
 use super::records::OfActivity;
 use super::route::{self, ContactReport, Reason};
 use super::{DETAILS, Learnt};
-use crate::config::Route;
+use crate::config::{ActivityType, Route};
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::id::Id;
@@ -325,7 +324,7 @@ fn by_campaign(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Resu
 #[derive(Clone, Copy)]
 pub(super) struct CountedRows {
     sends: u64,
-    /// Rows of the kinds that the settings select.
+    /// Rows of the types that the settings select.
     chosen: u64,
 }
 
@@ -333,17 +332,16 @@ pub(super) struct CountedRows {
 pub(super) fn campaigns_to_read(run: &Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<Vec<CampaignToRead>> {
     let criteria = Criteria {
         demands: readings.iter().map(|reading| reading.demand(run.config)).collect(),
-        types: Kind::chosen(&run.config.tracking_activity_types),
+        types: run.config.tracking_activity_types.clone(),
         now: run.client.run_start()?,
         lookback: TimeDelta::days(i64::from(run.config.activity_lookback_days)),
     };
     let campaigns = learnt.campaigns.choose(run.client, run.config, &criteria)?;
-    let rows = |is_counted: &dyn Fn(Kind) -> bool| {
-        let kinds = campaigns.iter().flat_map(|campaign| &campaign.kinds);
-        kinds.filter(|to_read| is_counted(to_read.kind)).map(|to_read| to_read.rows).sum()
+    let rows_of = |types: &[ActivityType]| {
+        let reports = campaigns.iter().flat_map(|campaign| &campaign.reports);
+        reports.filter(|report| types.contains(&report.activity_type)).map(|report| report.rows).sum()
     };
-    let chosen = rows(&|kind| criteria.types.contains(&kind));
-    learnt.counted = Some(CountedRows { sends: rows(&|kind| kind == Kind::Sends), chosen });
+    learnt.counted = Some(CountedRows { sends: rows_of(&[ActivityType::Sends]), chosen: rows_of(&criteria.types) });
     Ok(campaigns)
 }
 
@@ -352,7 +350,7 @@ pub(super) fn campaigns_to_read(run: &Run, learnt: &mut Learnt, readings: &[Read
 pub(super) fn calls_to_progress(run: &Run, campaigns: &[CampaignToRead]) -> u64 {
     let page_size = u64::from(run.config.page_size);
     let reports =
-        |campaign: &CampaignToRead| campaign.kinds.iter().map(|kind| kind.rows.div_ceil(page_size).max(1)).sum();
+        |campaign: &CampaignToRead| campaign.reports.iter().map(|report| report.rows.div_ceil(page_size).max(1)).sum();
     let details = campaigns.iter().filter(|campaign| campaign.tracked.is_none()).count() as u64;
     details + campaigns.iter().map(reports).max().unwrap_or(0)
 }

@@ -7,8 +7,7 @@
 use std::time::Duration;
 
 use super::campaigns::CampaignToRead;
-use super::kind::KINDS;
-use crate::config::Route;
+use crate::config::{ActivityType, Route};
 use crate::quota::{DAILY_QUOTA, in_words, share_of_quota};
 
 /// A switch away from the campaign route must save at least this many calls, and at least half of them.
@@ -67,7 +66,7 @@ pub(super) fn campaign_calls(campaigns: &[CampaignToRead], page_size: u64) -> u6
     let of_reports = |campaign: &CampaignToRead, activities: u64| -> f64 {
         // The rows of a campaign are spread over its activities.
         let pages = |rows: u64| rows.div_ceil(activities.max(1)).div_ceil(page_size.max(1)).max(1) * activities;
-        as_f64(campaign.kinds.iter().map(|kind| pages(kind.rows)).sum())
+        as_f64(campaign.reports.iter().map(|report| pages(report.rows)).sum())
     };
     let calls = |campaign: &CampaignToRead| {
         if let Some(activities) = campaign.tracked {
@@ -82,7 +81,7 @@ pub(super) fn campaign_calls(campaigns: &[CampaignToRead], page_size: u64) -> u6
 
 /// Like [`campaign_calls`], from the number of campaigns and of their rows alone.
 pub(super) fn campaign_calls_of(campaigns: u64, rows: u64, page_size: u64) -> u64 {
-    campaigns * (1 + KINDS.len() as u64) + rows / page_size.max(1)
+    campaigns * (1 + ActivityType::OF_EMAILS.len() as u64) + rows / page_size.max(1)
 }
 
 /// How many calls it takes to look up the campaigns of activities. Those of the sample fill calls of ten; the others
@@ -168,7 +167,7 @@ pub(super) fn as_u64(n: f64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::campaigns::KindToRead;
+    use super::super::campaigns::ReportToRead;
     use super::*;
     use crate::id::Id;
 
@@ -210,12 +209,16 @@ mod tests {
     }
 
     fn campaign(rows: [u64; 6], tracked: Option<u64>) -> CampaignToRead {
-        let kinds = KINDS.into_iter().zip(rows).map(|(kind, rows)| KindToRead { kind, rows }).collect();
+        let reports = ActivityType::OF_EMAILS
+            .into_iter()
+            .zip(rows)
+            .map(|(activity_type, rows)| ReportToRead { activity_type, rows })
+            .collect();
         CampaignToRead {
             id: Id::from("c"),
             name: None,
             is_wanted_by: vec![true],
-            kinds,
+            reports,
             is_sent: true,
             tracked,
             has_detail: false,

@@ -8,10 +8,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::campaigns::CampaignToRead;
-use super::kind::Kind;
 use super::newest_first::{DatedRow, Listing, Part, newest_first};
 use super::reading::Reading;
 use crate::client::{Client, Row};
+use crate::config::ActivityType;
 use crate::error::Result;
 use crate::field::{Key, KeyTimestamp, Text, Unused};
 use crate::id::Id;
@@ -98,7 +98,7 @@ impl ActivityToRead {
 /// One tracking report of one activity.
 pub(super) struct TrackingReport {
     pub(super) activity: Arc<ActivityToRead>,
-    pub(super) kind: Kind,
+    pub(super) activity_type: ActivityType,
     /// Older rows are not needed.
     until: Option<DateTime<Utc>>,
     pub(super) is_last_of_activity: bool,
@@ -112,11 +112,11 @@ impl TrackingReport {
             let activity = Arc::clone(activity);
             // The summary counts every row; the details stop at their lower bound.
             let until = details.filter(|_| !activity.summary).and_then(|reading| reading.since);
-            let kinds: Vec<Kind> = activity.campaign.kinds.iter().map(|to_read| to_read.kind).collect();
-            let last = kinds.len().saturating_sub(1);
-            kinds.into_iter().enumerate().map(move |(at, kind)| TrackingReport {
+            let types: Vec<_> = activity.campaign.reports.iter().map(|report| report.activity_type).collect();
+            let last = types.len().saturating_sub(1);
+            types.into_iter().enumerate().map(move |(at, activity_type)| TrackingReport {
                 activity: Arc::clone(&activity),
-                kind,
+                activity_type,
                 until,
                 is_last_of_activity: at == last,
             })
@@ -135,7 +135,11 @@ impl TrackingReport {
         if self.activity.is_refused.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let path = format!("/reports/email_reports/{}/tracking/{}", self.activity.id.in_path(), self.kind.path());
+        let path = format!(
+            "/reports/email_reports/{}/tracking/{}",
+            self.activity.id.in_path(),
+            self.activity_type.report_name()
+        );
         let limit = page_size.to_string();
         let query = [("limit", limit.as_str())];
         newest_first(client, &Listing { endpoint: TRACKING, path: &path, query: &query, priority }, self.until, push)
