@@ -175,28 +175,19 @@ impl KnownCampaigns {
     /// Any error but a refusal, which is remembered for the campaign. `Forbidden` if the first campaigns of all are.
     pub(super) fn learn_details(&mut self, client: &Arc<Client>, campaigns: &[Id]) -> Result<()> {
         let missing: Vec<Id> = campaigns.iter().filter(|id| !self.details.contains_key(id)).cloned().collect();
-        let (fetching, workers) = (Arc::clone(client), client.workers());
-        let fetch = move |priority: usize, id: &Id, push: &mut dyn FnMut(EmailCampaign) -> bool| {
-            push(details(&fetching, id, priority)?.0);
-            Ok(())
-        };
-        fanout::in_order(
-            missing,
-            workers,
-            |_| 1,
-            fetch,
-            |id, step| {
-                match step {
-                    Step::Item(details) => self.remember_details(id.clone(), Ok(Arc::new(details))),
-                    Step::End(Err(why)) if why.is_refusal() => {
-                        self.remember_details(id.clone(), Err(why));
-                        self.refusal_of_all(campaigns.len()).map_or(Ok(()), Err)?;
-                    }
-                    Step::End(outcome) => outcome?,
-                }
+        let fetching = Arc::clone(client);
+        let fetch = move |priority, id: &Id| details(&fetching, id, priority);
+        fanout::map_in_order(missing, client.workers(), fetch, |id, details| match details {
+            Ok((details, _)) => {
+                self.remember_details(id.clone(), Ok(Arc::new(details)));
                 Ok(())
-            },
-        )?;
+            }
+            Err(why) if why.is_refusal() => {
+                self.remember_details(id.clone(), Err(why));
+                self.refusal_of_all(campaigns.len()).map_or(Ok(()), Err)
+            }
+            Err(e) => Err(e),
+        })?;
         self.refusal_of_all(campaigns.len()).map_or(Ok(()), Err)
     }
 

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::campaigns::KnownActivity;
 use super::newest_first::Part;
 use super::reading::Reading;
 use super::records::ActivityDetail;
@@ -64,7 +63,7 @@ fn contacts_to_write(run: &Run, shared: &mut Shared, readings: &mut [Reading]) -
 fn activities_to_read(run: &Run, shared: &mut Shared, readings: &mut [Reading]) -> Result<Vec<Arc<ActivityToRead>>> {
     let learnt = &mut shared.reports;
     let mut campaigns = plan::campaigns_to_read(run, learnt, readings)?;
-    if let Some(why) = &learnt.campaigns.may_lack {
+    if let Some(why) = learnt.campaigns.may_lack() {
         log::warn!("{why}. Activity of some campaigns may be missing; the bookmark stays, so a later run reads it");
         for reading in readings.iter_mut() {
             reading.note_listing(false);
@@ -72,24 +71,23 @@ fn activities_to_read(run: &Run, shared: &mut Shared, readings: &mut [Reading]) 
     }
     let ids: Vec<Id> = campaigns.iter().map(|campaign| campaign.id.clone()).collect();
     run.client.note_calls_to_progress(plan::calls_to_progress(run, &campaigns));
-    learnt.campaigns.activities(run.client, &ids)?;
+    learnt.campaigns.known.learn_details(run.client, &ids)?;
     learnt.campaigns.note_activities(&mut campaigns);
     plan::correct(run, learnt, &campaigns);
     let (mut found, mut gone) = (BTreeMap::new(), 0);
     for campaign in campaigns {
-        let Some(activities) = learnt.campaigns.activities_of(&campaign.id) else {
+        let Some(activities) = learnt.campaigns.tracked_activities(&campaign.id) else {
             gone += u64::from(campaign.is_sent);
             continue;
         };
         let campaign = Arc::new(campaign);
-        for activity in activities.into_iter().filter(KnownActivity::is_tracked) {
+        for id in activities {
             let is_wanted_by = |is_summary: bool| {
                 let mut readings = readings.iter().zip(&campaign.is_wanted_by);
-                readings.any(|(r, wanted)| *wanted && r.is_summary() == is_summary && r.wants(&activity.id))
+                readings.any(|(r, wanted)| *wanted && r.is_summary() == is_summary && r.wants(&id))
             };
             let (summary, details) = (is_wanted_by(true), is_wanted_by(false));
             if summary || details {
-                let id = activity.id;
                 found.insert(id.clone(), Arc::new(ActivityToRead::new(id, Arc::clone(&campaign), summary, details)));
             }
         }

@@ -373,7 +373,7 @@ fn write_summary(
     let (stream, mut page) = (reading.stream, part.page);
     let rows = rows(run, stream, &mut page);
     let activities = rows.iter().map(|row| row.campaign_activity_id.as_str());
-    learnt.campaign_ids.learn(run, stream, &learnt.campaigns, activities)?;
+    learnt.campaign_ids.learn(run, stream, &learnt.campaigns.known, activities)?;
     let contact_id = Key::from(id.to_string().as_str());
     for mut row in rows {
         let at = row.start_on.instant();
@@ -409,7 +409,7 @@ fn write_details(
     learnt.campaign_ids.learn(
         run,
         stream,
-        &learnt.campaigns,
+        &learnt.campaigns.known,
         of_emails.map(|row| row.campaign_activity_id.as_str()),
     )?;
     for mut row in part.fresh(rows) {

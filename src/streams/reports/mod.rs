@@ -9,20 +9,21 @@
 //! 2. [`by_contact`] or [`by_campaign`] reads the rows and writes them.
 //! 3. [`Reading::finish`] moves the bookmark.
 //!
-//! [`reading`] holds the window and the resume point of one report, [`campaigns`] decides which campaigns may have rows
+//! [`reading`] holds the window and the resume point of one report, [`due_campaigns`] decides which campaigns may have rows
 //! in it, and [`newest_first`] reads listings that grow while they are read. [`tracking`], [`refusals`] and
 //! [`summary_counts`] are parts of the campaign route, [`campaign_ids`] of the contact route.
 
 mod by_campaign;
 mod by_contact;
 mod campaign_ids;
-mod campaigns;
+mod due_campaigns;
 mod newest_first;
 mod plan;
 mod reading;
 mod records;
 mod refusals;
 mod route;
+mod stats;
 mod summary_counts;
 mod tracking;
 
@@ -31,8 +32,8 @@ use std::sync::atomic::AtomicBool;
 
 use by_contact::{ContactFetch, Contacts};
 use campaign_ids::CampaignIds;
-use campaigns::Campaigns;
 use chrono::{TimeDelta, Utc};
+use due_campaigns::Campaigns;
 use plan::{CountedRows, Plan, Sampled};
 use reading::Reading;
 pub(super) use records::ActionSummary;

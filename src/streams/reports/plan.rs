@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use chrono::TimeDelta;
 
 use super::by_contact::{self, ContactFetch};
-use super::campaigns::{CampaignToRead, Criteria};
+use super::due_campaigns::{Criteria, DueCampaign};
 use super::newest_first::Part;
 use super::reading::Reading;
 use super::records::OfActivity;
@@ -307,7 +307,7 @@ fn by_campaign(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Resu
     let before = run.client.calls();
     let size = sample_size(run, CAMPAIGN_SAMPLE);
     let some: Vec<Id> = spread_over(campaigns.len(), size).map(|at| campaigns[at].id.clone()).collect();
-    learnt.campaigns.activities(run.client, &some)?;
+    learnt.campaigns.known.learn_details(run.client, &some)?;
     let made = run.client.calls().saturating_sub(before);
     learnt.campaigns.note_activities(&mut campaigns);
     let mut calls = route::campaign_calls(&campaigns, u64::from(run.config.page_size));
@@ -329,7 +329,7 @@ pub(super) struct CountedRows {
 }
 
 /// The campaigns that may have rows for these reports.
-pub(super) fn campaigns_to_read(run: &Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<Vec<CampaignToRead>> {
+pub(super) fn campaigns_to_read(run: &Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<Vec<DueCampaign>> {
     let criteria = Criteria {
         demands: readings.iter().map(|reading| reading.demand(run.config)).collect(),
         types: run.config.tracking_activity_types.clone(),
@@ -347,16 +347,16 @@ pub(super) fn campaigns_to_read(run: &Run, learnt: &mut Learnt, readings: &[Read
 
 /// How many calls it takes until the first activity is read: all details, since the activities are read in the order of
 /// their ids, and the reports of the largest campaign.
-pub(super) fn calls_to_progress(run: &Run, campaigns: &[CampaignToRead]) -> u64 {
+pub(super) fn calls_to_progress(run: &Run, campaigns: &[DueCampaign]) -> u64 {
     let page_size = u64::from(run.config.page_size);
     let reports =
-        |campaign: &CampaignToRead| campaign.reports.iter().map(|report| report.rows.div_ceil(page_size).max(1)).sum();
+        |campaign: &DueCampaign| campaign.reports.iter().map(|report| report.rows.div_ceil(page_size).max(1)).sum();
     let details = campaigns.iter().filter(|campaign| campaign.tracked.is_none()).count() as u64;
     details + campaigns.iter().map(reports).max().unwrap_or(0)
 }
 
 /// Logs a corrected cost if the campaigns have more activities than the sample showed.
-pub(super) fn correct(run: &Run, learnt: &Learnt, campaigns: &[CampaignToRead]) {
+pub(super) fn correct(run: &Run, learnt: &Learnt, campaigns: &[DueCampaign]) {
     let Some(plan) = &learnt.plan else { return };
     let calls = route::campaign_calls(campaigns, u64::from(run.config.page_size));
     // The details of all of them have just been fetched.

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::campaigns::CampaignToRead;
+use super::due_campaigns::DueCampaign;
 use super::newest_first::{DatedRow, Listing, Part, newest_first};
 use super::reading::Reading;
 use crate::client::{Client, Row};
@@ -77,7 +77,7 @@ impl DatedRow for Tracked {
 /// One activity of a campaign, and which streams need its rows.
 pub(super) struct ActivityToRead {
     pub(super) id: Id,
-    pub(super) campaign: Arc<CampaignToRead>,
+    pub(super) campaign: Arc<DueCampaign>,
     pub(super) summary: bool,
     pub(super) details: bool,
     /// Set once the service has refused one of its tracking reports; the others are then skipped.
@@ -85,7 +85,7 @@ pub(super) struct ActivityToRead {
 }
 
 impl ActivityToRead {
-    pub(super) fn new(id: Id, campaign: Arc<CampaignToRead>, summary: bool, details: bool) -> ActivityToRead {
+    pub(super) fn new(id: Id, campaign: Arc<DueCampaign>, summary: bool, details: bool) -> ActivityToRead {
         ActivityToRead { id, campaign, summary, details, is_refused: AtomicBool::new(false) }
     }
 
