@@ -101,7 +101,7 @@ impl<'a> Run<'a> {
         }
         log::info!("{}: reading", stream.name);
         self.begun.insert(stream.name, self.progress.line(stream.name));
-        let mut schema = (stream.schema)();
+        let mut schema = stream.schema.clone();
         self.mask(stream).prune_schema(&mut schema);
         self.messages.schema(stream.name, &schema, stream.keys, stream.replication_key)
     }
@@ -203,7 +203,7 @@ impl<'a> Run<'a> {
 
     /// The rows and fields that this run reads of a stream. `route` is for a contact report.
     fn extent(&self, stream: &Stream, route: Option<Route>) -> Extent {
-        let left_out = self.mask(stream).left_out(&(stream.schema)());
+        let left_out = self.mask(stream).left_out(&stream.schema);
         let by_contact = route == Some(Route::Contacts);
         let is_filled = |path: &String| !(by_contact && stream.only_by_campaign.contains(&path.as_str()));
         let deselected: Fields = left_out.into_iter().filter(is_filled).collect();
@@ -424,10 +424,11 @@ pub(crate) fn is_before_bound(at: Option<DateTime<Utc>>, bound: Option<DateTime<
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::sync::LazyLock;
+
     use serde_json::Value;
 
     use super::*;
-    use crate::catalog::Entry;
     use crate::config::{Source, words};
     use crate::extent::Filter;
     use crate::messages::Output;
@@ -451,16 +452,9 @@ pub(crate) mod tests {
         let source = Source::of_file("config.json", &config.to_string());
         let config = Config::parse(&[source], now, &mut Vec::new()).unwrap();
         let client = Arc::new(Client::new(&config, None).unwrap());
-        let entry = |stream: &&'static Stream| Entry {
-            name: stream.name,
-            keys: stream.keys,
-            replication_key: stream.replication_key,
-            schema: (stream.schema)(),
-        };
-        let entries: Vec<Entry> = streams.iter().map(entry).collect();
-        let mut catalog = Catalog::all(&entries);
+        let mut catalog = Catalog::all(streams);
         let full_table: Vec<String> = full_table.iter().map(|name| (*name).to_owned()).collect();
-        catalog.read_full_table(&full_table, &entries).unwrap();
+        catalog.read_full_table(&full_table, streams).unwrap();
         let state = json!({"bookmarks": bookmarks}).to_string();
         let state = State::parse(&state, streams, streams, now, &mut Vec::new()).unwrap();
         let progress = Progress::hidden(client.call_count(), 4.0);
@@ -473,7 +467,7 @@ pub(crate) mod tests {
             name,
             keys: &["id"],
             replication_key: Some("updated_at"),
-            schema: || json!({"type": "object", "properties": {"id": {}, "updated_at": {}, "name": {}}}),
+            schema: LazyLock::new(|| json!({"type": "object", "properties": {"id": {}, "updated_at": {}, "name": {}}})),
             needs: Needs { scopes: &[], privileges: &[] },
             narrowed_by: |config| Filter::of(&[("status", words(&config.contact_status))]),
             bookmark_keys,

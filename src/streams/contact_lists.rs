@@ -1,7 +1,7 @@
 //! `contact_lists`: `GET /contact_lists`, e-mail and SMS, active and deleted. The service has no date filter for it.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,7 @@ pub(super) static SOURCE: Source = Source {
         name: "contact_lists",
         keys: &["list_id"],
         replication_key: None,
-        schema: schema::of::<ContactList>,
+        schema: LazyLock::new(schema::of::<ContactList>),
         needs: NEEDS,
         narrowed_by: |_| Filter::default(),
         bookmark_keys: &[],

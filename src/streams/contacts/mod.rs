@@ -3,7 +3,7 @@
 
 mod record;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
@@ -37,7 +37,7 @@ pub(super) static SOURCE: Source = Source {
         name: "contacts",
         keys: &["contact_id"],
         replication_key: Some("updated_at"),
-        schema: schema::of::<Contact>,
+        schema: LazyLock::new(schema::of::<Contact>),
         needs: Needs { scopes: &["contact_data"], privileges: &["contacts:read"] },
         narrowed_by: |config| {
             extent::Filter::of(&[("status", words(&config.contact_status)), ("include", words(&config.subresources))])

@@ -4,7 +4,7 @@
 pub(super) mod record;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
@@ -35,7 +35,7 @@ pub(super) static SOURCE: Source = Source {
         name: "email_campaigns",
         keys: &["campaign_id"],
         replication_key: Some("updated_at"),
-        schema: schema::of::<EmailCampaign>,
+        schema: LazyLock::new(schema::of::<EmailCampaign>),
         needs: Needs { scopes: &["campaign_data"], privileges: &["campaign:read"] },
         narrowed_by: |_| Filter::default(),
         bookmark_keys: &["deselected", "read_from", "resume_since", "resume_until", "resume_after"],

@@ -27,8 +27,8 @@ mod stats;
 mod summary_counts;
 mod tracking;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, LazyLock};
 
 use by_contact::{ContactFetch, Contacts};
 use campaign_ids::CampaignIds;
@@ -69,7 +69,7 @@ pub(super) static SUMMARY: Source = Source {
         name: "contact_action_summary",
         keys: &["contact_id", "campaign_activity_id"],
         replication_key: Some("start_on"),
-        schema: schema::of::<ActionSummary>,
+        schema: LazyLock::new(schema::of::<ActionSummary>),
         needs: BY_CONTACT,
         narrowed_by: |config| Filter::of(&[contacts_of(config)]),
         bookmark_keys: KEYS_WITH_ROUTES,
@@ -90,7 +90,7 @@ pub(super) static DETAILS: Source = Source {
         name: "contact_activity_details",
         keys: &["contact_id", "campaign_activity_id", "tracking_activity_type", "created_time", "occurrence"],
         replication_key: Some("created_time"),
-        schema: schema::of::<ActivityDetail>,
+        schema: LazyLock::new(schema::of::<ActivityDetail>),
         needs: BY_CONTACT,
         narrowed_by: |config| Filter::of(&[contacts_of(config), ("types", words(&config.tracking_activity_types))]),
         bookmark_keys: KEYS_WITH_ROUTES,
@@ -128,7 +128,7 @@ fn is_complete_in_round(run: &Run, stream: &Stream) -> bool {
     })
 }
 
-const REPORTS: [&Stream; 2] = [&SUMMARY.stream, &DETAILS.stream];
+static REPORTS: [&Stream; 2] = [&SUMMARY.stream, &DETAILS.stream];
 
 /// What the run has fetched for the contact reports so far, so that no call is made twice.
 #[derive(Default)]
