@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use serde_json::json;
 
@@ -408,20 +408,6 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A lower bound as a query parameter, one second earlier: the service keeps whole seconds, and does not document
-/// whether its bounds are inclusive.
-pub(crate) fn query_bound(bound: DateTime<Utc>) -> String {
-    (bound - TimeDelta::seconds(1)).to_rfc3339_opts(SecondsFormat::Secs, true)
-}
-
-/// Whether a row was returned only because [`query_bound`] is a second earlier than the bound.
-pub(crate) fn is_before_bound(at: Option<DateTime<Utc>>, bound: Option<DateTime<Utc>>) -> bool {
-    match (at, bound) {
-        (Some(at), Some(bound)) => at < bound && at >= bound - TimeDelta::seconds(2),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use std::sync::LazyLock;
@@ -584,18 +570,6 @@ pub(crate) mod tests {
             read(json!({"activity_route": "campaigns"}), interrupted("status=all", false)),
             (false, "b".into(), true)
         );
-    }
-
-    #[test]
-    fn a_query_asks_from_one_second_earlier_and_drops_what_that_adds() {
-        let bound = at("2026-11-10T00:00:01Z");
-        assert_eq!(query_bound(bound), "2026-11-10T00:00:00Z");
-        let is_dropped = |text: &str| is_before_bound(Some(at(text)), Some(bound));
-        assert!(is_dropped("2026-11-10T00:00:00Z") && is_dropped("2026-11-09T23:59:59Z"));
-        assert!(!is_dropped("2026-11-10T00:00:01Z"));
-        // An older row came for another reason than the earlier bound.
-        assert!(!is_dropped("2026-11-09T23:59:58Z"));
-        assert!(!is_before_bound(None, Some(bound)) && !is_before_bound(Some(bound), None));
     }
 
     #[test]

@@ -161,7 +161,7 @@ mod tests {
         let mut out = Vec::new();
         for stream in STREAMS {
             if let Some(selected) = catalog.get(stream.name) {
-                let wanted = paths(&stream).filter(|path| selected.mask.wants(&path.split('.').collect::<Vec<_>>()));
+                let wanted = paths(stream).filter(|path| selected.mask.wants(&path.split('.').collect::<Vec<_>>()));
                 out.extend(wanted.map(|path| format!("{}.{path}", stream.name)));
             }
         }

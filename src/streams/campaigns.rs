@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::field::{Integer, Key, Text, Timestamp};
 use crate::id::Id;
-use crate::run::query_bound;
 use crate::shown::shown;
+use crate::window::query_bound;
 
 /// If the first this many campaigns all answer 403, the login may not read campaigns or their reports.
 pub(super) const REFUSING_CAMPAIGNS: usize = 3;
@@ -211,11 +211,7 @@ fn list(client: &Arc<Client>, config: &Config, since: Option<DateTime<Utc>>) -> 
         client.pages::<EmailCampaign>("emails", "/emails", &query, priority)
     };
     let mut listing = CampaignListing::default();
-    let coverage = every_row(client, "campaigns", vec![()], pages, &mut Seen::default(), |(), step, seen| {
-        let page = match step {
-            Step::Item(page) => page,
-            Step::End(outcome) => return outcome,
-        };
+    let coverage = every_row(client, "campaigns", vec![()], pages, &mut Seen::default(), |(), page, seen| {
         listing.oddities.push((page.rows.len(), page.oddities));
         let extracted: Arc<str> = page.extracted.into();
         for campaign in page.rows {

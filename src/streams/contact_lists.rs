@@ -13,7 +13,6 @@ use crate::client::{Client, Page, Row};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::extent::Filter;
-use crate::fanout::Step;
 use crate::field::{Flag, Integer, Key, Text, Timestamp};
 use crate::id::Id;
 use crate::run::Run;
@@ -168,11 +167,7 @@ impl ChannelListing {
             client.pages::<ContactList>(ENDPOINT, "/contact_lists", &query, priority)
         };
         let mut read = Vec::new();
-        let outcome = every_row(client, "lists", vec![channel], pages, &mut Seen::default(), |_, step, seen| {
-            let page = match step {
-                Step::Item(page) => page,
-                Step::End(outcome) => return outcome,
-            };
+        let outcome = every_row(client, "lists", vec![channel], pages, &mut Seen::default(), |_, page, seen| {
             for list in &page.rows {
                 let (created_at, updated_at) = (list.created_at.instant(), list.updated_at.instant());
                 seen.insert(Sighting {

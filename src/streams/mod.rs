@@ -39,7 +39,7 @@ pub(crate) struct Source {
 /// What one stream has fetched and another can use, so that no call is made twice in a run.
 #[derive(Default)]
 pub(crate) struct Shared {
-    pub(crate) reports: reports::Learnt,
+    pub(crate) reports: reports::Fetched,
     pub(crate) lists: Lists,
     /// Which fields to deselect to save most of the planned calls, in words.
     pub(crate) how_to_save: Option<String>,

@@ -61,9 +61,9 @@ fn contacts_to_write(run: &Run, shared: &mut Shared, readings: &mut [Reading]) -
 
 /// The activities of all campaigns that may have rows, in the order of their ids.
 fn activities_to_read(run: &Run, shared: &mut Shared, readings: &mut [Reading]) -> Result<Vec<Arc<ActivityToRead>>> {
-    let learnt = &mut shared.reports;
-    let mut campaigns = plan::campaigns_to_read(run, learnt, readings)?;
-    if let Some(why) = learnt.campaigns.may_lack() {
+    let fetched = &mut shared.reports;
+    let mut campaigns = plan::campaigns_to_read(run, fetched, readings)?;
+    if let Some(why) = fetched.campaigns.may_lack() {
         log::warn!("{why}. Activity of some campaigns may be missing; the bookmark stays, so a later run reads it");
         for reading in readings.iter_mut() {
             reading.note_listing(false);
@@ -71,12 +71,12 @@ fn activities_to_read(run: &Run, shared: &mut Shared, readings: &mut [Reading]) 
     }
     let ids: Vec<Id> = campaigns.iter().map(|campaign| campaign.id.clone()).collect();
     run.client.note_calls_to_progress(plan::calls_to_progress(run, &campaigns));
-    learnt.campaigns.known.learn_details(run.client, &ids)?;
-    learnt.campaigns.note_activities(&mut campaigns);
-    plan::correct(run, learnt, &campaigns);
+    fetched.campaigns.known.learn_details(run.client, &ids)?;
+    fetched.campaigns.note_activities(&mut campaigns);
+    plan::correct(run, fetched, &campaigns);
     let (mut found, mut gone) = (BTreeMap::new(), 0);
     for campaign in campaigns {
-        let Some(activities) = learnt.campaigns.tracked_activities(&campaign.id) else {
+        let Some(activities) = fetched.campaigns.tracked_activities(&campaign.id) else {
             gone += u64::from(campaign.is_sent);
             continue;
         };

@@ -9,19 +9,20 @@ use chrono::{DateTime, Months, Utc};
 use super::newest_first::{Listing, Part, newest_first};
 use super::reading::Reading;
 use super::records::{ActionSummary, ActivityDetail, OfActivity};
-use super::{ACTIVITY_DETAILS, ACTIVITY_SUMMARY, DETAILS, Learnt, route};
+use super::{ACTIVITY_DETAILS, ACTIVITY_SUMMARY, DETAILS, Fetched, route};
 use crate::client::{Client, Page, Row};
 use crate::config::{Route, Word};
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::field::{Key, KeyInteger};
 use crate::id::Id;
-use crate::run::{Run, is_before_bound, query_bound};
+use crate::run::Run;
 use crate::streams::Shared;
 use crate::streams::contacts;
 use crate::streams::page::rows;
 use crate::timestamp::stamp;
 use crate::window::five_year_windows;
+use crate::window::{is_before_bound, query_bound};
 
 /// 1998-01-01, when there was no Constant Contact yet: the earliest start of a summary.
 const BEFORE_THE_SERVICE: DateTime<Utc> = DateTime::from_timestamp(883_612_800, 0).expect("it is a moment");
@@ -71,7 +72,7 @@ type Ask<T> = dyn Fn(&Arc<Client>, usize, &Id, &mut dyn FnMut(Part<T>) -> bool) 
 type Kept<T> = (Vec<Part<T>>, Result<()>);
 
 /// Writes a page of a contact's report.
-type Write<T> = fn(&mut Run, &mut Learnt, &Reading, &mut OneContact, &Id, Part<T>) -> Result<()>;
+type Write<T> = fn(&mut Run, &mut Fetched, &Reading, &mut OneContact, &Id, Part<T>) -> Result<()>;
 
 /// Fetches the report of any contact. Pages that the plan has read come from memory, once.
 pub(super) struct ContactFetch<T> {
@@ -364,7 +365,7 @@ struct OneContact {
 
 fn write_summary(
     run: &mut Run,
-    learnt: &mut Learnt,
+    fetched: &mut Fetched,
     reading: &Reading,
     contact: &mut OneContact,
     id: &Id,
@@ -373,7 +374,7 @@ fn write_summary(
     let (stream, mut page) = (reading.stream, part.page);
     let rows = rows(run, stream, &mut page);
     let activities = rows.iter().map(|row| row.campaign_activity_id.as_str());
-    learnt.campaign_ids.learn(run, stream, &learnt.campaigns.known, activities)?;
+    fetched.campaign_ids.learn(run, stream, &fetched.campaigns.known, activities)?;
     let contact_id = Key::from(id.to_string().as_str());
     for mut row in rows {
         let at = row.start_on.instant();
@@ -381,7 +382,7 @@ fn write_summary(
         let activity = Id::from(row.campaign_activity_id.as_str());
         if !is_outside && contact.summaries.insert(activity.clone()) {
             row.contact_id = contact_id.clone();
-            row.campaign_id = learnt.campaign_ids.of(&activity);
+            row.campaign_id = fetched.campaign_ids.of(&activity);
             run.emit(stream, &row, &page.extracted)?;
         }
     }
@@ -390,7 +391,7 @@ fn write_summary(
 
 fn write_details(
     run: &mut Run,
-    learnt: &mut Learnt,
+    fetched: &mut Fetched,
     reading: &Reading,
     contact: &mut OneContact,
     _: &Id,
@@ -406,10 +407,10 @@ fn write_details(
     run.note_oddities(stream, rows.len() - untyped.len(), &part.page.oddities);
     let wanted = |row: &ActivityDetail| row.created_time.instant().is_some_and(|at| reading.holds(at));
     let of_emails = rows.iter().filter(|row| wanted(row) && !row.is_of_landing_page());
-    learnt.campaign_ids.learn(
+    fetched.campaign_ids.learn(
         run,
         stream,
-        &learnt.campaigns.known,
+        &fetched.campaigns.known,
         of_emails.map(|row| row.campaign_activity_id.as_str()),
     )?;
     for mut row in part.fresh(rows) {
@@ -427,7 +428,7 @@ fn write_details(
         row.occurrence = KeyInteger(*next);
         *next += 1;
         if !row.is_of_landing_page() {
-            row.campaign_id = learnt.campaign_ids.of(&Id::from(row.campaign_activity_id.as_str()));
+            row.campaign_id = fetched.campaign_ids.of(&Id::from(row.campaign_activity_id.as_str()));
         }
         run.emit(stream, &row, &part.page.extracted)?;
     }

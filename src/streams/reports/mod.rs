@@ -132,7 +132,7 @@ static REPORTS: [&Stream; 2] = [&SUMMARY.stream, &DETAILS.stream];
 
 /// What the run has fetched for the contact reports so far, so that no call is made twice.
 #[derive(Default)]
-pub(crate) struct Learnt {
+pub(crate) struct Fetched {
     pub(in crate::streams) campaigns: Campaigns,
     plan: Option<Plan>,
     contacts: Option<Arc<Contacts>>,
@@ -145,7 +145,7 @@ pub(crate) struct Learnt {
     counted: Option<CountedRows>,
 }
 
-impl Learnt {
+impl Fetched {
     /// The route and the reason, in words, once the plan is made.
     pub(super) fn words(&self) -> Option<&str> {
         self.plan.as_ref().map(|plan| plan.words.as_str())
