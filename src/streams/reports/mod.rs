@@ -16,6 +16,7 @@
 mod by_campaign;
 mod by_contact;
 mod campaign_ids;
+mod contact_fetch;
 mod due_campaigns;
 mod newest_first;
 mod plan;
@@ -30,9 +31,10 @@ mod tracking;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock};
 
-use by_contact::{ContactFetch, Contacts};
+use by_contact::Contacts;
 use campaign_ids::CampaignIds;
 use chrono::{TimeDelta, Utc};
+use contact_fetch::ContactFetch;
 use due_campaigns::Campaigns;
 use plan::{CountedRows, Plan, Sampled};
 use reading::Reading;
@@ -78,7 +80,7 @@ pub(super) static SUMMARY: Source = Source {
     },
     probe: Probe::OfContact(|client, _, id| {
         let (day, now) = (stamp(Utc::now() - TimeDelta::days(1)), stamp(Utc::now()));
-        let path = format!("/reports/contact_reports/{}/activity_summary", Id::from(id).in_path());
+        let path = summary_path(&Id::from(id));
         client.first::<ActionSummary>(ACTIVITY_SUMMARY, &path, &[("start", &day), ("end", &now)], 0).map(|_| ())
     }),
     cost: |run, shared| Ok(plan::of(run, shared)?.calls),
@@ -99,7 +101,7 @@ pub(super) static DETAILS: Source = Source {
     },
     probe: Probe::OfContact(|client, config, id| {
         let types = words(&config.tracking_activity_types);
-        let path = format!("/reports/contact_reports/{}/activity_details", Id::from(id).in_path());
+        let path = details_path(&Id::from(id));
         let query = [("tracking_activities_list", types.as_str()), ("limit", "1")];
         client.first::<ActivityDetail>(ACTIVITY_DETAILS, &path, &query, 0).map(|_| ())
     }),
@@ -107,6 +109,16 @@ pub(super) static DETAILS: Source = Source {
     cost: |run, shared| if run.selects(&SUMMARY.stream) { Ok(0) } else { Ok(plan::of(run, shared)?.calls) },
     read: |run, shared| read(run, shared, &DETAILS.stream),
 };
+
+/// Where the summary of a contact is read.
+fn summary_path(contact: &Id) -> String {
+    format!("/reports/contact_reports/{}/activity_summary", contact.in_path())
+}
+
+/// Where the details of a contact are read.
+pub(crate) fn details_path(contact: &Id) -> String {
+    format!("/reports/contact_reports/{}/activity_details", contact.in_path())
+}
 
 /// Which contacts are read, as a part of the filter. Contacts named in `contact_ids` are read whatever their status.
 fn contacts_of(config: &Config) -> (&'static str, String) {
@@ -168,14 +180,14 @@ impl Fetched {
     /// Fetches the summary of any contact, reusing the pages that the plan has read.
     fn summaries(&mut self, reading: &Reading) -> Arc<ContactFetch<ActionSummary>> {
         let known = self.summaries.take().filter(|fetch| fetch.is_for(reading));
-        let fetch = known.unwrap_or_else(|| by_contact::summary(reading, self.must_split.clone()));
+        let fetch = known.unwrap_or_else(|| contact_fetch::summary(reading, self.must_split.clone()));
         Arc::clone(self.summaries.insert(fetch))
     }
 
     /// Fetches the details of any contact, reusing the pages that the plan has read.
     fn details(&mut self, run: &Run, reading: &Reading) -> Arc<ContactFetch<ActivityDetail>> {
         let known = self.details.take().filter(|fetch| fetch.is_for(reading));
-        Arc::clone(self.details.insert(known.unwrap_or_else(|| by_contact::details(run, reading))))
+        Arc::clone(self.details.insert(known.unwrap_or_else(|| contact_fetch::details(run, reading))))
     }
 }
 

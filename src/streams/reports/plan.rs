@@ -10,11 +10,11 @@ use std::sync::atomic::Ordering;
 
 use chrono::TimeDelta;
 
-use super::by_contact::{self, ContactFetch};
+use super::by_contact::ContactRow;
+use super::contact_fetch::{self, ContactFetch};
 use super::due_campaigns::{Criteria, DueCampaign};
 use super::newest_first::Part;
 use super::reading::Reading;
-use super::records::OfActivity;
 use super::route::{self, ContactReport, Reason};
 use super::{DETAILS, Fetched};
 use crate::config::{ActivityType, Route};
@@ -195,7 +195,7 @@ fn by_contact(run: &mut Run, fetched: &mut Fetched, readings: &[Reading]) -> Res
         };
         cost.made += run.client.calls().saturating_sub(before);
         // If contacts fill more than a page, the few calls that count all rows make the plan more exact.
-        let page = by_contact::rows_a_page(run, reading);
+        let page = contact_fetch::rows_a_page(run, reading);
         let is_worth_it = unread.len() > 5 * CONTACT_SAMPLE && rows.iter().any(|rows| *rows > page / 2);
         if is_worth_it && fetched.counted.is_none() {
             match campaigns_to_read(run, fetched, readings) {
@@ -204,7 +204,7 @@ fn by_contact(run: &mut Run, fetched: &mut Fetched, readings: &[Reading]) -> Res
             }
         }
         let mut report = unsampled(run, fetched, reading, unread.len() as u64);
-        report.least *= by_contact::least_calls(reading, fetched.must_split.load(Ordering::Relaxed));
+        report.least *= contact_fetch::least_calls(reading, fetched.must_split.load(Ordering::Relaxed));
         report.sample = rows;
         cost.report_calls.push((reading.stream.name, report.calls()));
     }
@@ -225,7 +225,7 @@ fn unsampled(run: &Run, fetched: &Fetched, reading: &Reading, contacts: u64) -> 
         || !run.config.reads_all_contacts();
     let counted = fetched.counted.filter(|_| !is_part);
     let rows = counted.map(|counted| if reading.is_summary() { counted.sends } else { counted.chosen });
-    let page = by_contact::rows_a_page(run, reading);
+    let page = contact_fetch::rows_a_page(run, reading);
     ContactReport { contacts, page, least: contacts, rows, sample: Vec::new() }
 }
 
@@ -249,7 +249,7 @@ impl Sampled {
 
 /// Reads a sample of contacts, evenly spread over the order of their ids. Keeps their pages for the read, and returns the
 /// number of rows of each.
-fn sample<T: OfActivity>(
+fn sample<T: ContactRow>(
     run: &Run,
     fetched: &mut Fetched,
     contacts: &[Id],

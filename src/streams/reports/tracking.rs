@@ -18,6 +18,11 @@ use crate::id::Id;
 
 const TRACKING: &str = "email_reports";
 
+/// Where one tracking report of a campaign activity is read.
+pub(crate) fn tracking_path(activity: &Id, of: ActivityType) -> String {
+    format!("/reports/email_reports/{}/tracking/{}", activity.in_path(), of.report_name())
+}
+
 /// A row of any of the six tracking reports.
 #[derive(Deserialize, JsonSchema)]
 pub(super) struct Tracked {
@@ -135,11 +140,7 @@ impl TrackingReport {
         if self.activity.is_refused.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let path = format!(
-            "/reports/email_reports/{}/tracking/{}",
-            self.activity.id.in_path(),
-            self.activity_type.report_name()
-        );
+        let path = tracking_path(&self.activity.id, self.activity_type);
         let limit = page_size.to_string();
         let query = [("limit", limit.as_str())];
         newest_first(client, &Listing { endpoint: TRACKING, path: &path, query: &query, priority }, self.until, push)
