@@ -249,6 +249,6 @@ fn summaries(client: &Arc<Client>, config: &Config) -> Result<Summaries> {
 }
 
 /// Fetches the details of one campaign: its row of the listing plus its activities. Here the status is in capitals.
-pub(super) fn details(client: &Client, id: &Id, priority: usize) -> Result<(EmailCampaign, Oddities)> {
+pub(crate) fn details(client: &Client, id: &Id, priority: usize) -> Result<(EmailCampaign, Oddities)> {
     client.one("email_campaign", &format!("/emails/{}", id.in_path()), priority)
 }

@@ -41,6 +41,7 @@ use reading::Reading;
 pub(super) use records::ActionSummary;
 pub(crate) use records::ActivityDetail;
 pub(super) use route::{cost, time};
+pub(crate) use tracking::{Tracked, tracking_path};
 
 use super::email_campaigns::METRICS;
 use super::{Probe, Shared, Source};

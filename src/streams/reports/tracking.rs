@@ -25,9 +25,9 @@ pub(crate) fn tracking_path(activity: &Id, of: ActivityType) -> String {
 
 /// A row of any of the six tracking reports.
 #[derive(Deserialize, JsonSchema)]
-pub(super) struct Tracked {
-    pub(super) contact_id: Key,
-    pub(super) created_time: KeyTimestamp,
+pub(crate) struct Tracked {
+    pub(crate) contact_id: Key,
+    pub(crate) created_time: KeyTimestamp,
     #[serde(default)]
     pub(super) email_address: Text,
     #[serde(default)]
