@@ -249,10 +249,10 @@ fn unique_counts(seen: &Observations) -> Finding {
     let mut evidence = String::new();
     let (mut differ, mut ids) = (0u64, Vec::new());
     for campaign in &seen.reconciled {
-        let short = campaign.contacts.iter().filter_map(|(of, (rows, counted))| {
-            (rows != counted).then(|| format!("{} {rows} in the rows, {counted} counted", of.report_name()))
-        });
-        let short: Vec<String> = short.collect();
+        let different = campaign.contacts.iter().filter(|(_, (rows, counted))| rows != counted);
+        let short: Vec<String> = different
+            .map(|(of, (rows, counted))| format!("{} {rows} in the rows, {counted} counted", of.report_name()))
+            .collect();
         if !short.is_empty() {
             differ += 1;
             let _ = write!(evidence, " One: {}.", short.join("; "));

@@ -197,7 +197,7 @@ impl ChannelListing {
         // If the listing repeats a row, the last one is the newest.
         let mut newest = BTreeMap::new();
         for page in &self.pages {
-            run.note_oddities(stream, page.rows.len(), &page.oddities);
+            run.odd_rows.note(stream, page.rows.len(), &page.oddities);
             newest.extend(page.rows.iter().map(|list| (list.list_id.as_str(), (list, &page.extracted))));
         }
         for (id, (list, extracted)) in newest {
@@ -223,5 +223,5 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
         }
         end => end.clone()?,
     }
-    run.check_oddities(&SOURCE.stream)
+    run.odd_rows.check(&SOURCE.stream)
 }

@@ -201,7 +201,7 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     // Neither bookmark nor resume point may move past a campaign that the listing lacks.
     let is_whole = listing.may_lack.is_none();
     write(run, known, &mut place, chosen, is_whole)?;
-    run.check_oddities(stream)?;
+    run.odd_rows.check(stream)?;
     if is_whole {
         run.advance_bookmark(stream, place.until, OVERLAP);
     }
@@ -287,7 +287,7 @@ fn is_due(
 
 fn note(run: &mut Run, pages: &PageOddities) {
     for (rows, oddities) in pages {
-        run.note_oddities(&SOURCE.stream, *rows, oddities);
+        run.odd_rows.note(&SOURCE.stream, *rows, oddities);
     }
 }
 
@@ -307,7 +307,7 @@ fn write(
     fanout::map_in_order(chosen.into_iter().collect(), workers, fetch, |(id, chosen), answers| {
         let answers = answers?;
         for oddities in &answers.oddities {
-            run.note_oddities(stream, 0, oddities);
+            run.odd_rows.note(stream, 0, oddities);
         }
         if let Some(details) = &answers.details {
             known.remember_details(id.clone(), details.clone());

@@ -236,7 +236,7 @@ fn read(run: &mut Run, shared: &mut Shared, stream: &'static Stream) -> Result<(
             by_campaign::read(run, shared, &mut readings)?;
             // The pages serve both, so too many unusable rows keep both bookmarks.
             for reading in &readings {
-                run.check_oddities(reading.stream)?;
+                run.odd_rows.check(reading.stream)?;
             }
             readings.into_iter().try_for_each(|reading| reading.finish(run, route))
         }
