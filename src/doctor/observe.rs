@@ -397,7 +397,6 @@ impl Reads<'_> {
     fn look_up(&mut self, seen: &mut Observations, others: BTreeSet<Id>, listed: &HashSet<Id>) -> Result<()> {
         #[derive(Deserialize)]
         struct Activity {
-            #[serde(default)]
             campaign_id: Text,
         }
         for id in others.into_iter().take(LOOKUPS) {

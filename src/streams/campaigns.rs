@@ -73,9 +73,7 @@ pub(super) type PageOddities = Vec<(usize, Oddities)>;
 #[derive(Clone, Deserialize, JsonSchema)]
 pub(crate) struct Summary {
     pub(crate) campaign_id: Key,
-    #[serde(default)]
     pub(crate) last_sent_date: Timestamp,
-    #[serde(default)]
     pub(crate) unique_counts: Option<UniqueCounts>,
     // The listing's `type` in other words.
     #[serde(default, rename = "campaign_type")]
@@ -84,7 +82,6 @@ pub(crate) struct Summary {
 
 /// How many contacts did something, counting each contact once.
 #[derive(Clone, Default, Deserialize, JsonSchema)]
-#[serde(default)]
 pub(crate) struct UniqueCounts {
     pub(super) sends: Integer,
     pub(super) opens: Integer,

@@ -48,28 +48,20 @@ pub(crate) struct ContactList {
     /// Unique id of the list.
     pub(crate) list_id: Key,
     /// Name of the list.
-    #[serde(default)]
     pub(crate) name: Text,
     /// Text that describes the list.
-    #[serde(default)]
     pub(crate) description: Text,
     /// Whether the account marked the list as a favorite.
-    #[serde(default)]
     pub(crate) favorite: Flag,
     /// When the list was created.
-    #[serde(default)]
     pub(crate) created_at: Timestamp,
     /// When the list was last updated.
-    #[serde(default)]
     pub(crate) updated_at: Timestamp,
     /// For a deleted list, when it was deleted.
-    #[serde(default)]
     pub(crate) deleted_at: Timestamp,
     /// Number of contacts on the list. Segments have none.
-    #[serde(default)]
     pub(crate) membership_count: Integer,
     /// The listing the row came from: `email` or `sms`. Filled in by the tap.
-    #[serde(default)]
     pub(crate) channel_type: Text,
 }
 

@@ -284,16 +284,13 @@ fn sighting(contact: &Contact, filter: ChangeFilter) -> Sighting {
 struct ContactId {
     #[serde(rename = "contact_id")]
     id: Key,
-    #[serde(default)]
     created_at: Timestamp,
-    #[serde(default)]
     updated_at: Timestamp,
     #[serde(default, deserialize_with = "object")]
     email_address: Option<EmailDates>,
 }
 
 #[derive(Default, Deserialize, JsonSchema)]
-#[serde(default)]
 struct EmailDates {
     updated_at: Timestamp,
     opt_out_date: Timestamp,

@@ -130,15 +130,10 @@ struct Answers {
 struct Mailing {
     #[serde(rename = "campaign_activity_id")]
     _id: Key,
-    #[serde(default)]
     subject: Text,
-    #[serde(default)]
     preheader: Text,
-    #[serde(default)]
     from_name: Text,
-    #[serde(default)]
     from_email: Text,
-    #[serde(default)]
     reply_to_email: Text,
     #[serde(default, deserialize_with = "list")]
     contact_list_ids: Option<Vec<Text>>,
