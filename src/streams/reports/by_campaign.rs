@@ -62,7 +62,7 @@ fn contacts_to_write(run: &Run, shared: &mut Shared, readings: &mut [Reading]) -
 /// The activities of all campaigns that may have rows, in the order of their ids.
 fn activities_to_read(run: &Run, shared: &mut Shared, readings: &mut [Reading]) -> Result<Vec<Arc<ActivityToRead>>> {
     let fetched = &mut shared.reports;
-    let mut campaigns = plan::campaigns_to_read(run, fetched, readings)?;
+    let mut campaigns = plan::due_campaigns(run, fetched, readings)?;
     if let Some(why) = fetched.campaigns.may_lack() {
         log::warn!("{why}. Activity of some campaigns may be missing; the bookmark stays, so a later run reads it");
         for reading in readings.iter_mut() {
@@ -73,7 +73,7 @@ fn activities_to_read(run: &Run, shared: &mut Shared, readings: &mut [Reading]) 
     run.client.note_calls_to_progress(plan::calls_to_progress(run, &campaigns));
     fetched.campaigns.known.learn_details(run.client, &ids)?;
     fetched.campaigns.note_activities(&mut campaigns);
-    plan::correct(run, fetched, &campaigns);
+    plan::log_new_estimate(run, fetched, &campaigns);
     let (mut found, mut gone) = (BTreeMap::new(), 0);
     for campaign in campaigns {
         let Some(activities) = fetched.campaigns.tracked_activities(&campaign.id) else {
@@ -84,7 +84,7 @@ fn activities_to_read(run: &Run, shared: &mut Shared, readings: &mut [Reading]) 
         for id in activities {
             let is_wanted_by = |is_summary: bool| {
                 let mut readings = readings.iter().zip(&campaign.is_wanted_by);
-                readings.any(|(r, wanted)| *wanted && r.is_summary() == is_summary && r.wants(&id))
+                readings.any(|(r, wanted)| *wanted && r.is_summary() == is_summary && r.is_unread(&id))
             };
             let (summary, details) = (is_wanted_by(true), is_wanted_by(false));
             if summary || details {
@@ -177,7 +177,7 @@ impl<'a, 'run> Writer<'a, 'run> {
         let details = self.readings.iter().find(|reading| !reading.is_summary());
         report.activity.details
             && self.types.contains(&report.activity_type)
-            && details.is_some_and(|reading| reading.holds(at))
+            && details.is_some_and(|reading| reading.includes(at))
     }
 
     fn end_of_report(&mut self, report: &TrackingReport, outcome: Result<()>) -> Result<()> {
@@ -203,7 +203,7 @@ impl<'a, 'run> Writer<'a, 'run> {
         let is_skipped = std::mem::take(&mut self.is_skipped);
         let summary = self.readings.iter().find(|reading| reading.is_summary() && !is_skipped);
         if let Some(reading) = summary {
-            for record in counts.records(activity, |at| reading.holds(at)) {
+            for record in counts.records(activity, |at| reading.includes(at)) {
                 self.run.emit(&SUMMARY.stream, &record, &self.extracted)?;
             }
         }

@@ -65,7 +65,7 @@ fn each_contact<T: ContactRow>(
 ) -> Result<()> {
     let contacts = shared.reports.contacts(run)?;
     reading.note_listing(contacts.are_all);
-    let unread: Vec<Id> = contacts.list.iter().filter(|id| reading.wants(id)).cloned().collect();
+    let unread: Vec<Id> = contacts.list.iter().filter(|id| reading.is_unread(id)).cloned().collect();
     run.client.note_calls_to_progress(1);
     let mut check = PlanCheck::new(run, shared, reading, unread.len() as u64);
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
@@ -216,7 +216,7 @@ impl ContactRow for ActionSummary {
         let (stream, mut page) = (reading.stream, part.page);
         let rows = rows(run, stream, &mut page);
         let activities = rows.iter().map(ContactRow::activity);
-        fetched.campaign_ids.learn(run, stream, &fetched.campaigns.known, activities)?;
+        fetched.campaign_ids.look_up(run, stream, &fetched.campaigns.known, activities)?;
         let contact_id = Key::from(id.to_string().as_str());
         for mut row in rows {
             let at = row.start_on.instant();
@@ -260,9 +260,9 @@ impl ContactRow for ActivityDetail {
             part.page.oddities.why_left_out.get_or_insert_with(|| without_type(row));
         }
         run.odd_rows.note(stream, rows.len() - untyped.len(), &part.page.oddities);
-        let wanted = |row: &ActivityDetail| row.created_time.instant().is_some_and(|at| reading.holds(at));
+        let wanted = |row: &ActivityDetail| row.created_time.instant().is_some_and(|at| reading.includes(at));
         let of_emails = rows.iter().filter(|row| wanted(row) && !row.is_of_landing_page());
-        fetched.campaign_ids.learn(run, stream, &fetched.campaigns.known, of_emails.map(ContactRow::activity))?;
+        fetched.campaign_ids.look_up(run, stream, &fetched.campaigns.known, of_emails.map(ContactRow::activity))?;
         for mut row in part.fresh(rows) {
             if row.tracking_activity_type.is_empty() || !wanted(&row) {
                 continue;

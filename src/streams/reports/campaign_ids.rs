@@ -43,7 +43,7 @@ impl CampaignIds {
     ///
     /// # Errors
     /// What ends the run; a refusal does not.
-    pub(super) fn learn<'a>(
+    pub(super) fn look_up<'a>(
         &mut self,
         run: &Run,
         stream: &Stream,

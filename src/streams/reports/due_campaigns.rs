@@ -1,4 +1,4 @@
-//! Which campaigns may have rows for the reports.
+//! Which campaigns are due: they may have rows for the reports, so their tracking reports must be read.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -24,11 +24,14 @@ const COUNTS_LAG: TimeDelta = TimeDelta::days(1);
 /// Sending a campaign may take hours, and the service dates it later than its first rows.
 const SENDING_TAKES: TimeDelta = TimeDelta::days(2);
 
-/// What the run has fetched about campaigns so far. Each part is fetched once, when it is first needed.
+/// What decides which campaigns are due. Each part is fetched once, when it is first needed.
 #[derive(Default)]
 pub(crate) struct Campaigns {
+    /// What was fetched for the reports and for `email_campaigns` alike.
     pub(in crate::streams) known: KnownCampaigns,
+    /// All campaigns.
     listing: Option<Arc<CampaignListing>>,
+    /// The sent campaigns, with how many rows they have.
     sent: Option<HashMap<Id, SentCounts>>,
 }
 
@@ -37,7 +40,7 @@ struct SentCounts {
     last: Option<DateTime<Utc>>,
     rows: [u64; ActivityType::OF_EMAILS.len()],
     /// Whether the counts of opens and clicks include repeated ones, not one per contact.
-    counts_all: bool,
+    has_repeats: bool,
 }
 
 /// The stats of a campaign, of which only the counts that include repeated opens and clicks are read.
@@ -150,9 +153,9 @@ pub(super) struct DueCampaign {
     /// Whether it surely was sent. A removed campaign may have been a draft.
     pub(super) is_sent: bool,
     /// How many of its activities have reports, if its details are known.
-    pub(super) tracked: Option<u64>,
+    pub(super) tracked_activities: Option<u64>,
     /// Whether its details are known, or will be when the reports are read.
-    pub(super) has_detail: bool,
+    pub(super) has_details: bool,
 }
 
 /// A report of a campaign that must be read.
@@ -189,11 +192,11 @@ impl Campaigns {
         self.fetch_listing(client, config)?;
         self.fetch_sent(client, config)?;
         let wanted = self.select(criteria);
-        self.count_all(client, &wanted)?;
+        self.fetch_repeats(client, &wanted)?;
         Ok(self.select(criteria))
     }
 
-    /// Chooses from what is known already. Pure.
+    /// Chooses by the listing and the counts. Pure.
     fn select(&self, criteria: &Criteria) -> Vec<DueCampaign> {
         let empty = HashMap::new();
         let sent = self.sent.as_ref().unwrap_or(&empty);
@@ -229,8 +232,8 @@ impl Campaigns {
             is_wanted_by,
             reports,
             is_sent: known.counted.is_some() || known.removed_at().is_none(),
-            tracked: self.tracked(id),
-            has_detail: self.known.has_or_plans_details(id),
+            tracked_activities: self.count_tracked(id),
+            has_details: self.known.has_or_plans_details(id),
         })
     }
 
@@ -254,7 +257,7 @@ impl Campaigns {
                 let at_least = |count: Integer| count.as_count().unwrap_or(1);
                 let counts = row.unique_counts.clone();
                 let rows = counts.map_or([1; ActivityType::OF_EMAILS.len()], |counts| counts.by_kind().map(at_least));
-                (id.clone(), SentCounts { last: row.last_sent_date.instant(), rows, counts_all: false })
+                (id.clone(), SentCounts { last: row.last_sent_date.instant(), rows, has_repeats: false })
             });
             self.sent = Some(sent.collect());
         }
@@ -262,12 +265,12 @@ impl Campaigns {
     }
 
     /// Fetches the counts of all opens and clicks of these campaigns: the summaries count one per contact.
-    fn count_all(&mut self, client: &Arc<Client>, campaigns: &[DueCampaign]) -> Result<()> {
+    fn fetch_repeats(&mut self, client: &Arc<Client>, campaigns: &[DueCampaign]) -> Result<()> {
         let sent = self.sent.get_or_insert_default();
         let asked: Vec<Id> = campaigns
             .iter()
             .map(|campaign| &campaign.id)
-            .filter(|id| sent.get(id).is_some_and(|sent| !sent.counts_all && sent.last.is_some()))
+            .filter(|id| sent.get(id).is_some_and(|sent| !sent.has_repeats && sent.last.is_some()))
             .cloned()
             .collect();
         let batches: Vec<Vec<Id>> = asked.chunks(STATS_IDS).map(<[Id]>::to_vec).collect();
@@ -297,7 +300,7 @@ impl Campaigns {
                 }
             }
             for id in ids {
-                sent.get_mut(id).into_iter().for_each(|sent| sent.counts_all = true);
+                sent.get_mut(id).into_iter().for_each(|sent| sent.has_repeats = true);
             }
             Ok(())
         })
@@ -310,7 +313,7 @@ impl Campaigns {
     }
 
     /// How many activities of a campaign have reports, if its activities are known.
-    fn tracked(&self, campaign: &Id) -> Option<u64> {
+    fn count_tracked(&self, campaign: &Id) -> Option<u64> {
         self.known.details_of(campaign)?;
         Some(self.tracked_activities(campaign).map_or(0, |activities| activities.len() as u64))
     }
@@ -318,7 +321,7 @@ impl Campaigns {
     /// Fills in the activities that became known since these campaigns were chosen.
     pub(super) fn note_activities(&self, campaigns: &mut [DueCampaign]) {
         for campaign in campaigns {
-            campaign.tracked = self.tracked(&campaign.id);
+            campaign.tracked_activities = self.count_tracked(&campaign.id);
         }
     }
 }
@@ -336,7 +339,7 @@ mod tests {
     fn sent_on(days: &[i64], rows: u64) -> Campaigns {
         let id = |day: &i64| Id::from(format!("sent {day}").as_str());
         let sent =
-            days.iter().map(|day| (id(day), SentCounts { last: Some(at(*day)), rows: [rows; 6], counts_all: true }));
+            days.iter().map(|day| (id(day), SentCounts { last: Some(at(*day)), rows: [rows; 6], has_repeats: true }));
         let listing = listing(days.iter().map(|day| (id(day), created_on(*day - 1))));
         Campaigns { listing: Some(listing), sent: Some(sent.collect()), ..Campaigns::default() }
     }

@@ -10,8 +10,8 @@
 //! 3. [`Reading::finish`] moves the bookmark.
 //!
 //! [`reading`] holds the window and the resume point of one report, [`due_campaigns`] decides which campaigns may have rows
-//! in it, and [`newest_first`] reads listings that grow while they are read. [`tracking`], [`refusals`] and
-//! [`summary_counts`] are parts of the campaign route, [`campaign_ids`] of the contact route.
+//! in it, and [`newest_first`] reads listings that grow while they are read. [`contact_fetch`] and [`campaign_ids`] are
+//! parts of the contact route; [`tracking`], [`refusals`] and [`summary_counts`] of the campaign route.
 
 mod by_campaign;
 mod by_contact;
@@ -130,18 +130,18 @@ fn contacts_of(config: &Config) -> (&'static str, String) {
     }
 }
 
+static REPORTS: [&Stream; 2] = [&SUMMARY.stream, &DETAILS.stream];
+
 /// Whether a report is finished in this round. A round is one read of both reports, maybe over several runs; it ends when
 /// the other selected report is finished too. Until then this one is not read again.
 fn is_complete_in_round(run: &Run, stream: &Stream) -> bool {
     let complete = run.resume(stream).filter(|resume| resume.is_complete);
     complete.is_some_and(|complete| {
-        [&SUMMARY.stream, &DETAILS.stream].into_iter().filter(|report| run.selects(report)).any(|report| {
+        REPORTS.into_iter().filter(|report| run.selects(report)).any(|report| {
             run.resume(report).is_some_and(|resume| !resume.is_complete && resume.until == complete.until)
         })
     })
 }
-
-static REPORTS: [&Stream; 2] = [&SUMMARY.stream, &DETAILS.stream];
 
 /// What the run has fetched for the contact reports so far, so that no call is made twice.
 #[derive(Default)]
@@ -154,7 +154,9 @@ pub(crate) struct Fetched {
     /// Set once the service has refused a summary over more than five years.
     must_split: Arc<AtomicBool>,
     campaign_ids: CampaignIds,
+    /// What the plan has learnt from a sample of contacts.
     sampled: Sampled,
+    /// How many rows the due campaigns have, once the service's counts are read.
     counted: Option<CountedRows>,
 }
 
@@ -213,6 +215,7 @@ fn readings(run: &mut Run) -> Result<Vec<Reading>> {
 /// Reads a report. On the campaign route the same pages serve both reports, so the first call reads both. On the contact
 /// route each report has pages of its own.
 fn read(run: &mut Run, shared: &mut Shared, stream: &'static Stream) -> Result<()> {
+    // For the error if the service refuses the plan itself.
     shared.needs = match run.config.activity_route.fixed().or(run.state.bookmark(stream).route()) {
         Some(Route::Contacts) => Some(&BY_CONTACT),
         Some(Route::Campaigns) => Some(&BY_CAMPAIGN),
@@ -222,13 +225,13 @@ fn read(run: &mut Run, shared: &mut Shared, stream: &'static Stream) -> Result<(
     match route {
         Route::Contacts => {
             shared.needs = Some(&BY_CONTACT);
-            let mut reading = Reading::begin(run, stream)?.on(run, route)?;
+            let mut reading = Reading::begin(run, stream)?.on_route(run, route)?;
             by_contact::read(run, shared, &mut reading)?;
             reading.finish(run, route)
         }
         Route::Campaigns => {
             shared.needs = Some(&BY_CAMPAIGN);
-            let readings = readings(run)?.into_iter().map(|reading| reading.on(run, route));
+            let readings = readings(run)?.into_iter().map(|reading| reading.on_route(run, route));
             let mut readings = readings.collect::<Result<Vec<_>>>()?;
             for reading in &readings {
                 run.begin(reading.stream)?;

@@ -15,7 +15,7 @@ use super::contact_fetch::{self, ContactFetch};
 use super::due_campaigns::{Criteria, DueCampaign};
 use super::newest_first::Part;
 use super::reading::Reading;
-use super::route::{self, ContactReport, Reason};
+use super::route::{self, ContactEstimate, Reason};
 use super::{DETAILS, Fetched};
 use crate::config::{ActivityType, Route};
 use crate::error::{Error, Result};
@@ -82,6 +82,56 @@ impl fmt::Display for Other {
     }
 }
 
+impl Choice {
+    /// Warns about a route that costs more than it could, or that loses columns. `leaves_campaigns` says whether earlier
+    /// runs took the campaign route and this one does not.
+    fn warn(&self, leaves_campaigns: bool) {
+        let (calls, other) = (self.cost.calls, self.other.unwrap_or(Other::About(0)));
+        match &self.reason {
+            Reason::Refused(why) => log::warn!(
+                "campaign reports are refused ({why}); falling back to the contact route: about {calls} calls, instead of \
+             {other}. To save them, log in again and allow the scope campaign_data"
+            ),
+            Reason::Savings => log::warn!(
+                "the contact reports change to the contact route: about {calls} calls, instead of {other}. It does not \
+             fill {}, so rows that are written again lose them. To keep the campaign route, set activity_route to campaigns",
+                only_by_campaign()
+            ),
+            Reason::NamedContacts | Reason::LandingPages if leaves_campaigns => log::warn!(
+                "the contact reports change to the contact route ({}). It does not fill {}, so rows that are written again \
+             lose them. To keep them, give such runs a state file and target tables of their own",
+                if self.reason == Reason::NamedContacts {
+                    "contact_ids is set"
+                } else {
+                    "only it has landing pages (p_*)"
+                },
+                only_by_campaign()
+            ),
+            _ => {}
+        }
+    }
+
+    /// Route and reason.
+    fn words(&self) -> String {
+        let name = match self.route {
+            Route::Contacts => "contact",
+            Route::Campaigns => "campaign",
+        };
+        let other = self.other.unwrap_or(Other::About(0));
+        let why = match &self.reason {
+            Reason::Setting => "set by activity_route".to_owned(),
+            Reason::Interrupted => "to continue the interrupted read".to_owned(),
+            Reason::NamedContacts => "because contact_ids is set".to_owned(),
+            Reason::LandingPages => "the only one for landing pages (p_*)".to_owned(),
+            Reason::Cost if self.route == Route::Contacts => format!("the campaign route takes {other} calls"),
+            Reason::Cost => format!("it fills more columns; the contact route takes {other} calls"),
+            Reason::Bookmark => "as in earlier runs".to_owned(),
+            Reason::Savings | Reason::Refused(_) => "see the warning".to_owned(),
+        };
+        format!("the contact reports by the {name} route ({why})")
+    }
+}
+
 /// The plan of this run; the first call makes it.
 ///
 /// # Errors
@@ -99,31 +149,28 @@ fn make(run: &mut Run, fetched: &mut Fetched) -> Result<Plan> {
     run.client.run_start()?;
     let before = run.client.calls();
     let readings = super::readings(run)?;
-    let Choice { route, reason, cost, other } = match fixed(run, &readings) {
+    let choice = match fixed_route(run, &readings) {
         Some((route, reason)) => {
             let cost = match route {
-                Route::Contacts => by_contact(run, fetched, &readings)?,
-                Route::Campaigns => by_campaign(run, fetched, &readings)?,
+                Route::Contacts => cost_by_contact(run, fetched, &readings)?,
+                Route::Campaigns => cost_by_campaign(run, fetched, &readings)?,
             };
             Choice { route, reason, cost, other: None }
         }
-        None => cheaper(run, fetched, &readings)?,
+        None => choose_by_cost(run, fetched, &readings)?,
     };
-    let leaves_campaigns = route == Route::Contacts
+    let leaves_campaigns = choice.route == Route::Contacts
         && readings.iter().any(|reading| reading.previous_route(run) == Some(Route::Campaigns));
-    warn_of_route(&reason, leaves_campaigns, cost.calls, other);
+    choice.warn(leaves_campaigns);
+    let (route, words, cost) = (choice.route, choice.words(), choice.cost);
     fetched.campaigns.known.plan_details_of_reports(cost.detailed.into_iter());
-    Ok(Plan {
-        route,
-        calls: run.client.calls().saturating_sub(before).saturating_sub(cost.made) + cost.calls,
-        read_calls: cost.calls,
-        report_calls: cost.report_calls,
-        words: words(route, &reason, other),
-    })
+    // The calls that made the plan and that the read does not need.
+    let extra = run.client.calls().saturating_sub(before).saturating_sub(cost.made);
+    Ok(Plan { route, calls: extra + cost.calls, read_calls: cost.calls, report_calls: cost.report_calls, words })
 }
 
 /// The route, if something other than cost decides it.
-fn fixed(run: &Run, readings: &[Reading]) -> Option<(Route, Reason)> {
+fn fixed_route(run: &Run, readings: &[Reading]) -> Option<(Route, Reason)> {
     if let Some(route) = run.config.activity_route.fixed() {
         return Some((route, Reason::Setting));
     }
@@ -137,15 +184,15 @@ fn fixed(run: &Run, readings: &[Reading]) -> Option<(Route, Reason)> {
     (landing_pages && run.selects(&DETAILS.stream)).then_some((Route::Contacts, Reason::LandingPages))
 }
 
-/// The cheaper route. The campaigns are counted first, since that takes few
-/// calls. Contacts are sampled only if the contact route could still win.
-fn cheaper(run: &mut Run, fetched: &mut Fetched, readings: &[Reading]) -> Result<Choice> {
+/// The cheaper route. The campaigns are counted first, since that takes few calls. Contacts are sampled only if the contact
+/// route could still win.
+fn choose_by_cost(run: &mut Run, fetched: &mut Fetched, readings: &[Reading]) -> Result<Choice> {
     let previous = readings.iter().find_map(|reading| reading.previous_route(run));
     if previous == Some(Route::Contacts) {
-        let cost = by_contact(run, fetched, readings)?;
+        let cost = cost_by_contact(run, fetched, readings)?;
         return Ok(Choice { route: Route::Contacts, reason: Reason::Bookmark, cost, other: None });
     }
-    let by_campaign = match by_campaign(run, fetched, readings) {
+    let by_campaign = match cost_by_campaign(run, fetched, readings) {
         Ok(cost) => cost,
         Err(Error::Forbidden(why)) if previous == Some(Route::Campaigns) => {
             // Read contact by contact, rows that are written again would lose what only the other route fills.
@@ -156,7 +203,7 @@ fn cheaper(run: &mut Run, fetched: &mut Fetched, readings: &[Reading]) -> Result
             )));
         }
         Err(Error::Forbidden(why)) => {
-            let cost = by_contact(run, fetched, readings)?;
+            let cost = cost_by_contact(run, fetched, readings)?;
             let other = Some(Other::About(fetched.sampled.campaign_calls(u64::from(run.config.page_size))));
             return Ok(Choice { route: Route::Contacts, reason: Reason::Refused(why), cost, other });
         }
@@ -164,13 +211,13 @@ fn cheaper(run: &mut Run, fetched: &mut Fetched, readings: &[Reading]) -> Result
     };
     let (contacts, _) = contacts::count(run.client, run.config)?;
     let listing = contacts.div_ceil(u64::from(run.config.page_size));
-    let reports = readings.iter().map(|reading| unsampled(run, fetched, reading, contacts));
+    let reports = readings.iter().map(|reading| estimate_from_counts(run, fetched, reading, contacts));
     let least = listing + reports.map(|report| report.at_least()).sum::<u64>();
-    if !route::can_contacts_win(least, by_campaign.calls, previous) {
+    if !route::can_contact_route_win(least, by_campaign.calls, previous) {
         let (route, reason) = route::choose(least, by_campaign.calls, previous);
         return Ok(Choice { route, reason, cost: by_campaign, other: Some(Other::AtLeast(least)) });
     }
-    let by_contact = by_contact(run, fetched, readings)?;
+    let by_contact = cost_by_contact(run, fetched, readings)?;
     let (route, reason) = route::choose(by_contact.calls + listing, by_campaign.calls, previous);
     let (cost, other) = match route {
         Route::Contacts => (by_contact, by_campaign.calls),
@@ -180,11 +227,11 @@ fn cheaper(run: &mut Run, fetched: &mut Fetched, readings: &[Reading]) -> Result
 }
 
 /// What the contact route costs. Lists the contacts, and reads a sample of them.
-fn by_contact(run: &mut Run, fetched: &mut Fetched, readings: &[Reading]) -> Result<Cost> {
+fn cost_by_contact(run: &mut Run, fetched: &mut Fetched, readings: &[Reading]) -> Result<Cost> {
     let contacts = fetched.contacts(run)?;
     let mut cost = Cost::default();
     for reading in readings {
-        let unread: Vec<Id> = contacts.list.iter().filter(|id| reading.wants(id)).cloned().collect();
+        let unread: Vec<Id> = contacts.list.iter().filter(|id| reading.is_unread(id)).cloned().collect();
         let before = run.client.calls();
         let rows = if reading.is_summary() {
             let fetch = fetched.summaries(reading);
@@ -198,13 +245,13 @@ fn by_contact(run: &mut Run, fetched: &mut Fetched, readings: &[Reading]) -> Res
         let page = contact_fetch::rows_a_page(run, reading);
         let is_worth_it = unread.len() > 5 * CONTACT_SAMPLE && rows.iter().any(|rows| *rows > page / 2);
         if is_worth_it && fetched.counted.is_none() {
-            match campaigns_to_read(run, fetched, readings) {
+            match due_campaigns(run, fetched, readings) {
                 Ok(_) | Err(Error::Forbidden(_)) => {}
                 Err(e) => return Err(e),
             }
         }
-        let mut report = unsampled(run, fetched, reading, unread.len() as u64);
-        report.least *= contact_fetch::least_calls(reading, fetched.must_split.load(Ordering::Relaxed));
+        let mut report = estimate_from_counts(run, fetched, reading, unread.len() as u64);
+        report.least_calls *= contact_fetch::least_calls(reading, fetched.must_split.load(Ordering::Relaxed));
         report.sample = rows;
         cost.report_calls.push((reading.stream.name, report.calls()));
     }
@@ -217,7 +264,7 @@ fn by_contact(run: &mut Run, fetched: &mut Fetched, readings: &[Reading]) -> Res
 }
 
 /// A report on the contact route without a sample.
-fn unsampled(run: &Run, fetched: &Fetched, reading: &Reading, contacts: u64) -> ContactReport {
+fn estimate_from_counts(run: &Run, fetched: &Fetched, reading: &Reading, contacts: u64) -> ContactEstimate {
     // The counts include every row of a campaign and every contact, so they do not fit a read of less.
     let is_part = reading.resume.is_some()
         || reading.is_bounded
@@ -226,7 +273,7 @@ fn unsampled(run: &Run, fetched: &Fetched, reading: &Reading, contacts: u64) -> 
     let counted = fetched.counted.filter(|_| !is_part);
     let rows = counted.map(|counted| if reading.is_summary() { counted.sends } else { counted.chosen });
     let page = contact_fetch::rows_a_page(run, reading);
-    ContactReport { contacts, page, least: contacts, rows, sample: Vec::new() }
+    ContactEstimate { contacts, rows_a_page: page, least_calls: contacts, rows, sample: Vec::new() }
 }
 
 /// What the sample of contacts has shown.
@@ -302,8 +349,8 @@ pub(super) fn spread_over(all: usize, some: usize) -> impl Iterator<Item = usize
 }
 
 /// What the campaign route costs. Lists and counts the campaigns, and reads the details of some.
-fn by_campaign(run: &mut Run, fetched: &mut Fetched, readings: &[Reading]) -> Result<Cost> {
-    let mut campaigns = campaigns_to_read(run, fetched, readings)?;
+fn cost_by_campaign(run: &mut Run, fetched: &mut Fetched, readings: &[Reading]) -> Result<Cost> {
+    let mut campaigns = due_campaigns(run, fetched, readings)?;
     let before = run.client.calls();
     let size = sample_size(run, CAMPAIGN_SAMPLE);
     let some: Vec<Id> = spread_over(campaigns.len(), size).map(|at| campaigns[at].id.clone()).collect();
@@ -316,7 +363,7 @@ fn by_campaign(run: &mut Run, fetched: &mut Fetched, readings: &[Reading]) -> Re
         let (contacts, _) = contacts::count(run.client, run.config)?;
         calls += contacts.div_ceil(u64::from(run.config.page_size));
     }
-    let detailed = campaigns.into_iter().filter(|campaign| !campaign.has_detail).map(|campaign| campaign.id).collect();
+    let detailed = campaigns.into_iter().filter(|campaign| !campaign.has_details).map(|campaign| campaign.id).collect();
     Ok(Cost { calls, made, detailed, ..Cost::default() })
 }
 
@@ -329,7 +376,7 @@ pub(super) struct CountedRows {
 }
 
 /// The campaigns that may have rows for these reports.
-pub(super) fn campaigns_to_read(run: &Run, fetched: &mut Fetched, readings: &[Reading]) -> Result<Vec<DueCampaign>> {
+pub(super) fn due_campaigns(run: &Run, fetched: &mut Fetched, readings: &[Reading]) -> Result<Vec<DueCampaign>> {
     let criteria = Criteria {
         demands: readings.iter().map(|reading| reading.demand(run.config)).collect(),
         types: run.config.tracking_activity_types.clone(),
@@ -351,16 +398,16 @@ pub(super) fn calls_to_progress(run: &Run, campaigns: &[DueCampaign]) -> u64 {
     let page_size = u64::from(run.config.page_size);
     let reports =
         |campaign: &DueCampaign| campaign.reports.iter().map(|report| report.rows.div_ceil(page_size).max(1)).sum();
-    let details = campaigns.iter().filter(|campaign| campaign.tracked.is_none()).count() as u64;
+    let details = campaigns.iter().filter(|campaign| campaign.tracked_activities.is_none()).count() as u64;
     details + campaigns.iter().map(reports).max().unwrap_or(0)
 }
 
 /// Logs a corrected cost if the campaigns have more activities than the sample showed.
-pub(super) fn correct(run: &Run, fetched: &Fetched, campaigns: &[DueCampaign]) {
+pub(super) fn log_new_estimate(run: &Run, fetched: &Fetched, campaigns: &[DueCampaign]) {
     let Some(plan) = &fetched.plan else { return };
     let calls = route::campaign_calls(campaigns, u64::from(run.config.page_size));
     // The details of all of them have just been fetched.
-    let made = campaigns.iter().filter(|campaign| !campaign.has_detail).count() as u64;
+    let made = campaigns.iter().filter(|campaign| !campaign.has_details).count() as u64;
     run.progress.expect_calls(calls.saturating_sub(made));
     if calls > plan.read_calls + plan.read_calls / 10 {
         let cost = route::cost(calls, run.config.requests_per_second);
@@ -370,47 +417,6 @@ pub(super) fn correct(run: &Run, fetched: &Fetched, campaigns: &[DueCampaign]) {
 
 fn only_by_campaign() -> String {
     DETAILS.stream.only_by_campaign.join(", ")
-}
-
-fn warn_of_route(reason: &Reason, leaves_campaigns: bool, calls: u64, other: Option<Other>) {
-    let other = other.unwrap_or(Other::About(0));
-    match reason {
-        Reason::Refused(why) => log::warn!(
-            "campaign reports are refused ({why}); falling back to the contact route: about {calls} calls, instead of \
-             {other}. To save them, log in again and allow the scope campaign_data"
-        ),
-        Reason::Savings => log::warn!(
-            "the contact reports change to the contact route: about {calls} calls, instead of {other}. It does not \
-             fill {}, so rows that are written again lose them. To keep the campaign route, set activity_route to campaigns",
-            only_by_campaign()
-        ),
-        Reason::NamedContacts | Reason::LandingPages if leaves_campaigns => log::warn!(
-            "the contact reports change to the contact route ({}). It does not fill {}, so rows that are written again \
-             lose them. To keep them, give such runs a state file and target tables of their own",
-            if *reason == Reason::NamedContacts { "contact_ids is set" } else { "only it has landing pages (p_*)" },
-            only_by_campaign()
-        ),
-        _ => {}
-    }
-}
-
-fn words(route: Route, reason: &Reason, other: Option<Other>) -> String {
-    let name = match route {
-        Route::Contacts => "contact",
-        Route::Campaigns => "campaign",
-    };
-    let other = other.unwrap_or(Other::About(0));
-    let why = match reason {
-        Reason::Setting => "set by activity_route".to_owned(),
-        Reason::Interrupted => "to continue the interrupted read".to_owned(),
-        Reason::NamedContacts => "because contact_ids is set".to_owned(),
-        Reason::LandingPages => "the only one for landing pages (p_*)".to_owned(),
-        Reason::Cost if route == Route::Contacts => format!("the campaign route takes {other} calls"),
-        Reason::Cost => format!("it fills more columns; the contact route takes {other} calls"),
-        Reason::Bookmark => "as in earlier runs".to_owned(),
-        Reason::Savings | Reason::Refused(_) => "see the warning".to_owned(),
-    };
-    format!("the contact reports by the {name} route ({why})")
 }
 
 #[cfg(test)]

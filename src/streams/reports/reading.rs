@@ -73,7 +73,7 @@ impl Reading {
     }
 
     /// Prepares the read on a route. A resume point of the other route is useless there, so the read starts over.
-    pub(super) fn on(self, run: &Run, route: Route) -> Result<Reading> {
+    pub(super) fn on_route(self, run: &Run, route: Route) -> Result<Reading> {
         let name = self.stream.name;
         if let Some(why) = run.why_not_resumable(self.stream) {
             log::warn!(
@@ -97,12 +97,12 @@ impl Reading {
     }
 
     /// Whether a contact or campaign activity still has to be read.
-    pub(super) fn wants(&self, id: &Id) -> bool {
+    pub(super) fn is_unread(&self, id: &Id) -> bool {
         self.after.as_ref().is_none_or(|after| id > after)
     }
 
     /// Whether to write a row of the details. Without a window from the settings, rows after its end are written too.
-    pub(super) fn holds(&self, at: DateTime<Utc>) -> bool {
+    pub(super) fn includes(&self, at: DateTime<Utc>) -> bool {
         self.since.is_none_or(|since| at >= since) && !(self.is_bounded && at >= self.until)
     }
 
@@ -110,7 +110,7 @@ impl Reading {
     pub(super) fn note_progress(&mut self, run: &mut Run, route: Route, id: &Id) {
         if run.odd_rows.is_too_odd(self.stream) {
             self.withdraw_progress(run);
-        } else if self.wants(id) && !self.may_lack_rows {
+        } else if self.is_unread(id) && !self.may_lack_rows {
             run.note_progress(self.stream, Resume { after: Some(id.to_string()), ..self.resume_point(route) });
             self.after = Some(id.clone());
         }
@@ -250,7 +250,7 @@ mod tests {
                 let reading = begun(run, &DETAILS.stream, None);
                 let times =
                     ["2026-11-01T23:59:59Z", "2026-11-10T00:00:00Z", "2026-11-10T23:59:59Z", "2026-11-24T00:00:00Z"];
-                times.map(|time| reading.holds(at(time)))
+                times.map(|time| reading.includes(at(time)))
             })
         };
         assert_eq!(holds(json!({})), [false, true, true, true]);
@@ -264,7 +264,7 @@ mod tests {
         run(&json!({}), &bookmarks(&json!({}), &resume), |run| {
             let reading = Reading::begin(run, &DETAILS.stream).unwrap();
             assert_eq!((reading.since, reading.until), (Some(at("2026-10-01")), at("2026-11-20")));
-            assert!(!reading.wants(&Id::from("b")) && reading.wants(&Id::from("c")));
+            assert!(!reading.is_unread(&Id::from("b")) && reading.is_unread(&Id::from("c")));
         });
     }
 

@@ -15,33 +15,33 @@ const WORTH_A_SWITCH: u64 = 1000;
 
 /// What is known about one report on the contact route before it is read.
 #[derive(Clone, Debug, Default)]
-pub(super) struct ContactReport {
+pub(super) struct ContactEstimate {
     /// How many contacts still have to be read.
     pub(super) contacts: u64,
     /// The most rows of a page.
-    pub(super) page: u64,
+    pub(super) rows_a_page: u64,
     /// The calls if no contact had a row: one per contact, or one per part of a window that is split.
-    pub(super) least: u64,
+    pub(super) least_calls: u64,
     /// How many rows all these contacts have together, if the service's counts of campaigns are known.
     pub(super) rows: Option<u64>,
     /// The number of rows of each contact in the sample.
     pub(super) sample: Vec<u64>,
 }
 
-impl ContactReport {
+impl ContactEstimate {
     /// A lower bound of its calls.
     pub(super) fn at_least(&self) -> u64 {
-        self.least.max(self.rows.unwrap_or(0) / self.page.max(1))
+        self.least_calls.max(self.rows.unwrap_or(0) / self.rows_a_page.max(1))
     }
 
     /// How many calls it takes, including those for the sample.
     pub(super) fn calls(&self) -> u64 {
         let sampled = self.sample.len() as u64;
         let sampled_rows: u64 = self.sample.iter().sum();
-        let pages = |rows: f64| (rows / as_f64(self.page)).ceil().max(1.0);
+        let pages = |rows: f64| (rows / as_f64(self.rows_a_page)).ceil().max(1.0);
         if sampled == 0 || (sampled_rows == 0 && self.rows.is_some()) {
             // No contact of the sample has rows, so few contacts have them all, on full pages.
-            return self.least + self.rows.unwrap_or(0) / self.page.max(1);
+            return self.least_calls + self.rows.unwrap_or(0) / self.rows_a_page.max(1);
         }
         // The counts give the number of rows, the sample shows how they are distributed. If at least half of the sample
         // has rows, and far more than the counts say, the counts are too low: they lack the rows of automations.
@@ -54,13 +54,13 @@ impl ContactReport {
         };
         let sampled_pages: f64 = self.sample.iter().map(|rows| pages(as_f64(*rows) * scale)).sum();
         let more = (sampled_pages / as_f64(sampled) - 1.0) * as_f64(self.contacts);
-        self.least + as_u64(more)
+        self.least_calls + as_u64(more)
     }
 }
 
 /// How many calls the campaign route takes: one per campaign, and one per page of its reports.
 pub(super) fn campaign_calls(campaigns: &[DueCampaign], page_size: u64) -> u64 {
-    let known: Vec<u64> = campaigns.iter().filter_map(|campaign| campaign.tracked).collect();
+    let known: Vec<u64> = campaigns.iter().filter_map(|campaign| campaign.tracked_activities).collect();
     // Campaigns whose activities are unknown are taken to have the average number.
     let average = if known.is_empty() { 1.0 } else { as_f64(known.iter().sum()) / as_f64(known.len() as u64) };
     let of_reports = |campaign: &DueCampaign, activities: u64| -> f64 {
@@ -69,13 +69,13 @@ pub(super) fn campaign_calls(campaigns: &[DueCampaign], page_size: u64) -> u64 {
         as_f64(campaign.reports.iter().map(|report| pages(report.rows)).sum())
     };
     let calls = |campaign: &DueCampaign| {
-        if let Some(activities) = campaign.tracked {
+        if let Some(activities) = campaign.tracked_activities {
             return of_reports(campaign, activities);
         }
         let (fewer, share) = (as_u64(average.floor()), average.fract());
         of_reports(campaign, fewer) * (1.0 - share) + of_reports(campaign, fewer + 1) * share
     };
-    let details = campaigns.iter().filter(|campaign| !campaign.has_detail).count() as u64;
+    let details = campaigns.iter().filter(|campaign| !campaign.has_details).count() as u64;
     details + as_u64(campaigns.iter().map(calls).sum())
 }
 
@@ -147,7 +147,7 @@ pub(super) fn choose(by_contact: u64, by_campaign: u64, previous: Option<Route>)
 }
 
 /// Whether the contact route could still win if it costs at least `least`, so that its cost must be known exactly.
-pub(super) fn can_contacts_win(least: u64, by_campaign: u64, previous: Option<Route>) -> bool {
+pub(super) fn can_contact_route_win(least: u64, by_campaign: u64, previous: Option<Route>) -> bool {
     choose(least, by_campaign, previous).0 == Route::Contacts
 }
 
@@ -190,10 +190,10 @@ mod tests {
 
     #[test]
     fn a_contact_costs_the_pages_that_its_rows_fill() {
-        let report = |rows, sample: &[u64]| ContactReport {
+        let report = |rows, sample: &[u64]| ContactEstimate {
             contacts: 1000,
-            page: 100,
-            least: 1000,
+            rows_a_page: 100,
+            least_calls: 1000,
             rows,
             sample: sample.into(),
         };
@@ -205,7 +205,7 @@ mod tests {
         // Those with rows are few, and none was met.
         assert_eq!(report(Some(50_000), &[0; 20]).calls(), 1500);
         // Windows of five years are more calls, also without a row.
-        assert_eq!(ContactReport { least: 3000, ..report(None, &[0, 300]) }.calls(), 4000);
+        assert_eq!(ContactEstimate { least_calls: 3000, ..report(None, &[0, 300]) }.calls(), 4000);
     }
 
     fn campaign(rows: [u64; 6], tracked: Option<u64>) -> DueCampaign {
@@ -220,8 +220,8 @@ mod tests {
             is_wanted_by: vec![true],
             reports,
             is_sent: true,
-            tracked,
-            has_detail: false,
+            tracked_activities: tracked,
+            has_details: false,
         }
     }
 
@@ -282,12 +282,17 @@ mod tests {
         }
 
         /// The two reports as a sample shows them.
-        fn reports(&self, sample: usize) -> [ContactReport; 2] {
+        fn reports(&self, sample: usize) -> [ContactEstimate; 2] {
             let contacts = self.sent.len() as u64;
             let some: Vec<u64> =
                 super::super::plan::spread_over(self.sent.len(), sample).map(|at| self.sent[at]).collect();
-            let report =
-                |page, rows, sample| ContactReport { contacts, page, least: contacts, rows: Some(rows), sample };
+            let report = |page, rows, sample| ContactEstimate {
+                contacts,
+                rows_a_page: page,
+                least_calls: contacts,
+                rows: Some(rows),
+                sample,
+            };
             [
                 report(200, self.sends(), some.clone()),
                 report(100, Account::details(self.sends()), some.into_iter().map(Account::details).collect()),
@@ -304,14 +309,14 @@ mod tests {
                         let account = Account::new(contacts, campaigns, heavy, share);
                         let case = format!("{contacts} contacts, {campaigns} campaigns, {heavy} % get {share} %");
                         let real = (account.by_contact(), account.by_campaign());
-                        let planned: u64 = account.reports(20).iter().map(ContactReport::calls).sum();
-                        let least: u64 = account.reports(0).iter().map(ContactReport::at_least).sum();
+                        let planned: u64 = account.reports(20).iter().map(ContactEstimate::calls).sum();
+                        let least: u64 = account.reports(0).iter().map(ContactEstimate::at_least).sum();
                         assert!(
                             planned * 4 >= real.0 * 3 && planned * 4 <= real.0 * 5,
                             "{case}: {planned} for {real:?}"
                         );
                         assert!(least <= real.0, "{case}: at least {least} for {real:?}");
-                        let route = if can_contacts_win(least, real.1, None) {
+                        let route = if can_contact_route_win(least, real.1, None) {
                             choose(planned, real.1, None).0
                         } else {
                             Route::Campaigns
