@@ -70,62 +70,9 @@ fn examine(config: &Config, client: &Arc<Client>, catalog: &Catalog) -> Result<R
     };
     let grant = Grant { scopes: proven.flatten(), privileges };
     let identity = grant.identity(client)?;
-
-    let mut probed = Probed { contact: config.contact_ids.first().cloned(), ..Probed::default() };
-    let mut sizes = Vec::new();
-    let (mut readable, mut refused) = (Vec::<&'static Source>::new(), Vec::<Refused>::new());
-    let mut untried = Vec::new();
-    for source in ALL {
-        let stream = &source.stream;
-        let by_campaign = stream.has_routes() && config.activity_route.fixed() == Some(Route::Campaigns);
-        let needs_campaigns = refused.iter().find(|refused| by_campaign && refused.stream == CAMPAIGNS.name);
-        let tried = match (&source.probe, &probed.contact) {
-            // Listings are counted even if they are not selected, to report the size of the account.
-            (Probe::Listing(rows, count), _) => {
-                let count = count(client, config, &mut probed);
-                sizes.push(Size { rows, count: count.as_ref().ok().copied().flatten() });
-                count.map(|_| ())
-            }
-            (Probe::OfContact(_), _) if catalog.get(stream.name).is_none() => continue,
-            (Probe::OfContact(_), _) if needs_campaigns.is_some() => {
-                Err(Error::Forbidden("activity_route is \"campaigns\", and they cannot be listed".into()))
-            }
-            (Probe::OfContact(ask), Some(id)) => match ask(client, config, id) {
-                Err(Error::NotFound(_)) => Ok(()),
-                other => other,
-            },
-            (Probe::OfContact(_), None) if !probed.can_list_contacts => {
-                Err(Error::Forbidden("the contacts cannot be listed".into()))
-            }
-            (Probe::OfContact(_), None) => {
-                untried.push(stream.name);
-                Ok(())
-            }
-        };
-        match tried {
-            Ok(()) => readable.push(source),
-            Err(Error::Forbidden(why)) => {
-                let needs = if needs_campaigns.is_some() { &CAMPAIGNS.needs } else { &stream.needs };
-                let why = format!("{} ({why})", grant.lacks(needs));
-                refused.push(Refused { stream: stream.name, needs: &stream.needs, why });
-            }
-            Err(e) => return Err(e.context(stream.name)),
-        }
-    }
-    let mut streams = Vec::new();
-    for source in ALL {
-        let stream = &source.stream;
-        let Some(selected) = catalog.get(stream.name) else { continue };
-        let refusal = refused.iter().find(|refused| refused.stream == stream.name);
-        let (verdict, why, null_fields) = if let Some(refusal) = refusal {
-            (Verdict::Refused, Some(refusal.why.clone()), Vec::new())
-        } else {
-            let (null_fields, why) = grant.null_fields(stream, selected, &refused);
-            let is_untried = untried.contains(&stream.name);
-            (if is_untried { Verdict::Untried } else { Verdict::MayBeRead }, why, null_fields)
-        };
-        streams.push(StreamReport { stream: stream.name, verdict, why, null_fields });
-    }
+    let tried = Tried::by(config, client, catalog, &grant)?;
+    let streams = tried.streams(catalog, &grant);
+    let mut readable = tried.readable;
     readable.retain(|source| catalog.get(source.stream.name).is_some());
     Ok(Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -133,11 +80,83 @@ fn examine(config: &Config, client: &Arc<Client>, catalog: &Catalog) -> Result<R
         account: Account {
             organization_name: identity.organization_name,
             encoded_account_id: identity.encoded_account_id,
-            sizes,
+            sizes: tried.sizes,
         },
         streams,
         full_sync: if readable.is_empty() { None } else { Some(full_sync(config, client, catalog, &readable)?) },
     })
+}
+
+/// What a cheap call for each stream has shown.
+#[derive(Default)]
+struct Tried {
+    sizes: Vec<Size>,
+    readable: Vec<&'static Source>,
+    refused: Vec<Refused>,
+    /// Streams that are taken to be readable: there is no contact to try them on.
+    untried: Vec<&'static str>,
+}
+
+impl Tried {
+    fn by(config: &Config, client: &Arc<Client>, catalog: &Catalog, grant: &Grant) -> Result<Tried> {
+        let mut tried = Tried::default();
+        let mut probed = Probed { contact: config.contact_ids.first().cloned(), ..Probed::default() };
+        for source in ALL {
+            let stream = &source.stream;
+            let by_campaign = stream.has_routes() && config.activity_route.fixed() == Some(Route::Campaigns);
+            let lacks_campaigns = by_campaign && tried.refused.iter().any(|refused| refused.stream == CAMPAIGNS.name);
+            let outcome = match (&source.probe, &probed.contact) {
+                // Listings are counted even if they are not selected, to report the size of the account.
+                (Probe::Listing(rows, count), _) => {
+                    let count = count(client, config, &mut probed);
+                    tried.sizes.push(Size { rows, count: count.as_ref().ok().copied().flatten() });
+                    count.map(|_| ())
+                }
+                (Probe::OfContact(_), _) if catalog.get(stream.name).is_none() => continue,
+                (Probe::OfContact(_), _) if lacks_campaigns => {
+                    Err(Error::Forbidden("activity_route is \"campaigns\", and they cannot be listed".into()))
+                }
+                (Probe::OfContact(ask), Some(id)) => match ask(client, config, id) {
+                    Err(Error::NotFound(_)) => Ok(()),
+                    other => other,
+                },
+                (Probe::OfContact(_), None) if !probed.can_list_contacts => {
+                    Err(Error::Forbidden("the contacts cannot be listed".into()))
+                }
+                (Probe::OfContact(_), None) => {
+                    tried.untried.push(stream.name);
+                    Ok(())
+                }
+            };
+            match outcome {
+                Ok(()) => tried.readable.push(source),
+                Err(Error::Forbidden(why)) => {
+                    let needs = if lacks_campaigns { &CAMPAIGNS.needs } else { &stream.needs };
+                    let why = format!("{} ({why})", grant.lacks(needs));
+                    tried.refused.push(Refused { stream: stream.name, needs: &stream.needs, why });
+                }
+                Err(e) => return Err(e.context(stream.name)),
+            }
+        }
+        Ok(tried)
+    }
+
+    /// What the report says of the selected streams.
+    fn streams(&self, catalog: &Catalog, grant: &Grant) -> Vec<StreamReport> {
+        let report = |stream: &'static Stream| {
+            let selected = catalog.get(stream.name)?;
+            let refused = self.refused.iter().find(|refused| refused.stream == stream.name);
+            let (verdict, why, null_fields) = if let Some(refused) = refused {
+                (Verdict::Refused, Some(refused.why.clone()), Vec::new())
+            } else {
+                let (null_fields, why) = grant.null_fields(stream, selected, &self.refused);
+                let is_untried = self.untried.contains(&stream.name);
+                (if is_untried { Verdict::Untried } else { Verdict::MayBeRead }, why, null_fields)
+            };
+            Some(StreamReport { stream: stream.name, verdict, why, null_fields })
+        };
+        streams::all().filter_map(report).collect()
+    }
 }
 
 /// The plan of a run that starts from nothing, so that it counts the calls that such a run makes.
