@@ -13,11 +13,6 @@ pub(crate) fn share_of_quota(calls: u64) -> String {
     format!("{}.{:02}", share / 100, share % 100)
 }
 
-/// A number of calls in words.
-pub(crate) fn calls_in_words(calls: u64) -> String {
-    format!("{calls} call{}", if calls == 1 { "" } else { "s" })
-}
-
 /// An estimated time, in the largest unit of which it is at least one and a half.
 pub(crate) fn in_words(time: Duration) -> String {
     let seconds = time.as_secs_f64().ceil();
@@ -43,15 +38,5 @@ impl CallCount {
 
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_call_is_no_calls() {
-        assert_eq!([0, 1, 2].map(calls_in_words), ["0 calls", "1 call", "2 calls"]);
     }
 }

@@ -22,6 +22,11 @@ pub(crate) fn one_line(text: &str, longest: usize) -> String {
     line
 }
 
+/// A number of things: `1 call`, `2 calls`.
+pub(crate) fn plural(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Replaces control characters, which move the cursor, ring, change colours or fake a log line, and bidirectional ones,
 /// which reorder the text around them.
 fn printable(c: char) -> char {
@@ -40,6 +45,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!([0, 1, 2].map(|count| plural(count, "call")), ["0 calls", "1 call", "2 calls"]);
+    }
 
     #[test]
     fn plain_text_is_shown_as_it_is() {

@@ -25,8 +25,9 @@ use crate::config::{Config, OnQuota};
 use crate::error::{Error, Result};
 use crate::http::{Decision, Retry, agent, is_untrusted, network_text, retry_after, untrusted_text};
 use crate::logger::timer;
-use crate::quota::{CallCount, DAILY_QUOTA, calls_in_words};
+use crate::quota::{CallCount, DAILY_QUOTA};
 use crate::secret::Secret;
+use crate::shown::plural;
 use judge::{Verdict, judge};
 use pace::Pace;
 pub(crate) use pages::{Page, Pages};
@@ -373,10 +374,7 @@ impl Client {
                 Err(Failure::Passing { why, hold }) => {
                     large_body = None;
                     let Decision::Wait(wait) = retry.after(hold) else {
-                        let attempts = match retry.failures() {
-                            1 => "1 attempt".to_owned(),
-                            n => format!("{n} attempts"),
-                        };
+                        let attempts = plural(retry.failures().into(), "attempt");
                         return Err(Error::Failed(format!(
                             "{why}; gave up after {attempts}. Run again later, with the last STATE if there is one"
                         )));
@@ -552,7 +550,7 @@ impl Client {
         let text = format!(
             "the daily quota of the application is used up after {} of this run; it resets at 00:00 UTC, in {} h \
              {:02} min",
-            calls_in_words(self.calls()),
+            plural(self.calls(), "call"),
             left.num_hours(),
             left.num_minutes() % 60
         );

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use super::observe::{Boundary, DeletedReport, Listed, Observations, PageSize};
 use super::report::{Finding, Verdict};
 use crate::config::{ActivityRoute, Config};
+use crate::shown::plural;
 use crate::streams::Contact;
 
 use Verdict::{CannotTell, Confirmed, Refuted};
@@ -53,10 +54,6 @@ pub(super) fn findings(seen: &Observations, config: &Config) -> Vec<Finding> {
         ),
         latency(seen, config),
     ]
-}
-
-fn plural(count: u64, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn counts(id: &'static str, statement: &'static str, listed: &Listed, consequence: &'static str) -> Finding {
