@@ -1,4 +1,4 @@
-//! What the calls to both servers share: the agent, the retry schedule, and the wording of network errors.
+//! What the calls to both servers share: how they are made, the retry schedule, and the wording of network errors.
 
 use std::time::Duration;
 use std::{fmt, io};
@@ -14,11 +14,11 @@ use crate::error::{Error, Result};
 /// The longest wait that a server's `Retry-After` can ask for.
 const LONGEST_HOLD: Duration = Duration::from_secs(300);
 
-/// Builds the agent that calls one server.
+/// How to call one server.
 ///
 /// # Errors
 /// `Usage` when the environment names a proxy that cannot be used.
-pub(crate) fn agent(config: &Config, server: &Url) -> Result<ureq::Agent> {
+pub(crate) fn agent_config(config: &Config, server: &Url) -> Result<ureq::config::Config> {
     let builder = ureq::Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
@@ -33,7 +33,7 @@ pub(crate) fn agent(config: &Config, server: &Url) -> Result<ureq::Agent> {
         .tls_config(ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build());
     // A proxy would take "localhost" for its own machine, and would see the token, since http is not encrypted.
     let proxy = if is_loopback(server) { None } else { proxy_for(server)? };
-    Ok(builder.proxy(proxy).build().into())
+    Ok(builder.proxy(proxy).build())
 }
 
 /// The proxy that the environment names for a server.

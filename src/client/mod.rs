@@ -19,16 +19,19 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use ureq::Agent;
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector, DefaultConnector};
 
 use crate::auth::{Auth, Scopes};
 use crate::config::{Config, OnQuota};
 use crate::error::{Error, Result};
-use crate::http::{Decision, Retry, agent, is_untrusted, network_text, retry_after, untrusted_text};
+use crate::http::{Decision, Retry, agent_config, is_untrusted, network_text, retry_after, untrusted_text};
 use crate::logger::timer;
 use crate::quota::{CallCount, DAILY_QUOTA, calls_in_words};
 use crate::secret::Secret;
 use judge::{Verdict, judge};
-use pace::Pace;
+use pace::{Connected, Pace};
 pub(crate) use pages::{Page, Pages};
 use rows::unreadable;
 pub(crate) use rows::{Oddities, Row};
@@ -48,7 +51,7 @@ const LONGEST_LATE_WAIT: Duration = Duration::from_secs(60);
 
 /// The client of a run.
 pub(crate) struct Client {
-    agent: ureq::Agent,
+    agent: Agent,
     buffers: Arc<Buffers>,
     /// Held while a large body is read and parsed.
     large_body: Mutex<()>,
@@ -56,7 +59,7 @@ pub(crate) struct Client {
     /// Scheme, host and port: the only place that the token is sent to.
     origin: String,
     api_url: String,
-    pace: Pace,
+    pace: Arc<Pace>,
     max_retries: u32,
     max_requests: Option<u64>,
     on_quota: OnQuota,
@@ -165,14 +168,16 @@ struct Waited {
 
 impl Client {
     pub(crate) fn new(config: &Config, config_file: Option<PathBuf>) -> Result<Client> {
+        let pace = Arc::new(Pace::new(config.requests_per_second, config.max_requests));
+        let connector = DefaultConnector::new().chain(Connected(Arc::clone(&pace)));
         Ok(Client {
             auth: Auth::new(config, config_file)?,
-            agent: agent(config, &config.api_url)?,
+            agent: Agent::with_parts(agent_config(config, &config.api_url)?, connector, DefaultResolver::default()),
             buffers: Arc::default(),
             large_body: Mutex::new(()),
             origin: config.api_url.origin().ascii_serialization(),
             api_url: config.api_url.as_str().trim_end_matches('/').to_owned(),
-            pace: Pace::new(config.requests_per_second, config.max_requests),
+            pace,
             max_retries: config.max_retries,
             max_requests: config.max_requests,
             on_quota: config.on_quota,
