@@ -12,12 +12,13 @@ use oauth2::{
     HttpResponse, RequestTokenError, TokenUrl,
 };
 use serde_json::{Value, json};
+use ureq::unversioned::transport::DefaultConnector;
 
 use super::durable_file::Lock;
 use super::token_answer;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::http::{Decision, Retry, agent_config, is_untrusted, network_text, retry_after, untrusted_text};
+use crate::http::{Decision, Retry, agent, is_untrusted, network_text, retry_after, untrusted_text};
 use crate::secret::{Secret, mask};
 use crate::shown::shown;
 
@@ -61,7 +62,7 @@ pub(crate) struct AuthServer {
 impl AuthServer {
     pub(crate) fn new(config: &Config) -> Result<AuthServer> {
         Ok(AuthServer {
-            agent: agent_config(config, &config.auth_url)?.into(),
+            agent: agent(config, &config.auth_url, DefaultConnector::new())?,
             client_id: config.client_id.clone(),
             client_secret: config.client_secret.clone(),
             auth_url: config.auth_url.as_str().trim_end_matches('/').to_owned(),

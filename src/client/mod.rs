@@ -19,14 +19,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use ureq::Agent;
-use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector, DefaultConnector};
 
 use crate::auth::{Auth, Scopes};
 use crate::config::{Config, OnQuota};
 use crate::error::{Error, Result};
-use crate::http::{Decision, Retry, agent_config, is_untrusted, network_text, retry_after, untrusted_text};
+use crate::http::{Decision, Retry, agent, is_untrusted, network_text, retry_after, untrusted_text};
 use crate::logger::timer;
 use crate::quota::{CallCount, DAILY_QUOTA, calls_in_words};
 use crate::secret::Secret;
@@ -51,7 +49,7 @@ const LONGEST_LATE_WAIT: Duration = Duration::from_secs(60);
 
 /// The client of a run.
 pub(crate) struct Client {
-    agent: Agent,
+    agent: ureq::Agent,
     buffers: Arc<Buffers>,
     /// Held while a large body is read and parsed.
     large_body: Mutex<()>,
@@ -172,7 +170,7 @@ impl Client {
         let connector = DefaultConnector::new().chain(Connected(Arc::clone(&pace)));
         Ok(Client {
             auth: Auth::new(config, config_file)?,
-            agent: Agent::with_parts(agent_config(config, &config.api_url)?, connector, DefaultResolver::default()),
+            agent: agent(config, &config.api_url, connector)?,
             buffers: Arc::default(),
             large_body: Mutex::new(()),
             origin: config.api_url.origin().ascii_serialization(),
@@ -559,6 +557,10 @@ impl Client {
     fn network_failure(&self, e: &ureq::Error, token: &Bearer) -> Failure {
         if is_untrusted(e) {
             return Failure::Final(Error::Failed(untrusted_text(&self.origin, e)));
+        }
+        if matches!(e, ureq::Error::Http(_)) {
+            let why = "a next link or an access token holds characters that no request may have; it was not used";
+            return Failure::Final(Error::Failed(why.into()));
         }
         Failure::Passing { why: format!("{}: {}", self.origin, shown(&network_text(e), token)), hold: None }
     }
