@@ -14,15 +14,13 @@ use crate::fanout::{self, Step};
 use crate::field::{Integer, Text};
 use crate::id::Id;
 use crate::odd_rows::check_listing;
-use crate::streams::campaigns::KnownCampaigns;
+use crate::streams::campaigns::{COUNTS_LAG, KnownCampaigns};
 use crate::streams::email_campaigns::record::{CampaignActivity, EmailCampaign};
 
 const STATS: &str = "email_campaign_stats";
 
 /// How many campaigns one call for their stats may name.
 const STATS_IDS: usize = 150;
-/// The service's counts of a campaign may be this late: newer rows can be missing from them.
-const COUNTS_LAG: TimeDelta = TimeDelta::days(1);
 /// Sending a campaign may take hours, and the service dates it later than its first rows.
 const SENDING_TAKES: TimeDelta = TimeDelta::days(2);
 
@@ -32,7 +30,7 @@ pub(crate) struct Campaigns {
     pub(in crate::streams) known: KnownCampaigns,
     listed: Option<Vec<CampaignFacts>>,
     sent: Option<HashMap<Id, SentCounts>>,
-    /// Why the listing may lack campaigns, if it changed while it was read.
+    /// Why campaigns may be missing, if the listing or the summaries changed while they were read.
     pub(super) may_lack: Option<String>,
 }
 
@@ -273,6 +271,9 @@ impl Campaigns {
         if self.sent.is_none() {
             let summaries = self.known.summaries(client, config)?;
             check_listing("summaries of campaigns", &summaries.oddities)?;
+            if self.may_lack.is_none() {
+                self.may_lack.clone_from(&summaries.may_lack);
+            }
             let sent = summaries.sent.iter().map(|(id, row)| {
                 // A missing count does not mean that there are no rows.
                 let at_least = |count: Integer| count.as_count().unwrap_or(1);
