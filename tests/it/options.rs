@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 use fake::account::Size;
-use fake::{Account, Fake, Fault, Kind, Switches, What};
+use fake::{Account, Fake, Fault, Kind, LastPage, Switches, What};
 use serde_json::{Value, json};
 
 use crate::tap::{self, REPORTS, Ran, command, only, sorted, streams, tap, tap_with, without_nulls};
@@ -550,10 +550,10 @@ fn whatever_the_service_does_where_its_documents_are_silent() {
         Switches { refresh_grace: std::time::Duration::from_secs(30), rotating: true, ..base.clone() },
         Switches { fixed_window: true, per_second: 50, ..base.clone() },
         Switches { gzip: false, ..base.clone() },
-        Switches { last_page: Some(0), ..base.clone() },
-        Switches { last_page: Some(1), ..base.clone() },
-        Switches { last_page: Some(2), ..base.clone() },
-        Switches { last_page: Some(3), ..base.clone() },
+        Switches { last_page: Some(LastPage::NoLinks), ..base.clone() },
+        Switches { last_page: Some(LastPage::EmptyLinks), ..base.clone() },
+        Switches { last_page: Some(LastPage::NullLinks), ..base.clone() },
+        Switches { last_page: Some(LastPage::NullHref), ..base.clone() },
         Switches { contacts_order: fake::Order::UpdatedDesc, ..base.clone() },
         Switches { clock_skew: TimeDelta::minutes(-10), ..base.clone() },
         Switches { clock_skew: TimeDelta::minutes(10), ..base.clone() },

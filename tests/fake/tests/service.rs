@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fake_constant_contact::account::{self, Contact, clean};
-use fake_constant_contact::{Account, Case, Fake, Fault, Id, Kind, Size, Switches, What};
+use fake_constant_contact::{Account, Case, Fake, Fault, Id, Kind, LastPage, Size, Switches, What};
 use serde_json::{Value, json};
 use sha2::Digest as _;
 
@@ -169,15 +169,18 @@ fn definitions_are_served_strictly() {
 }
 
 #[test]
-fn paging_gives_the_truth_in_every_shape() {
+fn pages_add_up_to_the_account_for_every_form_of_last_page() {
     let fake = start();
     let access = sign_in(&fake);
     let include = "custom_fields,list_memberships,phone_numbers,street_addresses,taggings,notes";
     let first = format!("/v3/contacts?status=all&limit=7&include={include}");
-    for (shape, ends) in
-        [(0, None), (1, Some(json!({}))), (2, Some(Value::Null)), (3, Some(json!({"next": {"href": null}})))]
-    {
-        fake.switches().last_page = Some(shape);
+    for (form, ends) in [
+        (LastPage::NoLinks, None),
+        (LastPage::EmptyLinks, Some(json!({}))),
+        (LastPage::NullLinks, Some(Value::Null)),
+        (LastPage::NullHref, Some(json!({"next": {"href": null}}))),
+    ] {
+        fake.switches().last_page = Some(form);
         let (rows, last) = read_all(&fake, &access, &first, "contacts");
         assert_eq!(last, ends);
         assert_eq!(rows.len(), 60);
