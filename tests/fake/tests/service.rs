@@ -1,4 +1,4 @@
-//! The service as a client sees it, over a bare socket.
+//! The fake as a client sees it, over a plain socket.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -19,8 +19,7 @@ fn start() -> Fake {
     Fake::start(Account::generate(7, SMALL))
 }
 
-/// One request on a connection of its own; gives the status, the head and the
-/// body (decompressed by nobody, since it asks for no compression).
+/// Sends one request on a new connection, without asking for compression. Returns status, head and body.
 fn send(fake: &Fake, method: &str, target: &str, headers: &str, body: &str) -> (u16, String, String) {
     let host = fake.api_url();
     let host = host.trim_start_matches("http://").trim_end_matches("/v3");
@@ -74,12 +73,12 @@ fn sign_in(fake: &Fake) -> String {
 fn get(fake: &Fake, access: &str, target: &str) -> (u16, Value) {
     let bearer = format!("Authorization: Bearer {access}\r\n");
     let (status, _, body) = send(fake, "GET", target, &bearer, "");
-    // The lone surrogates that a strict reader refuses.
+    // serde_json refuses lone surrogates.
     let body = body.replace("\\ud83d", "\\ufffd").replace("\\ude00", "\\ufffd");
     (status, serde_json::from_str(&body).unwrap_or(Value::Null))
 }
 
-/// Follows the next links; gives the rows and how the last page ended.
+/// Follows the next links. Returns the rows, and the last page's `_links`.
 fn read_all(fake: &Fake, access: &str, first: &str, key: &str) -> (Vec<Value>, Option<Value>) {
     let mut target = first.to_owned();
     let mut rows = Vec::new();
@@ -94,7 +93,7 @@ fn read_all(fake: &Fake, access: &str, first: &str, key: &str) -> (Vec<Value>, O
     }
 }
 
-/// Drops nulls, sorts the fields, and brings every time and text to the canonical form.
+/// Removes nulls, sorts the fields, and brings every timestamp and string to its canonical form.
 fn canonical(value: &Value) -> Value {
     match value {
         Value::Object(map) => map
