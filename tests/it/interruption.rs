@@ -431,6 +431,37 @@ fn a_small_limit_brings_every_stream_in_the_end() {
 }
 
 #[test]
+fn a_read_over_several_runs_says_how_much_is_left_and_when_it_is_complete() {
+    let fake = Fake::start_with(account(6), Switches { rotating: false, ..Switches::default() });
+    let complete = "INFO the read that an earlier run began is complete";
+    let more = json!({"activity_route": "contacts", "max_requests": 40});
+    let (mut state, mut cut_off) = (None, 0);
+    loop {
+        let ran = tap(&fake, &more, state.as_ref());
+        state = Some(ran.last_state());
+        assert_eq!(ran.stderr.contains(complete), ran.code == Some(0), "{}", ran.stderr);
+        if ran.code == Some(0) {
+            break;
+        }
+        cut_off += 1;
+        let planned = number_after(&ran.stderr, "plan: about ").unwrap();
+        // Calls made ahead for later contacts may use up the limit before the planned number is reached.
+        let left = match planned {
+            0..=40 => "to go on\n".to_owned(),
+            41..=80 => format!("to go on (about {} calls left, at least 1 run)\n", planned - 40),
+            _ => {
+                format!("to go on (about {} calls left, at least {} runs)\n", planned - 40, (planned - 40).div_ceil(40))
+            }
+        };
+        assert!(ran.stderr.contains(&left), "{left}: {}", ran.stderr);
+        assert!(cut_off < 10, "{}", ran.stderr);
+    }
+    assert!(cut_off > 1, "{cut_off}");
+    // A run that continues nothing has nothing to announce.
+    assert!(!tap(&fake, &json!({}), state.as_ref()).stderr.contains(complete));
+}
+
+#[test]
 fn a_finished_report_is_left_alone_until_its_round_ends() {
     let fake = Fake::start(account(5));
     for report in [json!({}), json!({"report_start_date": "2020-01-01"})] {

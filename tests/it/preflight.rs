@@ -266,6 +266,11 @@ fn the_cost_names_route_calls_time_share_and_days() {
         (json!({"requests_per_second": 1}), &["contacts"], &["about 57 calls: 57 seconds at the pace, 0.57 %"]),
         (json!({"page_size": 100}), &["contacts", "contact_lists"], &["about 265 calls", "2.65 %"]),
         (
+            json!({"page_size": 100, "max_requests": 100}),
+            &["contacts"],
+            &["2.65 % of the daily quota, at least 3 runs at max_requests = 100"],
+        ),
+        (
             json!({"contact_ids": ["71600990-908b-11e6-907f-00166bff2500"]}),
             &REPORTS,
             &["about 3 calls", "by the contact route"],
