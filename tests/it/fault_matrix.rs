@@ -168,7 +168,7 @@ impl Cell<'_> {
     /// Runs the tap. The error says what is wrong.
     fn run(&self) -> Result<(), String> {
         let Call { path, skip, route, streams, .. } = *self.call;
-        let fake = Fake::start_with(account(), Switches { rotating: false, gzip: false, ..Switches::default() });
+        let fake = Fake::start_with(account(), Switches { gzip: false, ..Switches::long_lived() });
         let truth: Vec<String> = {
             let account = fake.account();
             sorted(streams.iter().flat_map(|stream| account.truth(stream)).map(|row| without_nulls(&row)))
@@ -296,7 +296,7 @@ fn every_call_meets_every_fault() {
 fn a_clock_ten_minutes_off_loses_nothing() {
     for minutes in [-10, 10] {
         let skew = TimeDelta::minutes(minutes);
-        let fake = Fake::start_with(account(), Switches { rotating: false, clock_skew: skew, ..Switches::default() });
+        let fake = Fake::start_with(account(), Switches { clock_skew: skew, ..Switches::long_lived() });
         let first = tap_with(&fake, &json!({}), None, Some(&only(&["contacts"])));
         // By the service's clock, unless it is ahead: a bookmark in the future would skip what happens until then.
         let at = first.last_state()["bookmarks"]["contacts"]["replication_key_value"].as_str().unwrap().to_owned();

@@ -84,12 +84,12 @@ fn kept(ran: &Ran) -> (Ran, Option<Value>) {
     (Ran { code: ran.code, messages, stderr: String::new() }, state)
 }
 
-fn assert_union_is_truth(fake: &Fake, runs: &[Ran], told: &str) {
+fn assert_union_is_truth(fake: &Fake, runs: &[Ran], context: &str) {
     for stream in streams() {
         let truth = sorted(fake.account().truth(stream).iter().map(without_nulls));
         let mut read = sorted(runs.iter().flat_map(|ran| ran.records(stream)));
         read.dedup();
-        assert!(read == truth, "{told}: {stream} has {} rows, the account {}", read.len(), truth.len());
+        assert!(read == truth, "{context}: {stream} has {} rows, the account {}", read.len(), truth.len());
     }
 }
 
@@ -99,7 +99,7 @@ fn account(seed: u64) -> Account {
 
 /// Cuts a full sync of so many calls off at a moment that the seed chooses, and lets the next run go on.
 fn cut_off(signal: Signal, route: &str, seed: u64, calls: usize) -> bool {
-    let switches = Switches { rotating: false, ..Switches::default() };
+    let switches = Switches::long_lived();
     let fake = Fake::start_with(account(seed % 4), switches);
     let more = json!({"activity_route": route});
     // By calls rather than by the clock, which runs faster on one machine than on another; and a little later, to meet
@@ -113,26 +113,26 @@ fn cut_off(signal: Signal, route: &str, seed: u64, calls: usize) -> bool {
     thread::sleep(later);
     running.signal(signal);
     let (first, torn) = running.end();
-    let told = format!("{signal:?} {later:?} after call {call} on the route {route}, seed {seed}");
+    let context = format!("{signal:?} {later:?} after call {call} on the route {route}, seed {seed}");
     let cut = first.code != Some(0);
     if cut && signal == Signal::TERM {
-        assert_eq!(torn, "", "{told}");
+        assert_eq!(torn, "", "{context}");
         // Before the handlers stand nothing is written, and the system ends the process.
         if let Some(code) = first.code {
-            assert_eq!(code, 143, "{told}: {}", first.stderr);
+            assert_eq!(code, 143, "{context}: {}", first.stderr);
             if !first.messages.is_empty() {
                 first.last_state();
             }
         } else {
-            assert!(first.messages.is_empty(), "{told}");
+            assert!(first.messages.is_empty(), "{context}");
         }
     }
     let (first, state) = kept(&first);
     let second = tap(&fake, &more, state.as_ref());
-    assert_eq!(second.code, Some(0), "{told}: {}", second.stderr);
+    assert_eq!(second.code, Some(0), "{context}: {}", second.stderr);
     let end = second.last_state();
-    assert!(is_at_rest(&end), "{told}: {end}");
-    assert_union_is_truth(&fake, &[first, second], &told);
+    assert!(is_at_rest(&end), "{context}: {end}");
+    assert_union_is_truth(&fake, &[first, second], &context);
     cut
 }
 
@@ -343,7 +343,7 @@ fn a_quota_that_comes_back_late_is_not_waited_for_another_day() {
 
 #[test]
 fn a_limit_that_gets_a_run_nowhere_is_told_and_one_that_does_not() {
-    let fake = Fake::start_with(account(6), Switches { rotating: false, ..Switches::default() });
+    let fake = Fake::start_with(account(6), Switches::long_lived());
     let reports = &REPORTS[..];
     for (route, streams, limit, gets_somewhere) in [
         ("auto", streams(), 1, false),
@@ -357,21 +357,21 @@ fn a_limit_that_gets_a_run_nowhere_is_told_and_one_that_does_not() {
         let mut state: Option<Value> = None;
         for run in 0.. {
             let ran = tap_with(&fake, &more, state.as_ref(), Some(&only(streams)));
-            let told = format!("{route} {limit}, run {run}: {}", ran.stderr);
+            let context = format!("{route} {limit}, run {run}: {}", ran.stderr);
             if ran.code == Some(0) {
-                assert!(gets_somewhere && run > 0, "{told}");
+                assert!(gets_somewhere && run > 0, "{context}");
                 break;
             }
-            assert_eq!(ran.code, Some(4), "{told}");
-            assert!(run < 30, "neither an end nor a word: {told}");
+            assert_eq!(ran.code, Some(4), "{context}");
+            assert!(run < 30, "neither an end nor a word: {context}");
             if ran.stderr.contains(&format!("max_requests = {limit} is not enough to make progress; raise it to ")) {
-                assert!(!gets_somewhere && !ran.stderr.contains("run again"), "{told}");
+                assert!(!gets_somewhere && !ran.stderr.contains("run again"), "{context}");
                 // And so it is: another run changes nothing.
                 let again = tap_with(&fake, &more, Some(&ran.last_state()), Some(&only(streams)));
-                assert_eq!(again.last_state(), ran.last_state(), "{told}");
+                assert_eq!(again.last_state(), ran.last_state(), "{context}");
                 break;
             }
-            assert!(ran.stderr.contains("run again with the last STATE to go on"), "{told}");
+            assert!(ran.stderr.contains("run again with the last STATE to go on"), "{context}");
             state = Some(ran.last_state());
         }
     }
@@ -388,7 +388,7 @@ fn the_smallest_limits_bring_everything_or_name_the_one_that_does() {
     for (route, limit) in [("auto", 3), ("auto", 7), ("auto", 10), ("contacts", 4), ("contacts", 8)] {
         let mut account = Account::generate(1, Size { contacts: 30, lists: 3, campaigns: 6 });
         account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
-        let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+        let fake = Fake::start_with(account, Switches::long_lived());
         let mut limit: u64 = limit;
         let (mut all, mut state): (Vec<Ran>, Option<Value>) = (Vec::new(), None);
         // The details come last, so that everything else was read before them.
@@ -414,7 +414,7 @@ fn a_small_limit_brings_every_stream_in_the_end() {
         let mut account = Account::generate(1, Size { contacts: 60, lists: 6, campaigns: 10 });
         // The rows of a campaign whose details are hidden come by contact only.
         account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
-        let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+        let fake = Fake::start_with(account, Switches::long_lived());
         // Every run writes all campaigns again, as far as it gets.
         let more = json!({"activity_route": route, "max_requests": limit, "activity_lookback_days": 3650});
         let (mut all, mut state): (Vec<Ran>, Option<Value>) = (Vec::new(), None);
@@ -432,7 +432,7 @@ fn a_small_limit_brings_every_stream_in_the_end() {
 
 #[test]
 fn a_read_over_several_runs_says_how_much_is_left_and_when_it_is_complete() {
-    let fake = Fake::start_with(account(6), Switches { rotating: false, ..Switches::default() });
+    let fake = Fake::start_with(account(6), Switches::long_lived());
     let complete = "INFO the read that an earlier run began is complete";
     let more = json!({"activity_route": "contacts", "max_requests": 40});
     let (mut state, mut cut_off) = (None, 0);

@@ -219,7 +219,7 @@ fn a_device_login_that_runs_out_of_time_says_what_it_waited_for() {
         place.configure(&json!({"max_retries": 0}));
         place.fake.tokens().device_pending = u32::MAX;
         if let Some(what) = what {
-            place.fake.fault(Fault { path: "/token".into(), skip: 0, times: usize::MAX, what });
+            place.fake.fault(Fault::always("/token", what));
         }
         let (code, said) = place.login(&["--device", "--timeout", "2"]).end();
         assert_eq!(code, Some(expected), "{said}");
@@ -342,8 +342,11 @@ fn what_the_consent_page_alone_shows_is_told_when_the_time_is_over() {
     assert!(browse(&login.url).contains("not registered"));
     let (code, said) = login.end();
     assert_eq!(code, Some(1), "{said}");
-    let told = critical(&said);
-    assert!(told.contains("within 1 s") && told.contains(&place.redirect) && told.contains("private"), "{told}");
+    let message = critical(&said);
+    assert!(
+        message.contains("within 1 s") && message.contains(&place.redirect) && message.contains("private"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -445,19 +448,19 @@ fn a_config_that_is_not_there_yet_is_told_with_what_to_write() {
     fs::remove_file(place.config()).unwrap();
     let (code, said) = place.login(&[]).end();
     assert_eq!(code, Some(2), "{said}");
-    let told = critical(&said);
-    assert!(told.contains(place.config().to_str().unwrap()) && told.contains("does not exist"), "{told}");
-    assert!(told.contains("client_id") && told.contains("token_file"), "{told}");
+    let message = critical(&said);
+    assert!(message.contains(place.config().to_str().unwrap()) && message.contains("does not exist"), "{message}");
+    assert!(message.contains("client_id") && message.contains("token_file"), "{message}");
     assert!(!place.config().exists());
     // Nobody is asked where there is no terminal.
     let mut command = command();
     let output = command.arg("login").current_dir(&place.folder).stdin(Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    let told = critical(&without_times(&String::from_utf8(output.stderr).unwrap()));
+    let message = critical(&without_times(&String::from_utf8(output.stderr).unwrap()));
     let expected = "login needs a config, or a terminal to ask at. Write config.json with {\"client_id\": \"your API key\", \
                     \"client_secret\": \"your secret\", \"token_file\": \"tokens.json\"}, without client_secret for a PKCE or \
                     device application; then run: tap-constant-contact login --config config.json";
-    assert_eq!(told, expected);
+    assert_eq!(message, expected);
     assert_eq!(fs::read_dir(&place.folder).unwrap().count(), 0);
 }
 

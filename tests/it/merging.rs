@@ -12,7 +12,7 @@ use crate::tap::{REPORTS, Ran, only, sorted, streams, tap, tap_with, without_nul
 
 fn fake(seed: u64) -> Fake {
     let account = Account::generate(seed, Size { contacts: 30, lists: 4, campaigns: 6 }).with_all_details();
-    Fake::start_with(account, Switches { rotating: false, per_day: 1_000_000, ..Switches::default() })
+    Fake::start_with(account, Switches { per_day: 1_000_000, ..Switches::long_lived() })
 }
 
 fn opens(ran: &Ran) -> Vec<String> {
@@ -102,7 +102,7 @@ fn an_overtaken_read_is_finished_before_newer_rows_are_read() {
         };
         run("contacts");
         let last = format!("{}/tracking/", activities.last().unwrap());
-        fake.fault(Fault { path: last, skip: 0, times: usize::MAX, what: What::Empty200 });
+        fake.fault(Fault::always(&last, What::Empty200));
         run("campaigns");
         fake.heal();
         let overtaking = run("contacts");

@@ -11,7 +11,7 @@ use crate::tap::{REPORTS, Ran, only, sorted, tap_with, without_nulls};
 
 fn start(contacts: usize, campaigns: usize) -> Fake {
     let account = Account::generate(31, Size { contacts, lists: 1, campaigns }).with_all_details();
-    Fake::start_with(account, Switches { rotating: false, ..Switches::default() })
+    Fake::start_with(account, Switches::long_lived())
 }
 
 fn truth(fake: &Fake, stream: &str) -> Vec<String> {
@@ -21,7 +21,7 @@ fn truth(fake: &Fake, stream: &str) -> Vec<String> {
 fn refuse(fake: &Fake, path: &str) {
     let what =
         What::Status(403, json!({"error_key": "forbidden", "error_message": "no"}).to_string(), "application/json");
-    fake.fault(Fault { path: path.into(), skip: 0, times: usize::MAX, what });
+    fake.fault(Fault::always(path, what));
 }
 
 /// Takes a field out of the first rows of an answer. `how_many` gets the number of rows that have it.
@@ -231,7 +231,7 @@ fn a_campaign_whose_details_are_forbidden_takes_no_other_with_it() {
 #[test]
 fn a_list_that_is_read_twice_is_written_as_it_was_last() {
     let account = Account::generate(21, Size { contacts: 3, lists: 40, campaigns: 0 });
-    let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+    let fake = Fake::start_with(account, Switches::long_lived());
     let is_over = AtomicUsize::new(0);
     fake.before_call(Box::new(move |target, account| {
         if target.contains("/contact_lists?cursor") && is_over.fetch_add(1, Ordering::Relaxed) == 0 {

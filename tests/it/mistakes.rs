@@ -11,7 +11,7 @@ use crate::tap::{command, without_times};
 
 fn fake() -> Fake {
     let account = Account::generate(3, Size { contacts: 3, lists: 1, campaigns: 1 });
-    Fake::start_with(account, Switches { rotating: false, ..Switches::default() })
+    Fake::start_with(account, Switches::long_lived())
 }
 
 /// Something that is wrong: the arguments, the files that differ from good ones, and the message.

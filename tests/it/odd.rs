@@ -9,13 +9,13 @@ use crate::tap::{Ran, only, tap_with};
 /// A run over contacts with these rows, and a run over the account that it was before.
 fn read(rows: &[Value]) -> (Ran, Ran) {
     let account = Account::generate(7, Size { contacts: 2, lists: 1, campaigns: 0 });
-    let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+    let fake = Fake::start_with(account, Switches::long_lived());
     // Without days, the second run is incremental, and asks for opt-outs after these rows.
     let more = json!({"contacts_full_refresh_days": 0});
     let before = tap_with(&fake, &more, None, Some(&only(&["contacts"])));
     let body = json!({"contacts": rows, "contacts_count": rows.len()}).to_string();
     let what = What::Status(200, body, "application/json");
-    fake.fault(Fault { path: "updated_after".into(), skip: 0, times: usize::MAX, what });
+    fake.fault(Fault::always("updated_after", what));
     (tap_with(&fake, &more, Some(&before.last_state()), Some(&only(&["contacts"]))), before)
 }
 
@@ -149,7 +149,7 @@ fn many_rows_without_a_usable_key_end_the_run_and_the_bookmark_stays() {
 #[test]
 fn a_listing_that_repeats_its_rows_for_ever_ends_the_run() {
     let account = Account::generate(7, Size { contacts: 2, lists: 1, campaigns: 0 });
-    let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+    let fake = Fake::start_with(account, Switches::long_lived());
     // Every page has the same rows and another next link.
     for n in 0..100 {
         let path = if n == 0 { "/contacts?status=all&limit=500".into() } else { format!("cursor=page{n}&") };

@@ -14,16 +14,12 @@ const DETAILS: &str = "contact_activity_details";
 
 fn fake() -> Fake {
     let account = Account::generate(29, Size { contacts: 9, lists: 2, campaigns: 2 });
-    Fake::start_with(account, Switches { rotating: false, ..Switches::default() })
+    Fake::start_with(account, Switches::long_lived())
 }
 
 fn answer(status: u16, headers: &[(&'static str, &str)], body: &str) -> What {
     let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
     What::Answer(status, headers, body.to_owned())
-}
-
-fn lasting(path: &str, what: What) -> Fault {
-    Fault { path: path.into(), skip: 0, times: usize::MAX, what }
 }
 
 /// One run that reads the contacts only.
@@ -53,7 +49,7 @@ fn the_gateways_own_429_is_the_daily_quota() {
         answer(429, &[header], ""),
     ] {
         let fake = fake();
-        fake.fault(lasting("/contacts", what.clone()));
+        fake.fault(Fault::always("/contacts", what.clone()));
         let ran = contacts(&fake, &json!({}));
         assert_eq!(ran.code, Some(4), "{what:?}: {}", ran.stderr);
         assert!(critical(&ran).contains("00:00 UTC"), "{}", ran.stderr);
@@ -69,7 +65,7 @@ fn a_403_in_html_is_a_filter_in_front_and_passes() {
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert!(ran.stderr.contains("403"), "{}", ran.stderr);
 
-    fake.fault(lasting("/contacts?", filter));
+    fake.fault(Fault::always("/contacts?", filter));
     let ran = contacts(&fake, &json!({"max_retries": 1}));
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     assert!(critical(&ran).contains("filter in front of the service"), "{}", ran.stderr);
@@ -127,7 +123,7 @@ fn a_retry_after_of_any_size_is_survived() {
     for asked in ["18446744073709551615", "18446744073709551616", "-1", "Fri, 31 Dec 9999 23:59:59 GMT", "é"] {
         for status in [429, 503] {
             let fake = fake();
-            fake.fault(lasting("/contacts?", answer(status, &[("retry-after", asked)], "")));
+            fake.fault(Fault::always("/contacts?", answer(status, &[("retry-after", asked)], "")));
             let ran = contacts(&fake, &json!({"max_retries": 0}));
             assert_eq!(ran.code, Some(1), "{asked}: {}", ran.stderr);
             check_lines(&ran);
@@ -152,7 +148,7 @@ fn a_call_that_never_left_is_not_counted() {
 #[test]
 fn a_call_whose_answer_was_lost_is_counted() {
     let fake = fake();
-    fake.fault(lasting("/contacts?", What::LostAnswer));
+    fake.fault(Fault::always("/contacts?", What::LostAnswer));
     let ran = contacts(&fake, &json!({"max_retries": 5, "max_requests": 2}));
     assert_eq!(ran.code, Some(4), "{}", ran.stderr);
     assert_eq!(fake.api_calls().len(), 2);
@@ -162,7 +158,7 @@ fn a_call_whose_answer_was_lost_is_counted() {
 fn a_page_of_rows_without_one_that_is_usable_ends_the_run() {
     let fake = fake();
     let page = r#"{"contacts":[{"id":"1","first_name":"A"},{"id":"2"}],"contacts_count":2}"#;
-    fake.fault(lasting("/contacts?", answer(200, &[], page)));
+    fake.fault(Fault::always("/contacts?", answer(200, &[], page)));
     let ran = contacts(&fake, &json!({}));
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     assert!(critical(&ran).contains("contact_id missing or unusable"), "{}", ran.stderr);
@@ -174,7 +170,7 @@ fn a_hundred_thousand_unknown_fields_are_twenty_lines_and_a_count() {
     let fake = fake();
     let fields: Vec<String> = (0..100_000).map(|n| format!(r#""odd_{n}":1"#)).collect();
     let page = format!(r#"{{"contacts":[{{"contact_id":"a",{}}}]}}"#, fields.join(","));
-    fake.fault(lasting("/contacts?", answer(200, &[], &page)));
+    fake.fault(Fault::always("/contacts?", answer(200, &[], &page)));
     let ran = contacts(&fake, &json!({}));
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert_eq!(ran.stderr.matches("odd_").count(), 20, "{}", ran.stderr);
@@ -197,7 +193,7 @@ fn text_of_any_length_and_kind_makes_short_lines() {
             (200, format!(r#"{{"contacts":[],"_links":{{"next":{{"href":"{text}"}}}}}}"#)),
         ] {
             let fake = fake();
-            fake.fault(lasting("/contacts?", answer(status, &[], &body)));
+            fake.fault(Fault::always("/contacts?", answer(status, &[], &body)));
             let ran = contacts(&fake, &json!({"max_retries": 0}));
             assert!(ran.code.is_some(), "{}", ran.stderr);
             check_lines(&ran);
@@ -212,7 +208,7 @@ fn ids_are_escaped_in_paths() {
     account.contacts[0].id = odd.into();
     let activity = account.sent_activities()[0].clone();
     account.track(Kind::Opens, 0, &activity);
-    let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+    let fake = Fake::start_with(account, Switches::long_lived());
     let streams = only(&["contact_action_summary", DETAILS]);
     let ran = tap_with(&fake, &json!({"activity_route": "contacts"}), None, Some(&streams));
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
@@ -255,10 +251,9 @@ fn a_proxy_that_cannot_be_used_is_named_and_not_gone_round() {
 fn large_bodies_are_held_one_at_a_time() {
     use std::io::BufRead;
     let account = Account::generate(31, Size { contacts: 8, lists: 1, campaigns: 1 });
-    let switches =
-        Switches { rotating: false, gzip: false, latency: Duration::from_millis(300), ..Switches::default() };
+    let switches = Switches { gzip: false, latency: Duration::from_millis(300), ..Switches::long_lived() };
     let fake = Fake::start_with(account, switches);
-    fake.fault(lasting("/activity_details", What::Big(45 << 20)));
+    fake.fault(Fault::always("/activity_details", What::Big(45 << 20)));
     let mut config = fake.config();
     config["activity_route"] = json!("contacts");
     let files = [file(&config), file(&only(&[DETAILS]))];

@@ -12,7 +12,7 @@ use crate::tap::{self, REPORTS, Ran, command, only, sorted, streams, tap, tap_wi
 
 fn fake() -> Fake {
     let account = Account::generate(17, Size { contacts: 40, lists: 3, campaigns: 9 }).with_all_details();
-    Fake::start_with(account, Switches { rotating: false, per_day: 1_000_000, ..Switches::default() })
+    Fake::start_with(account, Switches { per_day: 1_000_000, ..Switches::long_lived() })
 }
 
 fn read(fake: &Fake, more: &Value, streams: &[&str]) -> Ran {
@@ -535,7 +535,7 @@ fn the_log_level_and_the_metrics_are_those_that_were_asked_for() {
 fn whatever_the_service_does_where_its_documents_are_silent() {
     use fake::account::Moves;
     let moves = Moves::default();
-    let base = Switches { rotating: false, per_day: 1_000_000, ..Switches::default() };
+    let base = Switches { per_day: 1_000_000, ..Switches::long_lived() };
     let every = [
         Switches { updated_after_inclusive: true, ..base.clone() },
         Switches { moves_updated_at_on: Moves { lists: !moves.lists, tags: !moves.tags, ..moves }, ..base.clone() },

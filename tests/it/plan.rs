@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::tap::{REPORTS, Ran, command, file, only, sorted, streams, tap_with, without_nulls};
 
 fn start(account: Account) -> Fake {
-    let switches = Switches { rotating: false, per_day: 1_000_000, ..Switches::default() };
+    let switches = Switches { per_day: 1_000_000, ..Switches::long_lived() };
     Fake::start_with(account, switches)
 }
 

@@ -20,7 +20,7 @@ proptest! {
         seed in 0u64..1000, calls in 4u64..90, by_contact: bool, cut in 0.0f64..1.0, cut_again in 0.0f64..1.0,
     ) {
         let account = Account::generate(seed, Size { contacts: 14, lists: 2, campaigns: 4 }).with_all_details();
-        let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+        let fake = Fake::start_with(account, Switches::long_lived());
         let route = if by_contact { "contacts" } else { "campaigns" };
         let settings = |max: u64| json!({"activity_route": route, "max_requests": max, "page_size": 5});
         let mut stored: Vec<Value> = Vec::new();

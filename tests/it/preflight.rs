@@ -83,7 +83,7 @@ fn one_report_may_be_refused_without_the_other() {
     {
         for route in ["contacts", "auto"] {
             let fake = fake();
-            fake.fault(Fault { path: path.into(), skip: 0, times: usize::MAX, what: What::Forbidden });
+            fake.fault(Fault::always(path, What::Forbidden));
             let ran = preflight(&fake, &json!({"activity_route": route}), &[]);
             assert_eq!(ran.code, Some(3), "{}", ran.stderr);
             assert!(line(&ran, readable).starts_with("may be read") && line(&ran, refused).starts_with("refused"));
@@ -234,14 +234,14 @@ fn a_privilege_that_the_user_lacks_is_named() {
 fn an_application_that_was_deactivated_is_told() {
     // Every call is refused, although scopes and privileges are there.
     let all = fake();
-    all.fault(Fault { path: "/v3/".into(), skip: 0, times: usize::MAX, what: What::Forbidden });
+    all.fault(Fault::always("/v3/", What::Forbidden));
     let ran = preflight(&all, &json!({}), &[]);
     assert_eq!(ran.code, Some(3), "{}", ran.stderr);
     assert!(line(&ran, "contact_lists").contains("the application is deactivated"), "{}", ran.stderr);
     assert!(!ran.stderr.contains("Estimated full sync"), "{}", ran.stderr);
     // The privileges can be read, and none is missing.
     let rest = fake();
-    rest.fault(Fault { path: "/contact_lists".into(), skip: 0, times: usize::MAX, what: What::Forbidden });
+    rest.fault(Fault::always("/contact_lists", What::Forbidden));
     let ran = preflight(&rest, &json!({}), &["contact_lists"]);
     assert_eq!(ran.code, Some(3), "{}", ran.stderr);
     assert!(line(&ran, "contact_lists").contains("may be deactivated"), "{}", ran.stderr);
@@ -252,7 +252,7 @@ fn counting(fake: &Fake, contacts: u64) {
     let id = fake.account().contacts[0].id.clone();
     let body = json!({"contacts": [{"contact_id": *id}], "contacts_count": contacts});
     let what = What::Status(200, body.to_string(), "application/json");
-    fake.fault(Fault { path: "/contacts?".into(), skip: 0, times: usize::MAX, what });
+    fake.fault(Fault::always("/contacts?", what));
 }
 
 #[test]
@@ -325,7 +325,7 @@ fn an_access_token_alone_is_told_to_end() {
 
 #[test]
 fn what_is_no_question_of_rights_has_its_own_exit_code() {
-    let fault = |path: &str, what| Some(Fault { path: path.into(), skip: 0, times: usize::MAX, what });
+    let fault = |path: &str, what| Some(Fault::always(path, what));
     for (more, fault, code, words) in [
         (json!({"refresh_token": "used-before"}), None, 3, "Log in again"),
         (json!({"client_secret": "another"}), None, 3, "invalid_client"),

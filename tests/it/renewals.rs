@@ -141,7 +141,7 @@ fn an_empty_refresh_token_in_an_answer_means_none() {
     let place = Place::new();
     place.fake.switches().rotating = false;
     let empty = What::Change(|answer| odd(answer, |answer| answer["refresh_token"] = json!("")));
-    place.fake.fault(Fault { path: "/token".into(), skip: 0, times: usize::MAX, what: empty });
+    place.fake.fault(Fault::always("/token", empty));
     for more in [json!({"token_file": place.path("tokens.json")}), json!({})] {
         let config = place.config("config.json", &more);
         for _ in 0..2 {
@@ -317,7 +317,7 @@ fn a_short_life_does_not_cost_a_token_call_for_every_call() {
             } else {
                 What::Change(|answer| odd(answer, |answer| answer["expires_in"] = json!(-5)))
             };
-            place.fake.fault(Fault { path: "/token".into(), skip: 0, times: usize::MAX, what: odd });
+            place.fake.fault(Fault::always("/token", odd));
         }
         let ran = Ran::of(&command().arg("--config").arg(&config).output().unwrap());
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);

@@ -67,10 +67,10 @@ impl Place {
 
     /// Tells when the answer to a token call has been sent whole.
     fn answered(&self) -> Receiver<()> {
-        let (told, moments) = channel();
+        let (sender, moments) = channel();
         self.fake.at_token(Box::new(move |moment| {
             if moment == Moment::Answered {
-                let _ = told.send(());
+                let _ = sender.send(());
             }
         }));
         moments
@@ -78,10 +78,10 @@ impl Place {
 
     /// The same before the service acts on a call, which it does when the sender is dropped.
     fn held(&self) -> (Receiver<()>, Sender<()>) {
-        let ((told, moments), (resume, resumed)) = (channel(), channel::<()>());
+        let ((sender, moments), (resume, resumed)) = (channel(), channel::<()>());
         self.fake.at_token(Box::new(move |moment| {
             if moment == Moment::Arrived {
-                let _ = told.send(());
+                let _ = sender.send(());
                 let _ = resumed.recv();
             }
         }));
@@ -95,16 +95,20 @@ impl Place {
     }
 
     /// A run after all works, and leaves nothing but the store and its lock.
-    fn assert_recovers(&self, told: &str) {
+    fn assert_recovers(&self, context: &str) {
         self.fake.tokens().revoke_access_tokens();
         let ran = self.run();
-        assert_eq!(ran.code, Some(0), "{told}: {}", ran.stderr);
-        assert_eq!(self.fake.tokens().reuses, 0, "{told}");
+        assert_eq!(ran.code, Some(0), "{context}: {}", ran.stderr);
+        assert_eq!(self.fake.tokens().reuses, 0, "{context}");
         let known = ["config.json", "catalog.json", "tokens.json", "tokens.json.lock", "config.json.lock"];
         for file in fs::read_dir(self.folder.path()).unwrap().map(Result::unwrap) {
-            assert!(known.iter().any(|name| file.file_name() == *name), "{told}: {} was left", file.path().display());
+            assert!(
+                known.iter().any(|name| file.file_name() == *name),
+                "{context}: {} was left",
+                file.path().display()
+            );
         }
-        assert_eq!(fs::metadata(self.store()).unwrap().permissions().mode() & 0o777, 0o600, "{told}");
+        assert_eq!(fs::metadata(self.store()).unwrap().permissions().mode() & 0o777, 0o600, "{context}");
     }
 }
 
@@ -218,12 +222,12 @@ fn killed_at(step: Step, token_file: bool) {
             assert!(place.is_kept(), "{step:?}");
         }
         Step::Used => {
-            let (told, calls) = channel();
+            let (sender, calls) = channel();
             let (resume, resumed) = channel::<()>();
-            let mut held = Some((told, resumed));
+            let mut held = Some((sender, resumed));
             place.fake.before_call(Box::new(move |_, _| {
-                if let Some((told, resumed)) = held.take() {
-                    let _ = told.send(());
+                if let Some((sender, resumed)) = held.take() {
+                    let _ = sender.send(());
                     let _ = resumed.recv();
                 }
             }));

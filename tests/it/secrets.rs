@@ -254,7 +254,7 @@ fn no_echo_of_the_access_token_is_shown() {
         let headers =
             vec![("x-amzn-requestid", "id-$TOKEN-$PERCENT".to_owned()), ("x-amzn-errortype", "$TOKEN".into())];
         let what_comes = What::Answer(*status, headers, (*body).to_owned());
-        place.fake.fault(Fault { path: "/contacts?".into(), skip: 0, times: usize::MAX, what: what_comes });
+        place.fake.fault(Fault::always("/contacts?", what_comes));
         let child = place.tap(format, &[]).spawn().unwrap();
         assert_eq!(place.check(what, child), Some(*code), "{what}");
     });
@@ -292,7 +292,7 @@ fn no_echo_of_the_other_secrets_is_shown() {
                 _ => ("/account/summary", 200, json!({"organization_name": form}).to_string()),
             };
             let what = What::Answer(status, headers, body);
-            place.fake.fault(Fault { path: path.into(), skip: 0, times: usize::MAX, what });
+            place.fake.fault(Fault::always(path, what));
             let arguments = if *case == "an account" { &["--test"][..] } else { &[] };
             let output = place.tap(format, arguments).output().unwrap();
             let shown = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);

@@ -10,7 +10,7 @@ use crate::tap::{self, Ran, command, tap};
 
 fn fake() -> Fake {
     let account = Account::generate(9, Size { contacts: 12, lists: 2, campaigns: 2 });
-    Fake::start_with(account, Switches { rotating: false, ..Switches::default() })
+    Fake::start_with(account, Switches::long_lived())
 }
 
 fn run(fake: &Fake, arguments: &[&str], state: Option<&Value>) -> Ran {

@@ -117,7 +117,7 @@ fn what_is_said_when_things_go_wrong() {
         ("no answer in time", What::SlowDrip(std::time::Duration::from_millis(100))),
     ] {
         let fake = fake();
-        fake.fault(Fault { path: "/contacts?".into(), skip: 0, times: usize::MAX, what });
+        fake.fault(Fault::always("/contacts?", what));
         note(title, &tap_with(&fake, &json!({"max_retries": 1, "request_timeout": 0.5}), None, Some(&contacts)));
         fake.violations();
     }

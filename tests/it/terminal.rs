@@ -24,7 +24,7 @@ use crate::tap::{command, file, tap};
 
 /// An account with more to write than pipes hold.
 fn large() -> Fake {
-    let switches = Switches { rotating: false, ..Switches::default() };
+    let switches = Switches::long_lived();
     Fake::start_with(Account::generate(21, Size { contacts: 400, lists: 4, campaigns: 6 }), switches)
 }
 
@@ -436,7 +436,7 @@ fn where_no_thread_can_be_had_the_run_says_so() {
 #[test]
 fn where_few_descriptors_can_be_had_the_run_says_so_or_works() {
     let account = Account::generate(11, Size { contacts: 12, lists: 2, campaigns: 2 });
-    let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+    let fake = Fake::start_with(account, Switches::long_lived());
     let mut outcomes = std::collections::BTreeSet::new();
     for most in 4..24 {
         let config = file(&fake.config());

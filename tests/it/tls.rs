@@ -182,8 +182,8 @@ fn an_unknown_certificate_ends_the_run_at_once_and_spends_nothing() {
         let begun = Instant::now();
         let ran = run(&fake, &base, &more, &environment);
         assert_eq!(ran.code, Some(1), "{what}: {}", ran.stderr);
-        let told = critical(&ran);
-        assert!(told.contains("certificate of https://localhost") && told.contains("SSL_CERT_FILE"), "{what}: {told}");
+        let line = critical(&ran);
+        assert!(line.contains("certificate of https://localhost") && line.contains("SSL_CERT_FILE"), "{what}: {line}");
         assert!(begun.elapsed() < Duration::from_secs(4), "{what}: tried again");
     }
     assert!(fake.calls().is_empty());

@@ -373,7 +373,7 @@ fn a_file_in_a_folder_that_cannot_be_written_is_rewritten_by_one_run_at_a_time()
             fs::write(store, kept.replace("\"rotates\": true,", "")).unwrap();
             set_mode(store, 0o400);
         }
-        fake.fault(Fault { path: "/token".into(), skip: 0, times: usize::MAX, what: What::Refuse });
+        fake.fault(Fault::always("/token", What::Refuse));
         let before = fake.tokens().refreshes;
         let mut command = Command::new(&binary);
         as_nobody(command.args(["--config", "ENV", "--config"]).arg(&config_file));

@@ -71,6 +71,11 @@ impl Fault {
     pub fn once(path: &str, what: What) -> Fault {
         Fault { path: path.into(), skip: 0, times: 1, what }
     }
+
+    /// A fault for all matching requests.
+    pub fn always(path: &str, what: What) -> Fault {
+        Fault { path: path.into(), skip: 0, times: usize::MAX, what }
+    }
 }
 
 pub(super) fn echo(req: &Request, status: u16, is_auth: bool) -> Response {

@@ -241,7 +241,7 @@ fn serve(folder: &Path, seed: u64, contacts: usize, redirect_uri: Option<String>
                 say("changed")?;
             }
             "quota" => {
-                fake.fault(Fault { path: "/v3/".into(), skip: 0, times: usize::MAX, what: What::QuotaExceeded });
+                fake.fault(Fault::always("/v3/", What::QuotaExceeded));
                 say("the daily quota is used up")?;
             }
             "noscope" => {

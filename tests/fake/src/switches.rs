@@ -114,3 +114,10 @@ impl Default for Switches {
         }
     }
 }
+
+impl Switches {
+    /// The default, with refresh tokens that do not rotate, so that a test can use one config for several runs.
+    pub fn long_lived() -> Switches {
+        Switches { rotating: false, ..Switches::default() }
+    }
+}
