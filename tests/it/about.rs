@@ -204,37 +204,13 @@ fn the_logging_config_of_meltano_applies_unless_log_format_is_set() {
     }
 }
 
-/// Runs the tap with its stderr on a terminal, and returns what the terminal showed.
-#[cfg(unix)]
-fn on_a_terminal(mut command: Command) -> String {
-    use std::ffi::OsStr;
-    use std::io::Read;
-    use std::os::unix::ffi::OsStrExt;
-
-    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-
-    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&terminal).unwrap();
-    unlockpt(&terminal).unwrap();
-    let name = ptsname(&terminal, Vec::new()).unwrap();
-    let other_end = fs::File::options().write(true).open(OsStr::from_bytes(name.as_bytes())).unwrap();
-    let mut child = command.env("TERM", "xterm").stdout(Stdio::null()).stderr(other_end).spawn().unwrap();
-    // The command holds another copy of the other end; `read_to_end` returns when all are closed.
-    drop(command);
-    let mut shown = Vec::new();
-    // On Linux, reading from a terminal whose other end is closed is an error.
-    let _ = fs::File::from(terminal).read_to_end(&mut shown);
-    assert!(child.wait().unwrap().success());
-    String::from_utf8(shown).unwrap()
-}
-
 #[cfg(unix)]
 #[test]
 fn discovery_on_a_terminal_says_how_to_select() {
     let shown = |arguments: &[&str]| {
         let mut discover = command();
-        discover.args(arguments);
-        on_a_terminal(discover).trim_end().to_owned()
+        discover.args(arguments).env("TERM", "xterm");
+        crate::terminal::watch(discover, 200).trim_end().to_owned()
     };
     let patterns = "--select contacts,email_campaigns --select '!contacts.notes'";
     assert_eq!(shown(&["--discover"]), format!("To read a part of this: tap-constant-contact {patterns}"));

@@ -10,7 +10,8 @@ use crate::tap::{Ran, only, sorted, tap_with, truth, without, without_nulls};
 const SUMMARY: &str = "contact_action_summary";
 const DETAILS: &str = "contact_activity_details";
 
-fn start(contacts: usize, campaigns: usize) -> Fake {
+/// An account with these numbers of contacts and campaigns, all of whose rows can be read on both routes.
+pub fn start(contacts: usize, campaigns: usize) -> Fake {
     let account = Account::generate(31, Size { contacts, lists: 1, campaigns }).with_all_details();
     Fake::start_with(account, Switches::long_lived())
 }

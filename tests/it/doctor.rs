@@ -8,13 +8,11 @@ use fake::account::{Moves, Size};
 use fake::{Account, Case, Fake, Kind, Switches};
 use serde_json::{Value, json};
 
-use crate::tap::{command, file};
+use crate::tap::{command, config, file};
 
 /// Runs `doctor` with `more` settings.
 fn examine(fake: &Fake, more: &Value, arguments: &[&str]) -> Output {
-    let mut config = fake.config();
-    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let config = file(&config);
+    let config = file(&config(fake, more));
     command().args(["doctor", "--config"]).arg(config.path()).args(arguments).output().unwrap()
 }
 

@@ -5,7 +5,7 @@ use fake::account::{Row, Size};
 use fake::{Account, Fake, Kind, Switches};
 use serde_json::{Value, json};
 
-use crate::tap::{REPORTS, Ran, command, file, only, sorted, streams, tap_with, without_nulls};
+use crate::tap::{REPORTS, Ran, command, config, file, only, sorted, streams, tap_with, without_nulls};
 
 fn start(account: Account) -> Fake {
     let switches = Switches { per_day: 1_000_000, ..Switches::long_lived() };
@@ -102,9 +102,7 @@ fn the_plan_holds_on_both_routes_and_the_test_mode_names_the_same_number() {
 
 /// The calls that `--test` names.
 fn test_mode(fake: &Fake, more: &Value, streams: &[&str]) -> f64 {
-    let mut config = fake.config();
-    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let (config, catalog) = (file(&config), file(&only(streams)));
+    let (config, catalog) = (file(&config(fake, more)), file(&only(streams)));
     let mut command = command();
     command.arg("--test").arg("--config").arg(config.path()).arg("--catalog").arg(catalog.path());
     let ran = Ran::of(&command.output().unwrap());

@@ -4,7 +4,7 @@ use fake::account::Size;
 use fake::{Account, Fake, Fault, What};
 use serde_json::{Value, json};
 
-use crate::tap::{REPORTS, Ran, command, file, only, streams, tap, tap_with};
+use crate::tap::{REPORTS, Ran, command, config, file, only, streams, tap, tap_with};
 
 fn fake() -> Fake {
     Fake::start(Account::generate(3, Size { contacts: 5, lists: 2, campaigns: 2 }))
@@ -12,9 +12,7 @@ fn fake() -> Fake {
 
 /// Runs `--test`, of these streams or of all.
 fn preflight(fake: &Fake, more: &Value, streams: &[&str]) -> Ran {
-    let mut config = fake.config();
-    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let (config, catalog) = (file(&config), file(&only(streams)));
+    let (config, catalog) = (file(&config(fake, more)), file(&only(streams)));
     let mut command = command();
     command.arg("--test").arg("--config").arg(config.path());
     if !streams.is_empty() {

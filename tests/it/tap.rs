@@ -143,6 +143,13 @@ pub fn command() -> Command {
     command
 }
 
+/// The fake's config with `more` settings.
+pub fn config(fake: &Fake, more: &Value) -> Value {
+    let mut config = fake.config();
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    config
+}
+
 /// Runs the tap with the fake's config, `more` settings, and a state if given.
 pub fn tap(fake: &Fake, more: &Value, state: Option<&Value>) -> Ran {
     tap_with(fake, more, state, None)
@@ -150,11 +157,7 @@ pub fn tap(fake: &Fake, more: &Value, state: Option<&Value>) -> Ran {
 
 /// The same with a catalog. Also checks that the STATEs of the run can be merged.
 pub fn tap_with(fake: &Fake, more: &Value, state: Option<&Value>, catalog: Option<&Value>) -> Ran {
-    let mut config = fake.config();
-    for (key, value) in more.as_object().unwrap() {
-        config[key] = value.clone();
-    }
-    let config = file(&config);
+    let config = file(&config(fake, more));
     let mut command = command();
     command.arg("--config").arg(config.path());
     let state_file = state.map(file);
