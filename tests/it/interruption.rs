@@ -302,7 +302,7 @@ fn a_run_ends_at_once_and_quietly_when_its_reader_is_gone() {
 #[test]
 fn a_round_over_three_days_reads_every_contact_once() {
     // A tenth of a real account with a tenth of the quota; the benchmark uses the real numbers.
-    round::over_three_days(2500, 1000, 50);
+    round::read_over_three_days(2500, 1000, 50);
 }
 
 #[test]

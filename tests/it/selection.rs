@@ -1,4 +1,4 @@
-//! What `--select` and `--full-table` choose, in real runs.
+//! What `--select` and `--full-table` read.
 
 use std::collections::BTreeSet;
 
@@ -43,7 +43,7 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 }
 
 #[test]
-fn patterns_choose_streams_and_fields() {
+fn patterns_select_streams_and_fields() {
     let fake = fake();
     let ran = run(&fake, &["--select", "contacts,contact_lists", "--select", "!contact_lists.name"], None);
     assert_eq!(streams(&ran), ["contact_lists", "contacts"]);
