@@ -59,143 +59,42 @@ const MOVES: Moves = Moves { lists: true, tags: true, notes: true, sms: true, de
 
 #[test]
 fn every_switch_is_recognized() {
-    // Name, account, switches, finding and verdict.
-    let table: Vec<(&str, Account, Switches, &str, &str)> = vec![
-        (
-            "a bound that is inclusive",
-            account(MOVES, false),
-            Switches { updated_after_inclusive: true, ..Switches::long_lived() },
-            "updated_after_is_inclusive",
-            "confirmed",
-        ),
-        (
-            "a bound that is exclusive",
-            account(MOVES, false),
-            Switches::long_lived(),
-            "updated_after_is_inclusive",
-            "refuted",
-        ),
-        (
-            "an opt-out bound that is inclusive",
-            account(MOVES, false),
-            Switches { updated_after_inclusive: true, ..Switches::long_lived() },
-            "optout_after_is_inclusive",
-            "confirmed",
-        ),
-        (
-            "an opt-out bound that is exclusive",
-            account(MOVES, false),
-            Switches::long_lived(),
-            "optout_after_is_inclusive",
-            "refuted",
-        ),
-        (
-            "opt-outs that move the record",
-            account(MOVES, true),
-            Switches::long_lived(),
-            "opt_outs_move_updated_at",
-            "confirmed",
-        ),
-        ("opt-outs that do not", account(MOVES, false), Switches::long_lived(), "opt_outs_move_updated_at", "refuted"),
-        (
-            "deletions that move the record",
-            account(MOVES, false),
-            Switches::long_lived(),
-            "deletions_move_updated_at",
-            "confirmed",
-        ),
-        (
-            "deletions that do not",
-            account(STAYS, false),
-            Switches::long_lived(),
-            "deletions_move_updated_at",
-            "refuted",
-        ),
-        (
-            "notes that move the record",
-            account(MOVES, false),
-            Switches::long_lived(),
-            "notes_move_updated_at",
-            "confirmed",
-        ),
-        ("notes that do not", account(STAYS, false), Switches::long_lived(), "notes_move_updated_at", "refuted"),
-        (
-            "consents that do not move the record",
-            account(STAYS, false),
-            Switches::long_lived(),
-            "consents_move_updated_at",
-            "refuted",
-        ),
+    let plain = Switches::long_lived;
+    let (moving, staying) = (|| account(MOVES, false), || account(STAYS, false));
+    // Finding, account, switches and verdict.
+    let table: Vec<(&str, Account, Switches, &str)> = vec![
+        ("updated_after_is_inclusive", moving(), Switches { updated_after_inclusive: true, ..plain() }, "confirmed"),
+        ("updated_after_is_inclusive", moving(), plain(), "refuted"),
+        ("optout_after_is_inclusive", moving(), Switches { updated_after_inclusive: true, ..plain() }, "confirmed"),
+        ("optout_after_is_inclusive", moving(), plain(), "refuted"),
+        ("opt_outs_move_updated_at", account(MOVES, true), plain(), "confirmed"),
+        ("opt_outs_move_updated_at", moving(), plain(), "refuted"),
+        ("deletions_move_updated_at", moving(), plain(), "confirmed"),
+        ("deletions_move_updated_at", staying(), plain(), "refuted"),
+        ("notes_move_updated_at", moving(), plain(), "confirmed"),
+        ("notes_move_updated_at", staying(), plain(), "refuted"),
+        ("consents_move_updated_at", staying(), plain(), "refuted"),
         // Memberships and tags have no date, so reads cannot tell.
+        ("list_memberships_move_updated_at", moving(), plain(), "cannot_tell"),
+        ("list_memberships_move_updated_at", staying(), plain(), "cannot_tell"),
+        ("tags_move_updated_at", moving(), plain(), "cannot_tell"),
+        ("tags_move_updated_at", staying(), plain(), "cannot_tell"),
+        ("deleted_contacts_keep_their_reports", moving(), plain(), "confirmed"),
         (
-            "memberships that move the record",
-            account(MOVES, false),
-            Switches::long_lived(),
-            "list_memberships_move_updated_at",
-            "cannot_tell",
-        ),
-        (
-            "memberships that do not",
-            account(STAYS, false),
-            Switches::long_lived(),
-            "list_memberships_move_updated_at",
-            "cannot_tell",
-        ),
-        (
-            "tags that move the record",
-            account(MOVES, false),
-            Switches::long_lived(),
-            "tags_move_updated_at",
-            "cannot_tell",
-        ),
-        ("tags that do not", account(STAYS, false), Switches::long_lived(), "tags_move_updated_at", "cannot_tell"),
-        (
-            "a deleted contact's report that answers",
-            account(MOVES, false),
-            Switches::long_lived(),
             "deleted_contacts_keep_their_reports",
-            "confirmed",
-        ),
-        (
-            "one that does not",
-            account(MOVES, false),
-            Switches { deleted_contact_reports_404: true, ..Switches::long_lived() },
-            "deleted_contacts_keep_their_reports",
+            moving(),
+            Switches { deleted_contact_reports_404: true, ..plain() },
             "refuted",
         ),
-        (
-            "a thousand lists a page",
-            account(MOVES, false),
-            Switches { lists_limit_1000_ok: true, ..Switches::long_lived() },
-            "page_size_1000_is_honoured",
-            "confirmed",
-        ),
-        (
-            "no thousand lists a page",
-            account(MOVES, false),
-            Switches::long_lived(),
-            "page_size_1000_is_honoured",
-            "refuted",
-        ),
-        (
-            "a count that is right",
-            account(MOVES, false),
-            Switches::long_lived(),
-            "contacts_are_all_listed",
-            "confirmed",
-        ),
-        (
-            "a count that is too high",
-            account(MOVES, false),
-            Switches { contacts_counted_too_many: 3, ..Switches::long_lived() },
-            "contacts_are_all_listed",
-            "refuted",
-        ),
+        ("page_size_1000_is_honoured", moving(), Switches { lists_limit_1000_ok: true, ..plain() }, "confirmed"),
+        ("page_size_1000_is_honoured", moving(), plain(), "refuted"),
+        ("contacts_are_all_listed", moving(), plain(), "confirmed"),
+        ("contacts_are_all_listed", moving(), Switches { contacts_counted_too_many: 3, ..plain() }, "refuted"),
     ];
-    for (what, account, switches, finding, verdict) in table {
+    for (finding, account, switches, verdict) in table {
         let fake = Fake::start_with(account, switches);
         let (found, _) = findings(&fake, &json!({}));
-        assert_eq!(found[finding]["verdict"], verdict, "{what}: {:#}", found[finding]);
+        assert_eq!(found[finding]["verdict"], verdict, "{:#}", found[finding]);
     }
 }
 
