@@ -185,7 +185,7 @@ fn sync(
     let ending = Ending {
         log_summary: Arc::new(move || ended.log_summary()),
         advice: ". All rows before the last STATE are safe; run again with the last STATE to continue",
-        ..Ending::new(messages, move || renewing.is_renewing())
+        ..Ending::new(messages, move || renewing.auth.is_renewing())
     };
     if stdout.is_target {
         signals::end_on_closed_stdout(Arc::clone(&ending.is_renewing));
@@ -193,7 +193,7 @@ fn sync(
     signals::end_on_signals(ending)?;
     let outcome = sync::sync(config, &client, catalog, state, messages, &progress);
     // Another thread may be refreshing the tokens. The old refresh token has been used, so the new one must reach the disk.
-    client.settle();
+    client.auth.settle();
     if stdout.is_terminal && outcome.is_ok() {
         let words: Vec<String> = std::env::args_os().map(|word| quoted(&word.to_string_lossy())).collect();
         ::log::info!("these messages are for a target; pipe them into one: {} | target-jsonl", words.join(" "));
@@ -205,7 +205,7 @@ fn sync(
 fn client(config: &Config, config_file: Option<PathBuf>, messages: &Arc<Messages>) -> Result<Arc<Client>> {
     let client = Arc::new(Client::new(config, config_file)?);
     let renewing = Arc::clone(&client);
-    signals::end_on_signals(Ending::new(messages, move || renewing.is_renewing()))?;
+    signals::end_on_signals(Ending::new(messages, move || renewing.auth.is_renewing()))?;
     Ok(client)
 }
 

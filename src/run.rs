@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::catalog::{Catalog, Mask};
-use crate::client::{Client, Oddities};
+use crate::client::Client;
 use crate::config::{Config, Route};
 use crate::error::{Error, Result};
 use crate::extent::{Extent, Fields};
@@ -32,7 +32,7 @@ pub(crate) struct Run<'a> {
     pub(crate) state: State,
     /// The streams whose SCHEMA is written, each with the progress line that counts its records.
     begun: BTreeMap<&'static str, Arc<Line>>,
-    odd_rows: OddRows,
+    pub(crate) odd_rows: OddRows,
     /// Streams that are finished before their turn, because another stream's read included them.
     finished: BTreeSet<&'static str>,
     last_state: Instant,
@@ -106,11 +106,6 @@ impl<'a> Run<'a> {
         self.messages.schema(stream.name, &schema, stream.keys, stream.replication_key)
     }
 
-    /// Sets how many records a stream will have, according to the service's count.
-    pub(crate) fn set_total(&self, stream: &Stream, records: u64) {
-        self.progress.line(stream.name).set_total(records);
-    }
-
     /// Writes one record; `extracted` is when its page was read.
     pub(crate) fn emit<R: Serialize>(&mut self, stream: &Stream, record: &R, extracted: &str) -> Result<()> {
         if let Some(line) = self.begun.get(stream.name) {
@@ -124,24 +119,6 @@ impl<'a> Run<'a> {
                 self.messages.record(stream.name, &record, extracted)
             }
         }
-    }
-
-    /// Counts the rows of a page, and warns about odd ones.
-    pub(crate) fn note_oddities(&mut self, stream: &Stream, rows: usize, oddities: &Oddities) {
-        self.odd_rows.note(stream, rows, oddities);
-    }
-
-    /// Logs how many odd rows a stream had in all.
-    ///
-    /// # Errors
-    /// `Failed` if so many rows were unusable that the service must have changed. The bookmark must not move then.
-    pub(crate) fn check_oddities(&mut self, stream: &Stream) -> Result<()> {
-        self.odd_rows.check(stream)
-    }
-
-    /// Whether so many rows of a stream were unusable so far that neither its bookmark nor its resume point may move.
-    pub(crate) fn is_too_odd(&self, stream: &Stream) -> bool {
-        self.odd_rows.is_too_odd(stream)
     }
 
     /// The number of records of a stream and the time they took; also logs the metrics.
@@ -275,43 +252,15 @@ impl<'a> Run<'a> {
         start.into_iter().chain(self.bookmark(stream)).min()
     }
 
-    /// Whether all contacts must be read: there is no bookmark, or the last complete read is too long ago.
-    pub(crate) fn contacts_are_due(&self, stream: &Stream, now: DateTime<Utc>) -> bool {
-        let days = self.config.contacts_full_refresh_days;
-        self.bookmark(stream).is_none() || self.state.bookmark(stream).is_full_refresh_due(now, days)
-    }
-
-    /// Records in the bookmark, after [`Run::advance_bookmark`], that all contacts were read.
-    pub(crate) fn note_full_refresh(&mut self, stream: &Stream) {
-        self.state.bookmark_mut(stream).note_full_refresh();
-    }
-
-    /// Records in the bookmark, after [`Run::advance_bookmark`], that some contacts may have been missed, so that the
-    /// next run reads all of them again.
-    pub(crate) fn note_missed_contacts(&mut self, stream: &Stream) {
-        self.state.bookmark_mut(stream).note_missed_contacts();
-    }
-
     /// Moves the stream's bookmark: everything up to `until` less the overlap has been written.
     pub(crate) fn advance_bookmark(&mut self, stream: &Stream, until: DateTime<Utc>, overlap: TimeDelta) {
         let since = Start(self.since(stream, until));
         self.advance(stream, since, until - overlap, None);
     }
 
-    /// Moves the bookmark of a report: everything from `since` to `until` less the overlap has been written.
-    pub(crate) fn advance_report(
-        &mut self,
-        stream: &Stream,
-        since: Option<DateTime<Utc>>,
-        until: DateTime<Utc>,
-        overlap: TimeDelta,
-        route: Route,
-    ) {
-        self.advance(stream, Start(since), until - overlap, Some(route));
-    }
-
-    /// Moves the bookmark, and removes the resume point if it is of this read.
-    fn advance(&mut self, stream: &Stream, since: Start, to: DateTime<Utc>, route: Option<Route>) {
+    /// Moves the bookmark to `to`, after everything from `since` up to there was written, and removes the resume point if it
+    /// is of this read.
+    pub(crate) fn advance(&mut self, stream: &Stream, since: Start, to: DateTime<Utc>, route: Option<Route>) {
         let mut terms = self.terms(stream, route);
         if let Some(resume) = self.resume(stream) {
             terms.deselected = terms.deselected.map(|fields| fields.union(&resume.deselected));
@@ -396,7 +345,7 @@ impl<'a> Run<'a> {
 
     /// Stores the resume point of a stream, with the settings of this run filled in.
     pub(crate) fn note_progress(&mut self, stream: &Stream, reached: Resume) {
-        if self.why_not_resumable(stream).is_some() || self.is_too_odd(stream) {
+        if self.why_not_resumable(stream).is_some() || self.odd_rows.is_too_odd(stream) {
             return;
         }
         let mut deselected = self.extent(stream, reached.route).deselected;
@@ -556,7 +505,7 @@ pub(crate) mod tests {
                 let reached = Resume { after: Some("c".into()), until: at("2026-11-21"), ..Resume::default() };
                 run.note_progress(&REPORT, reached);
                 let after = run.state.bookmark(&REPORT).resume.as_ref().and_then(|resume| resume.after.clone());
-                run.advance_report(&REPORT, None, at(NOW), TimeDelta::zero(), Route::Contacts);
+                run.advance(&REPORT, Start(None), at(NOW), Some(Route::Contacts));
                 (is_resumed, after.unwrap(), run.state.bookmark(&REPORT).resume.is_some())
             })
         };

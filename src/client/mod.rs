@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use ureq::unversioned::transport::{Connector, DefaultConnector};
 
-use crate::auth::{Auth, Scopes};
+use crate::auth::Auth;
 use crate::config::{Config, OnQuota};
 use crate::error::{Error, Result};
 use crate::http::{Decision, Retry, agent, is_untrusted, network_text, retry_after, untrusted_text};
@@ -53,7 +53,7 @@ pub(crate) struct Client {
     buffers: Arc<Buffers>,
     /// Held while a large body is read and parsed.
     large_body: Mutex<()>,
-    auth: Auth,
+    pub(crate) auth: Auth,
     /// Scheme, host and port: the only place that the token is sent to.
     origin: String,
     api_url: String,
@@ -185,16 +185,6 @@ impl Client {
             has_answered: AtomicBool::new(false),
             least_calls: AtomicU64::new(0),
         })
-    }
-
-    /// Waits until no token refresh is under way, so that the new refresh token is on disk.
-    pub(crate) fn settle(&self) {
-        self.auth.settle();
-    }
-
-    /// Whether a token refresh is under way, or its result is not on disk yet.
-    pub(crate) fn is_renewing(&self) -> bool {
-        self.auth.is_renewing()
     }
 
     /// How many calls to make in parallel so that the pace is the limit and not the latency: `p * l` at `p` calls per
@@ -341,11 +331,6 @@ impl Client {
             url.push_str(&url::form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish());
         }
         url
-    }
-
-    /// Refreshes the tokens to check that it works; `None` if there is only an access token.
-    pub(crate) fn prove(&self) -> Result<Option<Scopes>> {
-        self.auth.prove()
     }
 
     /// An access token for the next call, with all secrets that its answer may not show.

@@ -74,9 +74,9 @@ fn still_works(config: &Config, config_file: Option<PathBuf>, messages: &Arc<Mes
     // Trying it may renew it, and an impatient Ctrl-C must not lose the new tokens.
     let tried = Client::new(config, config_file).map(Arc::new).and_then(|client| {
         let renewing = Arc::clone(&client);
-        end_on_signals(Ending::new(messages, move || renewing.is_renewing()))?;
+        end_on_signals(Ending::new(messages, move || renewing.auth.is_renewing()))?;
         // An access token that is good for some hours says nothing about what comes then.
-        if client.prove()?.is_none() {
+        if client.auth.prove()?.is_none() {
             return Ok(false);
         }
         client.privileges().map(|_| true)

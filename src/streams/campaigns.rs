@@ -79,9 +79,7 @@ pub(super) type PageOddities = Vec<(usize, Oddities)>;
 #[derive(Clone, Deserialize, JsonSchema)]
 pub(crate) struct Summary {
     pub(crate) campaign_id: Key,
-    #[serde(default)]
     pub(crate) last_sent_date: Timestamp,
-    #[serde(default)]
     pub(crate) unique_counts: Option<UniqueCounts>,
     // The listing's `type` in other words.
     #[serde(default, rename = "campaign_type")]
@@ -90,7 +88,6 @@ pub(crate) struct Summary {
 
 /// How many contacts did something, counting each contact once.
 #[derive(Clone, Default, Deserialize, JsonSchema)]
-#[serde(default)]
 pub(crate) struct UniqueCounts {
     pub(super) sends: Integer,
     pub(super) opens: Integer,
@@ -279,6 +276,6 @@ fn summaries(client: &Arc<Client>, config: &Config) -> Result<Summaries> {
 }
 
 /// Fetches the details of one campaign: its row of the listing plus its activities. Here the status is in capitals.
-pub(super) fn details(client: &Client, id: &Id, priority: usize) -> Result<(EmailCampaign, Oddities)> {
+pub(crate) fn details(client: &Client, id: &Id, priority: usize) -> Result<(EmailCampaign, Oddities)> {
     client.one("email_campaign", &format!("/emails/{}", id.in_path()), priority)
 }

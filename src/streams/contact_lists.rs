@@ -48,28 +48,20 @@ pub(crate) struct ContactList {
     /// Unique id of the list.
     pub(crate) list_id: Key,
     /// Name of the list.
-    #[serde(default)]
     pub(crate) name: Text,
     /// Text that describes the list.
-    #[serde(default)]
     pub(crate) description: Text,
     /// Whether the account marked the list as a favorite.
-    #[serde(default)]
     pub(crate) favorite: Flag,
     /// When the list was created.
-    #[serde(default)]
     pub(crate) created_at: Timestamp,
     /// When the list was last updated.
-    #[serde(default)]
     pub(crate) updated_at: Timestamp,
     /// For a deleted list, when it was deleted.
-    #[serde(default)]
     pub(crate) deleted_at: Timestamp,
     /// Number of contacts on the list. Segments have none.
-    #[serde(default)]
     pub(crate) membership_count: Integer,
     /// The listing the row came from: `email` or `sms`. Filled in by the tap.
-    #[serde(default)]
     pub(crate) channel_type: Text,
 }
 
@@ -197,7 +189,7 @@ impl ChannelListing {
         // If the listing repeats a row, the last one is the newest.
         let mut newest = BTreeMap::new();
         for page in &self.pages {
-            run.note_oddities(stream, page.rows.len(), &page.oddities);
+            run.odd_rows.note(stream, page.rows.len(), &page.oddities);
             newest.extend(page.rows.iter().map(|list| (list.list_id.as_str(), (list, &page.extracted))));
         }
         for (id, (list, extracted)) in newest {
@@ -223,5 +215,5 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
         }
         end => end.clone()?,
     }
-    run.check_oddities(&SOURCE.stream)
+    run.odd_rows.check(&SOURCE.stream)
 }

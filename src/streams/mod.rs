@@ -19,13 +19,13 @@ use crate::error::{Error, Result};
 use crate::quota::{DAILY_QUOTA, runs_in_words};
 use crate::run::Run;
 use crate::stream::{Needs, Stream};
-pub(crate) use campaigns::Summary as CampaignSummary;
+pub(crate) use campaigns::{Summary as CampaignSummary, details as campaign_details};
 pub(crate) use contact_lists::{ContactList, Lists};
 pub(crate) use contacts::Contact;
 pub(crate) use contacts::parse_and_write as parse_and_write_contacts;
 pub(crate) use definitions::Names;
 pub(crate) use email_campaigns::record::EmailCampaign;
-pub(crate) use reports::ActivityDetail;
+pub(crate) use reports::{ActivityDetail, Tracked, details_path, tracking_path};
 
 /// A stream and how it is read.
 pub(crate) struct Source {

@@ -186,7 +186,7 @@ impl AnotherPass {
 /// Takes the rows out of a page, and warns about odd ones in the name of the stream.
 pub(super) fn rows<T>(run: &mut Run, stream: &Stream, page: &mut Page<T>) -> Vec<T> {
     let rows = std::mem::take(&mut page.rows);
-    run.note_oddities(stream, rows.len(), &page.oddities);
+    run.odd_rows.note(stream, rows.len(), &page.oddities);
     rows
 }
 

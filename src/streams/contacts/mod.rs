@@ -61,7 +61,7 @@ fn cost(run: &mut Run, _: &mut Shared) -> Result<u64> {
     let stream = &SOURCE.stream;
     let start = run.client.run_start()?;
     let definitions = needed_definitions(run, &include(run)).calls(run.selects(&contact_lists::SOURCE.stream));
-    if !run.contacts_are_due(stream, start) || run.beginning(stream, start).is_some() {
+    if !is_complete_read_due(run, start) || run.beginning(stream, start).is_some() {
         return Ok(definitions + 2);
     }
     let (contacts, _) = count(run.client, run.config)?;
@@ -103,14 +103,14 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     let coverage = every_row(run.client, stream.name, listings, pages, &mut seen, |filter, page, seen| {
         write(run, *filter, page, &definitions, seen)
     })?;
-    run.check_oddities(stream)?;
+    run.odd_rows.check(stream)?;
     run.advance_bookmark(stream, start, OVERLAP);
     match coverage {
-        Coverage::Whole if is_complete => run.note_full_refresh(stream),
+        Coverage::Whole if is_complete => run.state.bookmark_mut(stream).note_full_refresh(),
         Coverage::Whole => {}
         Coverage::MayLackRows(why) => {
             log::warn!("contacts: {why}. Contacts may be missing; the next run reads all contacts again");
-            run.note_missed_contacts(stream);
+            run.state.bookmark_mut(stream).note_missed_contacts();
         }
     }
     Ok(())
@@ -141,6 +141,12 @@ impl Passes {
     }
 }
 
+/// Whether all contacts must be read: there is no bookmark, or the last complete read is too long ago.
+fn is_complete_read_due(run: &Run, start: DateTime<Utc>) -> bool {
+    let (stream, days) = (&SOURCE.stream, run.config.contacts_full_refresh_days);
+    run.bookmark(stream).is_none() || run.state.bookmark(stream).is_full_refresh_due(start, days)
+}
+
 /// The read of all contacts, if it is due and there are enough calls for it.
 fn complete_read(
     run: &Run,
@@ -148,7 +154,7 @@ fn complete_read(
     pages: &impl Fn(&Arc<Client>, &ChangeFilter, usize) -> Pages<Contact>,
 ) -> Result<Option<Passes>> {
     let stream = &SOURCE.stream;
-    if !run.contacts_are_due(stream, start) {
+    if !is_complete_read_due(run, start) {
         return Ok(None);
     }
     let mut reading = Passes::of(run.beginning(stream, start));
@@ -244,7 +250,7 @@ fn write(
 ) -> Result<()> {
     let stream = &SOURCE.stream;
     if let (None, Some(count)) = (filter, page.count) {
-        run.set_total(stream, count);
+        run.progress.line(stream.name).set_total(count);
     }
     for mut contact in rows(run, stream, &mut page) {
         if seen.insert(sighting(&contact, filter)) {
@@ -278,16 +284,13 @@ fn sighting(contact: &Contact, filter: ChangeFilter) -> Sighting {
 struct ContactId {
     #[serde(rename = "contact_id")]
     id: Key,
-    #[serde(default)]
     created_at: Timestamp,
-    #[serde(default)]
     updated_at: Timestamp,
     #[serde(default, deserialize_with = "object")]
     email_address: Option<EmailDates>,
 }
 
 #[derive(Default, Deserialize, JsonSchema)]
-#[serde(default)]
 struct EmailDates {
     updated_at: Timestamp,
     opt_out_date: Timestamp,

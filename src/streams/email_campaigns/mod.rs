@@ -130,15 +130,10 @@ struct Answers {
 struct Mailing {
     #[serde(rename = "campaign_activity_id")]
     _id: Key,
-    #[serde(default)]
     subject: Text,
-    #[serde(default)]
     preheader: Text,
-    #[serde(default)]
     from_name: Text,
-    #[serde(default)]
     from_email: Text,
-    #[serde(default)]
     reply_to_email: Text,
     #[serde(default, deserialize_with = "list")]
     contact_list_ids: Option<Vec<Text>>,
@@ -204,7 +199,7 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     // Neither bookmark nor resume point may move past a campaign that is missing.
     let is_whole = may_lack.is_none();
     write(run, known, &mut place, chosen, is_whole)?;
-    run.check_oddities(stream)?;
+    run.odd_rows.check(stream)?;
     if is_whole {
         run.advance_bookmark(stream, place.until, OVERLAP);
     }
@@ -303,7 +298,7 @@ fn is_due(
 
 fn note(run: &mut Run, pages: &PageOddities) {
     for (rows, oddities) in pages {
-        run.note_oddities(&SOURCE.stream, *rows, oddities);
+        run.odd_rows.note(&SOURCE.stream, *rows, oddities);
     }
 }
 
@@ -323,7 +318,7 @@ fn write(
     fanout::map_in_order(chosen.into_iter().collect(), workers, fetch, |(id, chosen), answers| {
         let answers = answers?;
         for oddities in &answers.oddities {
-            run.note_oddities(stream, 0, oddities);
+            run.odd_rows.note(stream, 0, oddities);
         }
         if let Some(details) = &answers.details {
             known.remember_details(id.clone(), details.clone());

@@ -211,7 +211,7 @@ impl<'a, 'run> Writer<'a, 'run> {
             return Ok(());
         }
         // The pages serve both reports, so their unusable rows hold up both.
-        let is_too_odd = self.readings.iter().any(|reading| self.run.is_too_odd(reading.stream));
+        let is_too_odd = self.readings.iter().any(|reading| self.run.odd_rows.is_too_odd(reading.stream));
         for reading in self.readings.iter_mut() {
             if is_too_odd {
                 reading.withdraw_progress(self.run);

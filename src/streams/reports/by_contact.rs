@@ -259,7 +259,7 @@ impl ContactRow for ActivityDetail {
         if let Some(row) = untyped.first() {
             part.page.oddities.why_left_out.get_or_insert_with(|| without_type(row));
         }
-        run.note_oddities(stream, rows.len() - untyped.len(), &part.page.oddities);
+        run.odd_rows.note(stream, rows.len() - untyped.len(), &part.page.oddities);
         let wanted = |row: &ActivityDetail| row.created_time.instant().is_some_and(|at| reading.holds(at));
         let of_emails = rows.iter().filter(|row| wanted(row) && !row.is_of_landing_page());
         fetched.campaign_ids.learn(run, stream, &fetched.campaigns.known, of_emails.map(ContactRow::activity))?;

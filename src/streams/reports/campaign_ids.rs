@@ -86,7 +86,6 @@ impl CampaignIds {
 
     fn ask(&mut self, client: &Arc<Client>, ids: &[Id]) -> Result<()> {
         #[derive(Default, Deserialize)]
-        #[serde(default)]
         struct ActivityStats {
             campaign_activity_id: Text,
             campaign_id: Text,

@@ -42,14 +42,12 @@ struct SentCounts {
 
 /// The stats of a campaign, of which only the counts that include repeated opens and clicks are read.
 #[derive(Default, Deserialize)]
-#[serde(default)]
 struct CampaignStats {
     campaign_id: Text,
     stats: Option<StatsOfAll>,
 }
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
 struct StatsOfAll {
     em_opens_all: Integer,
     em_clicks_all: Integer,

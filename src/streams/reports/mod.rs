@@ -41,6 +41,7 @@ use reading::Reading;
 pub(super) use records::ActionSummary;
 pub(crate) use records::ActivityDetail;
 pub(super) use route::{cost, time};
+pub(crate) use tracking::{Tracked, tracking_path};
 
 use super::email_campaigns::METRICS;
 use super::{Probe, Shared, Source};
@@ -235,7 +236,7 @@ fn read(run: &mut Run, shared: &mut Shared, stream: &'static Stream) -> Result<(
             by_campaign::read(run, shared, &mut readings)?;
             // The pages serve both, so too many unusable rows keep both bookmarks.
             for reading in &readings {
-                run.check_oddities(reading.stream)?;
+                run.odd_rows.check(reading.stream)?;
             }
             readings.into_iter().try_for_each(|reading| reading.finish(run, route))
         }

@@ -25,20 +25,14 @@ pub(crate) fn tracking_path(activity: &Id, of: ActivityType) -> String {
 
 /// A row of any of the six tracking reports.
 #[derive(Deserialize, JsonSchema)]
-pub(super) struct Tracked {
-    pub(super) contact_id: Key,
-    pub(super) created_time: KeyTimestamp,
-    #[serde(default)]
+pub(crate) struct Tracked {
+    pub(crate) contact_id: Key,
+    pub(crate) created_time: KeyTimestamp,
     pub(super) email_address: Text,
-    #[serde(default)]
     pub(super) device_type: Text,
-    #[serde(default)]
     pub(super) url_id: Text,
-    #[serde(default)]
     pub(super) link_url: Text,
-    #[serde(default)]
     pub(super) bounce_code: Text,
-    #[serde(default)]
     pub(super) opt_out_reason: Text,
     // Known from the request.
     #[serde(default, rename = "campaign_activity_id")]
