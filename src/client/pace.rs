@@ -1,19 +1,14 @@
 //! The pace of the calls: spaces them evenly, counts them, and stops at `max_requests`.
 
-use std::cell::Cell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use ureq::unversioned::transport::{ConnectionDetails, Connector, Transport};
 
 use crate::quota::CallCount;
-
-thread_local! {
-    /// When this thread's last call was sent.
-    static SENT: Cell<Option<Instant>> = const { Cell::new(None) };
-}
 
 /// Spaces calls evenly, and sends one call at a time: of those that wait, the one with the lowest priority number.
 pub(super) struct Pace {
@@ -30,6 +25,8 @@ struct Queue {
     /// The priority of each waiting call, and its number: among equal priorities, the first to arrive goes first.
     waiting: BTreeSet<(usize, u64)>,
     arrivals: u64,
+    /// When each thread sent its last call.
+    sent: HashMap<ThreadId, Instant>,
 }
 
 /// When calls may be sent.
@@ -91,7 +88,7 @@ impl Pace {
     pub(super) fn new(per_second: f64, limit: Option<u64>) -> Pace {
         let schedule = Schedule::new(per_second, Instant::now());
         Pace {
-            queue: Mutex::new(Queue { schedule, waiting: BTreeSet::new(), arrivals: 0 }),
+            queue: Mutex::new(Queue { schedule, waiting: BTreeSet::new(), arrivals: 0, sent: HashMap::new() }),
             advanced: Condvar::new(),
             calls: CallCount::default(),
             limit,
@@ -130,7 +127,7 @@ impl Pace {
         if may_send {
             let now = Instant::now();
             queue.schedule.send(arrived, now);
-            SENT.set(Some(now));
+            queue.sent.insert(thread::current().id(), now);
             self.calls.add();
         }
         self.advanced.notify_all();
@@ -139,8 +136,8 @@ impl Pace {
 
     /// Notes that this thread's call has its connection and leaves now.
     fn leave(&self) {
-        if let Some(sent) = SENT.get() {
-            let mut queue = self.lock();
+        let mut queue = self.lock();
+        if let Some(sent) = queue.sent.get(&thread::current().id()).copied() {
             queue.schedule.leave(sent, Instant::now());
         }
     }
@@ -200,8 +197,6 @@ fn whole(per_second: f64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
-
     use proptest::prelude::*;
 
     use super::*;
