@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::shown::plural;
+
 /// The API calls that an application may make in a day, over all accounts. The day ends at 00:00 UTC.
 pub(crate) const DAILY_QUOTA: u64 = 10_000;
 
@@ -11,6 +13,12 @@ pub(crate) const DAILY_QUOTA: u64 = 10_000;
 pub(crate) fn share_of_quota(calls: u64) -> String {
     let share = 10_000 * calls / DAILY_QUOTA;
     format!("{}.{:02}", share / 100, share % 100)
+}
+
+/// How many runs of `most` calls each it takes to make this many, in words. The first calls of each run, for the plan and
+/// the lists, come on top.
+pub(crate) fn runs_in_words(calls: u64, most: u64) -> String {
+    plural(calls.div_ceil(most), "run")
 }
 
 /// An estimated time, in the largest unit of which it is at least one and a half.

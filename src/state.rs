@@ -154,6 +154,11 @@ impl State {
         }
     }
 
+    /// Whether a later run must continue the read of a selected stream.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.bookmarks.values().any(|(_, bookmark)| bookmark.resume.is_some())
+    }
+
     /// Checks, by the lists, that the account is that of earlier runs, and remembers it.
     ///
     /// # Errors

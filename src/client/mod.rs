@@ -19,6 +19,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use ureq::unversioned::transport::{Connector, DefaultConnector};
 
 use crate::auth::Auth;
 use crate::config::{Config, OnQuota};
@@ -29,7 +30,7 @@ use crate::quota::{CallCount, DAILY_QUOTA};
 use crate::secret::Secret;
 use crate::shown::plural;
 use judge::{Verdict, judge};
-use pace::Pace;
+use pace::{Connected, Pace};
 pub(crate) use pages::{Page, Pages};
 use rows::unreadable;
 pub(crate) use rows::{Oddities, Row};
@@ -57,7 +58,7 @@ pub(crate) struct Client {
     /// Scheme, host and port: the only place that the token is sent to.
     origin: String,
     api_url: String,
-    pace: Pace,
+    pace: Arc<Pace>,
     max_retries: u32,
     max_requests: Option<u64>,
     on_quota: OnQuota,
@@ -166,14 +167,16 @@ struct Waited {
 
 impl Client {
     pub(crate) fn new(config: &Config, config_file: Option<PathBuf>) -> Result<Client> {
+        let pace = Arc::new(Pace::new(config.requests_per_second, config.max_requests));
+        let connector = DefaultConnector::new().chain(Connected(Arc::clone(&pace)));
         Ok(Client {
             auth: Auth::new(config, config_file)?,
-            agent: agent(config, &config.api_url)?,
+            agent: agent(config, &config.api_url, connector)?,
             buffers: Arc::default(),
             large_body: Mutex::new(()),
             origin: config.api_url.origin().ascii_serialization(),
             api_url: config.api_url.as_str().trim_end_matches('/').to_owned(),
-            pace: Pace::new(config.requests_per_second, config.max_requests),
+            pace,
             max_retries: config.max_retries,
             max_requests: config.max_requests,
             on_quota: config.on_quota,
@@ -537,6 +540,10 @@ impl Client {
     fn network_failure(&self, e: &ureq::Error, token: &Bearer) -> Failure {
         if is_untrusted(e) {
             return Failure::Final(Error::Failed(untrusted_text(&self.origin, e)));
+        }
+        if matches!(e, ureq::Error::Http(_)) {
+            let why = "a next link or an access token holds characters that no request may have; it was not used";
+            return Failure::Final(Error::Failed(why.into()));
         }
         Failure::Passing { why: format!("{}: {}", self.origin, shown(&network_text(e), token)), hold: None }
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::quota::DAILY_QUOTA;
+use crate::quota::{DAILY_QUOTA, runs_in_words};
 use crate::run::Run;
 use crate::stream::{Needs, Stream};
 pub(crate) use campaigns::{Summary as CampaignSummary, details as campaign_details};
@@ -91,6 +91,7 @@ fn selects_reports(run: &Run) -> bool {
 pub(crate) struct Plan {
     pub(crate) calls: u64,
     per_second: f64,
+    max_requests: Option<u64>,
     /// What could be saved, and the route of the contact reports.
     notes: Vec<String>,
 }
@@ -110,6 +111,9 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(&reports::cost(self.calls, self.per_second))?;
+        if let Some(most) = self.max_requests.filter(|most| *most < self.calls) {
+            write!(f, ", at least {} at max_requests = {most}", runs_in_words(self.calls, most))?;
+        }
         self.notes.iter().try_for_each(|note| write!(f, "; {note}"))
     }
 }
@@ -130,7 +134,7 @@ pub(crate) fn plan(run: &mut Run, shared: &mut Shared, sources: &[&'static Sourc
     }
     let route = shared.reports.words().map(str::to_owned);
     let notes = [shared.how_to_save.take(), route].into_iter().flatten().collect();
-    Ok(Plan { calls, per_second: run.config.requests_per_second, notes })
+    Ok(Plan { calls, per_second: run.config.requests_per_second, max_requests: run.config.max_requests, notes })
 }
 
 /// What reading one stream costs, in words; `None` if the service does not say how much there is.

@@ -178,8 +178,11 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     let known = &mut shared.reports.campaigns.known;
     let Selection { listing, summaries, refused, chosen } = choose(run, known, &place)?;
     note(run, &listing.oddities);
-    if let Some(why) = &listing.may_lack {
-        log::warn!("email_campaigns: {why}. Campaigns may be missing; the next run reads the same again");
+    let may_lack = listing.may_lack.as_ref().or(summaries.as_ref().and_then(|summaries| summaries.may_lack.as_ref()));
+    if let Some(why) = may_lack {
+        log::warn!(
+            "email_campaigns: {why}. Campaigns or their counts may be missing; the next run reads the same again"
+        );
     }
     if let Some(summaries) = &summaries {
         note(run, &summaries.oddities);
@@ -193,8 +196,8 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     if let Some(after) = &place.after {
         log::info!("{}: continuing after campaign {after}; {} campaigns to go", stream.name, chosen.len());
     }
-    // Neither bookmark nor resume point may move past a campaign that the listing lacks.
-    let is_whole = listing.may_lack.is_none();
+    // Neither bookmark nor resume point may move past a campaign that is missing.
+    let is_whole = may_lack.is_none();
     write(run, known, &mut place, chosen, is_whole)?;
     run.odd_rows.check(stream)?;
     if is_whole {
@@ -235,7 +238,20 @@ fn choose(run: &Run, known: &mut KnownCampaigns, place: &Resume) -> Result<Selec
     let mut rows = listing.campaigns.values();
     let removed =
         wanted.details && rows.any(|row| row.campaign.is_removed() && due(row.campaign.updated_at.instant(), None));
-    let (summaries, refused) = match (wanted.counts || removed).then(|| known.summaries(run.client, run.config)) {
+    // A campaign that was sent just now may have no counts yet.
+    let counted_by = run.client.run_start()? - campaigns::COUNTS_LAG;
+    let lacks_sent = |summaries: &Summaries| {
+        let mut due = listing.campaigns.iter().filter(|(_, row)| {
+            let updated_at = row.campaign.updated_at.instant();
+            row.campaign.is_done() && due(updated_at, None) && updated_at.is_some_and(|at| at < counted_by)
+        });
+        due.any(|(id, _)| !summaries.sent.contains_key(id))
+    };
+    let mut get_summaries = || {
+        let summaries = known.summaries(run.client, run.config)?;
+        if lacks_sent(&summaries) { known.summaries_again(run.client, run.config) } else { Ok(summaries) }
+    };
+    let (summaries, refused) = match (wanted.counts || removed).then(&mut get_summaries) {
         None => (None, None),
         Some(Ok(summaries)) => (Some(summaries), None),
         Some(Err(why)) if why.is_refusal() => (None, Some(why)),

@@ -93,6 +93,10 @@ impl EmailCampaign {
         self.has_status("Draft") || self.has_status("Scheduled")
     }
 
+    pub(super) fn is_done(&self) -> bool {
+        self.has_status("Done")
+    }
+
     pub(in crate::streams) fn is_removed(&self) -> bool {
         self.has_status("Removed")
     }

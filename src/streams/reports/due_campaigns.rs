@@ -14,13 +14,11 @@ use crate::fanout;
 use crate::field::{Integer, Text};
 use crate::id::Id;
 use crate::odd_rows::check_listing;
-use crate::streams::campaigns::{CampaignListing, KnownCampaigns};
+use crate::streams::campaigns::{COUNTS_LAG, CampaignListing, KnownCampaigns};
 use crate::streams::email_campaigns::record::EmailCampaign;
 
 /// How many campaigns one call for their stats may name.
 const STATS_IDS: usize = 150;
-/// The service's counts of a campaign may be this late: newer rows can be missing from them.
-const COUNTS_LAG: TimeDelta = TimeDelta::days(1);
 /// Sending a campaign may take hours, and the service dates it later than its first rows.
 const SENDING_TAKES: TimeDelta = TimeDelta::days(2);
 
@@ -33,6 +31,8 @@ pub(crate) struct Campaigns {
     listing: Option<Arc<CampaignListing>>,
     /// The sent campaigns, with how many rows they have.
     sent: Option<HashMap<Id, SentCounts>>,
+    /// Why sent campaigns may be missing, if the summaries changed while they were read.
+    summaries_may_lack: Option<String>,
 }
 
 /// The service's counts for a sent campaign.
@@ -174,7 +174,8 @@ impl Campaigns {
 
     /// Why the listing may lack campaigns, if it changed while it was read.
     pub(super) fn may_lack(&self) -> Option<&str> {
-        self.listing.as_ref()?.may_lack.as_deref()
+        let listing = self.listing.as_ref().and_then(|listing| listing.may_lack.as_deref());
+        listing.or(self.summaries_may_lack.as_deref())
     }
 
     /// The campaigns that these criteria choose, in the order of their ids, with the number of their rows.
@@ -252,6 +253,7 @@ impl Campaigns {
         if self.sent.is_none() {
             let summaries = self.known.summaries(client, config)?;
             check_listing("summaries of campaigns", &summaries.oddities)?;
+            self.summaries_may_lack.clone_from(&summaries.may_lack);
             let sent = summaries.sent.iter().map(|(id, row)| {
                 // A missing count does not mean that there are no rows.
                 let at_least = |count: Integer| count.as_count().unwrap_or(1);
