@@ -307,3 +307,23 @@ fn a_body_that_decompresses_without_end_takes_little_memory() {
     let peak = peak.join().unwrap();
     assert!(peak < 150 << 10, "{peak} KiB");
 }
+
+/// A limit below what one answer takes. Where even less can be had, the system or the language ends the process.
+#[cfg(target_os = "linux")]
+#[test]
+fn where_memory_runs_short_the_run_says_so() {
+    let account = Account::generate(31, Size { contacts: 8, lists: 1, campaigns: 1 });
+    let fake = Fake::start_with(account, Switches { rotating: false, gzip: false, ..Switches::default() });
+    fake.fault(Fault::always("/activity_details", What::Big(45 << 20)));
+    let mut config = fake.config();
+    config["activity_route"] = json!("contacts");
+    let files = [file(&config), file(&only(&[DETAILS]))];
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -v 71680; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_tap-constant-contact")]);
+    command.arg("--config").arg(files[0].path()).arg("--catalog").arg(files[1].path());
+    // Otherwise each thread takes addresses for much more than it needs.
+    command.env_remove("LOGLEVEL").env("MALLOC_ARENA_MAX", "1").env("RUST_MIN_STACK", (256 << 10).to_string());
+    let ran = Ran::of(&command.output().unwrap());
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(critical(&ran).contains("not enough memory to read an answer"), "{}", ran.stderr);
+}

@@ -437,6 +437,28 @@ fn a_run_that_cannot_start_a_thread_says_so() {
     assert!(!stderr.contains("panicked"), "{stderr}");
 }
 
+#[test]
+fn where_few_threads_can_be_had_the_run_says_so_or_works() {
+    let account = Account::generate(11, Size { contacts: 12, lists: 2, campaigns: 2 });
+    let fake = Fake::start_with(account, Switches::long_lived());
+    let mut outcomes = Vec::new();
+    for most in 0..16 {
+        let config = file(&fake.config());
+        let mut command = Command::new("sh");
+        // Each thread takes a gigabyte of addresses, and there are so many.
+        let limit = format!("ulimit -v {}; exec \"$@\"", (most << 20) + (800 << 10));
+        command.args(["-c", &limit, "sh", env!("CARGO_BIN_EXE_tap-constant-contact")]);
+        command.env("RUST_MIN_STACK", (1 << 30).to_string());
+        let output = command.arg("--config").arg(config.path()).env_remove("LOGLEVEL").output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(!stderr.contains("panicked") && !stderr.contains("defect"), "{most}: {stderr}");
+        let code = output.status.code();
+        assert!(code == Some(0) || code == Some(1) && stderr.contains("CRITICAL "), "{most}: {code:?} {stderr}");
+        outcomes.push(code);
+    }
+    assert!(outcomes.contains(&Some(1)) && outcomes.last() == Some(&Some(0)), "{outcomes:?}");
+}
+
 /// With from too few file descriptors to start up to enough.
 #[test]
 fn a_run_with_few_file_descriptors_says_so_or_works() {

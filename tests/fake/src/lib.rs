@@ -50,6 +50,9 @@ pub struct Call {
     pub path: String,
     /// The query as sent.
     pub query: String,
+    /// When it came, before the jitter.
+    pub came: Instant,
+    /// When it came, after the jitter.
     pub at: Instant,
     /// 0 if the connection was closed without an answer.
     pub status: u16,
