@@ -404,7 +404,9 @@ impl History {
             End::Signal(..) => &[Some(0), None],
         };
         let of_trouble = !matches!(trouble, Trouble::None) && matches!(code, Some(1 | 3 | 4));
-        if !expected.contains(&code) && !of_trouble {
+        // Under load a call of the run before comes late, and then the signal before the tap is ready for it.
+        let is_unready = matches!(end, End::Signal(..)) && code.is_none() && messages.is_empty();
+        if !expected.contains(&code) && !of_trouble && !is_unready {
             return Err(self.failure(&format!("exit code {code:?}: {errors}")));
         }
         if !matches!(trouble, Trouble::None) {

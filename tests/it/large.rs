@@ -11,7 +11,7 @@ use fake::{Account, Fake, Kind};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
-use crate::tap::{command, file, only, tap_with};
+use crate::tap::{REPORTS, command, file, only, tap_with};
 
 /// The peak memory of a running process in KiB.
 fn peak(pid: u32) -> Option<u64> {
@@ -62,6 +62,28 @@ fn twenty_thousand_contacts_take_little_memory_and_few_calls() {
     assert_eq!(listing, 20_000 / 500 + 1);
     // Beside these: custom fields, tags and both kinds of lists, and one to spare.
     assert!(fake.api_calls().len() <= listing + 5, "{}", fake.api_calls().len());
+}
+
+#[test]
+fn activity_of_twenty_six_thousand_contacts_by_campaign_takes_little_memory() {
+    let mut account = Account::generate(41, Size { contacts: 26_000, lists: 5, campaigns: 1 });
+    let everybody: Vec<_> = account.contacts.iter().map(|contact| contact.id.clone()).collect();
+    account.send_campaign("To everybody", &everybody);
+    let fake = Fake::start(account);
+    let mut config = fake.config();
+    config["activity_route"] = json!("campaigns");
+    let files = [file(&config), file(&only(&REPORTS))];
+    let mut command = command();
+    command.arg("--config").arg(files[0].path()).arg("--catalog").arg(files[1].path());
+    let mut tap = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let peak = watch_peak(tap.id());
+    let lines = BufReader::new(tap.stdout.take().unwrap()).lines();
+    let records = lines.filter(|line| line.as_ref().unwrap().starts_with(r#"{"type":"RECORD""#)).count();
+    assert_eq!(tap.wait().unwrap().code(), Some(0));
+    // A summary and a send of each contact, and those of the other campaign.
+    assert!(records >= 2 * 26_000, "{records} records");
+    let most = peak.join().unwrap();
+    assert!(most > 1000 && most * 1024 < 45_000_000, "{most} KiB");
 }
 
 #[test]

@@ -96,3 +96,17 @@ fn sections_and_diagram_agree_with_the_streams() {
     }
     assert_eq!(drawn.len(), diagram.matches(" {\n").count());
 }
+
+/// What a reader of the tables would otherwise get wrong.
+#[test]
+fn descriptions_say_what_a_reader_would_not_expect() {
+    for (stream, field, words) in [
+        ("contacts", "email", "Two contacts may share an address"),
+        ("email_campaigns", "type", "`NEWSLETTER` or `CUSTOM_CODE_EMAIL`"),
+        ("contact_activity_details", "bounce_code", "V is an automatic reply, to an e-mail that was delivered"),
+    ] {
+        let entry = discovered().iter().find(|entry| entry["tap_stream_id"] == stream).unwrap();
+        let text = entry["schema"]["properties"][field]["description"].as_str().unwrap();
+        assert!(text.contains(words), "{stream}.{field}: {text}");
+    }
+}

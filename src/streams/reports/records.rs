@@ -64,8 +64,8 @@ pub(crate) struct ActivityDetail {
     pub(crate) url_id: Text,
     /// The link clicked. Only from the campaign reports.
     pub(crate) link_url: Text,
-    /// Why the e-mail bounced, as a letter, such as B for an address that does not exist and D for undeliverable. Only
-    /// from the campaign reports.
+    /// Why the e-mail bounced, as a letter, such as B for an address that does not exist and D for undeliverable. V is an
+    /// automatic reply, to an e-mail that was delivered. Only from the campaign reports.
     pub(crate) bounce_code: Text,
     /// Why the contact unsubscribed, if a reason was given. Only from the campaign reports.
     pub(crate) opt_out_reason: Text,
