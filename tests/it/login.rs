@@ -166,7 +166,8 @@ fn the_answer_can_be_pasted() {
         let (code, said) = login.end();
         assert_eq!(code, Some(0), "{said}");
         assert_eq!(said.contains("in use by another program"), taken, "{said}");
-        assert_eq!(said.matches("belongs to another login").count(), 2, "{said}");
+        assert_eq!(said.matches("not the whole address").count(), 1, "{said}");
+        assert_eq!(said.matches("belongs to another login").count(), 1, "{said}");
         assert_eq!(place.sync().code, Some(0));
     }
 }
@@ -437,6 +438,17 @@ fn a_folder_for_a_token_file_is_told_before_the_consent() {
     let (code, said) = place.login(&[]).end();
     assert_eq!(code, Some(1), "{said}");
     assert!(critical(&said).contains("a folder; name a file in it, such as"), "{said}");
+}
+
+#[test]
+fn a_file_of_others_is_not_replaced_by_tokens() {
+    let place = Place::new(true);
+    place.configure(&json!({"token_file": place.config()}));
+    let before = fs::read(place.config()).unwrap();
+    let (code, said) = place.login(&[]).end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(critical(&said).contains("not a token file"), "{said}");
+    assert_eq!(fs::read(place.config()).unwrap(), before);
 }
 
 #[test]

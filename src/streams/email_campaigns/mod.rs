@@ -427,6 +427,8 @@ struct Refused {
     details: bool,
     email: bool,
     unlisted: bool,
+    /// Of campaigns that were removed, for which the service has none. This is logged at INFO.
+    removed: bool,
 }
 
 impl Refused {
@@ -453,7 +455,15 @@ impl Refused {
             ),
             _ => {}
         }
-        if let Some(Err(why)) = &answers.email {
+        let is_removed = chosen.listed.as_ref().is_some_and(|listed| listed.campaign.is_removed());
+        if is_removed && matches!(answers.email, Some(Err(Error::NotFound(_)))) {
+            if !std::mem::replace(&mut self.removed, true) {
+                log::info!(
+                    "email_campaigns: campaign {id} was removed, so its subject, sender and lists are null, as are those \
+                     of other removed ones"
+                );
+            }
+        } else if let Some(Err(why)) = &answers.email {
             warn(
                 |refused| &mut refused.email,
                 format!(
