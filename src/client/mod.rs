@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::http::{Decision, Retry, agent, is_untrusted, network_text, retry_after, untrusted_text};
 use crate::logger::timer;
 use crate::quota::{CallCount, DAILY_QUOTA, calls_in_words};
-use crate::secret::Secret;
+use crate::secret::{Secret, mask};
 use judge::{Verdict, judge};
 use pace::{Connected, Pace};
 pub(crate) use pages::{Page, Pages};
@@ -346,6 +346,11 @@ impl Client {
     /// Refreshes the tokens to check that it works; `None` if there is only an access token.
     pub(crate) fn prove(&self) -> Result<Option<Scopes>> {
         self.auth.prove()
+    }
+
+    /// Text of a server, without the secrets that it may echo.
+    pub(crate) fn without_secrets(&self, text: &str) -> String {
+        mask(text, self.auth.secrets().iter().map(Secret::expose))
     }
 
     /// An access token for the next call, with all secrets that its answer may not show.

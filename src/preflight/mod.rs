@@ -127,9 +127,10 @@ fn examine(config: &Config, client: &Arc<Client>, catalog: &Catalog) -> Result<R
         streams.push(StreamReport { stream: stream.name, verdict, why, null_fields });
     }
     readable.retain(|source| catalog.get(source.stream.name).is_some());
+    let scopes = grant.scopes.map(|scopes| scopes.iter().map(|scope| client.without_secrets(scope)).collect());
     Ok(Report {
         version: env!("CARGO_PKG_VERSION"),
-        login: Login { is_renewed, scopes: grant.scopes, privileges: grant.privileges },
+        login: Login { is_renewed, scopes, privileges: grant.privileges },
         account: Account {
             organization_name: identity.organization_name,
             encoded_account_id: identity.encoded_account_id,

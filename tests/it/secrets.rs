@@ -313,6 +313,19 @@ fn no_other_command_shows_a_secret() {
         assert_eq!(place.check(&format!("{arguments:?}"), child), Some(0));
         assert_eq!(place.fake.tokens().secrets().len() > grant, arguments == &["--test"]);
     });
+    each(&[&["--test"][..], &["--test", "--format=json"]], |arguments, format| {
+        let mut place = Place::new();
+        // Its scopes hold what was sent and what comes.
+        let what = What::Change(|answer| {
+            let mut answer = answer.clone();
+            let tokens = ["access_token", "refresh_token"].map(|name| answer[name].as_str().unwrap().to_owned());
+            answer["scope"] = json!(format!("contact_data campaign_data refresh-0x {}", tokens.join(" ")));
+            (200, "application/json", answer.to_string())
+        });
+        place.fake.fault(Fault::once("/token", what));
+        let child = place.tap(format, arguments).spawn().unwrap();
+        assert_eq!(place.check(&format!("{arguments:?}"), child), Some(0));
+    });
     each(&[400, 401, 403, 503], |status, format| {
         let mut place = Place::new();
         place.fake.fault(echo(*status, "/account/user/privileges", 9));
