@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use serde_json::json;
 
@@ -101,7 +101,7 @@ impl<'a> Run<'a> {
         }
         log::info!("{}: reading", stream.name);
         self.begun.insert(stream.name, self.progress.line(stream.name));
-        let mut schema = (stream.schema)();
+        let mut schema = stream.schema.clone();
         self.mask(stream).prune_schema(&mut schema);
         self.messages.schema(stream.name, &schema, stream.keys, stream.replication_key)
     }
@@ -203,7 +203,7 @@ impl<'a> Run<'a> {
 
     /// The rows and fields that this run reads of a stream. `route` is for a contact report.
     fn extent(&self, stream: &Stream, route: Option<Route>) -> Extent {
-        let left_out = self.mask(stream).left_out(&(stream.schema)());
+        let left_out = self.mask(stream).left_out(&stream.schema);
         let by_contact = route == Some(Route::Contacts);
         let is_filled = |path: &String| !(by_contact && stream.only_by_campaign.contains(&path.as_str()));
         let deselected: Fields = left_out.into_iter().filter(is_filled).collect();
@@ -408,26 +408,13 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A lower bound as a query parameter, one second earlier: the service keeps whole seconds, and does not document
-/// whether its bounds are inclusive.
-pub(crate) fn query_bound(bound: DateTime<Utc>) -> String {
-    (bound - TimeDelta::seconds(1)).to_rfc3339_opts(SecondsFormat::Secs, true)
-}
-
-/// Whether a row was returned only because [`query_bound`] is a second earlier than the bound.
-pub(crate) fn is_before_bound(at: Option<DateTime<Utc>>, bound: Option<DateTime<Utc>>) -> bool {
-    match (at, bound) {
-        (Some(at), Some(bound)) => at < bound && at >= bound - TimeDelta::seconds(2),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::sync::LazyLock;
+
     use serde_json::Value;
 
     use super::*;
-    use crate::catalog::Entry;
     use crate::config::{Source, words};
     use crate::extent::Filter;
     use crate::messages::Output;
@@ -451,16 +438,9 @@ pub(crate) mod tests {
         let source = Source::of_file("config.json", &config.to_string());
         let config = Config::parse(&[source], now, &mut Vec::new()).unwrap();
         let client = Arc::new(Client::new(&config, None).unwrap());
-        let entry = |stream: &&'static Stream| Entry {
-            name: stream.name,
-            keys: stream.keys,
-            replication_key: stream.replication_key,
-            schema: (stream.schema)(),
-        };
-        let entries: Vec<Entry> = streams.iter().map(entry).collect();
-        let mut catalog = Catalog::all(&entries);
+        let mut catalog = Catalog::all(streams);
         let full_table: Vec<String> = full_table.iter().map(|name| (*name).to_owned()).collect();
-        catalog.read_full_table(&full_table, &entries).unwrap();
+        catalog.read_full_table(&full_table, streams).unwrap();
         let state = json!({"bookmarks": bookmarks}).to_string();
         let state = State::parse(&state, streams, streams, now, &mut Vec::new()).unwrap();
         let progress = Progress::hidden(client.call_count(), 4.0);
@@ -473,7 +453,7 @@ pub(crate) mod tests {
             name,
             keys: &["id"],
             replication_key: Some("updated_at"),
-            schema: || json!({"type": "object", "properties": {"id": {}, "updated_at": {}, "name": {}}}),
+            schema: LazyLock::new(|| json!({"type": "object", "properties": {"id": {}, "updated_at": {}, "name": {}}})),
             needs: Needs { scopes: &[], privileges: &[] },
             narrowed_by: |config| Filter::of(&[("status", words(&config.contact_status))]),
             bookmark_keys,
@@ -590,18 +570,6 @@ pub(crate) mod tests {
             read(json!({"activity_route": "campaigns"}), interrupted("status=all", false)),
             (false, "b".into(), true)
         );
-    }
-
-    #[test]
-    fn a_query_asks_from_one_second_earlier_and_drops_what_that_adds() {
-        let bound = at("2026-11-10T00:00:01Z");
-        assert_eq!(query_bound(bound), "2026-11-10T00:00:00Z");
-        let is_dropped = |text: &str| is_before_bound(Some(at(text)), Some(bound));
-        assert!(is_dropped("2026-11-10T00:00:00Z") && is_dropped("2026-11-09T23:59:59Z"));
-        assert!(!is_dropped("2026-11-10T00:00:01Z"));
-        // An older row came for another reason than the earlier bound.
-        assert!(!is_dropped("2026-11-09T23:59:58Z"));
-        assert!(!is_before_bound(None, Some(bound)) && !is_before_bound(Some(bound), None));
     }
 
     #[test]

@@ -588,6 +588,8 @@ impl Members {
 mod tests {
     use proptest::prelude::*;
 
+    use std::sync::LazyLock;
+
     use super::*;
     use crate::config::Config;
     use crate::stream::{KEYS_WITH_ROUTES, Needs};
@@ -601,7 +603,7 @@ mod tests {
             name,
             keys: &[],
             replication_key,
-            schema: || Value::Null,
+            schema: LazyLock::new(|| Value::Null),
             needs: Needs { scopes: &[], privileges: &[] },
             narrowed_by: |_: &Config| Filter::default(),
             bookmark_keys,

@@ -28,7 +28,7 @@ use crate::logger::say;
 use crate::messages::Messages;
 use crate::shown::shown;
 use crate::signals::{Ending, end_on_signals};
-use crate::streams::ALL;
+use crate::streams;
 use callback::{Callback, listen, read_pasted};
 pub(crate) use questions::complete;
 
@@ -233,7 +233,7 @@ impl Flow<'_> {
         // An answer without scopes means that all the requested ones were granted.
         if let Some(granted) = answer.scopes() {
             for scope in SCOPES.iter().filter(|scope| !granted.iter().any(|g| g.as_str() == **scope)) {
-                let needing = ALL.iter().map(|source| &source.stream).filter(|s| s.needs.scopes.contains(scope));
+                let needing = streams::all().filter(|stream| stream.needs.scopes.contains(scope));
                 let lost: Vec<&str> = needing.map(|stream| stream.name).collect();
                 let lost = if lost.is_empty() { "anything once a day has passed".into() } else { lost.join(", ") };
                 log::warn!("the scope {scope} was not granted, so this login may not read {lost}");

@@ -4,24 +4,27 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::email_campaigns::record::EmailCampaign;
-use super::page::{Coverage, each_page, every_row};
+use super::page::{Coverage, every_row};
 use super::seen::{Seen, Sighting};
 use crate::client::{Client, Oddities, Row};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::fanout::{self, Step};
+use crate::fanout;
 use crate::field::{Integer, Key, Text, Timestamp};
 use crate::id::Id;
-use crate::run::query_bound;
 use crate::shown::shown;
+use crate::window::query_bound;
 
 /// If the first this many campaigns all answer 403, the login may not read campaigns or their reports.
 pub(super) const REFUSING_CAMPAIGNS: usize = 3;
+
+/// The service's counts of a campaign may be this late: newer rows can be missing from them.
+pub(super) const COUNTS_LAG: TimeDelta = TimeDelta::days(1);
 
 /// What the run has fetched about campaigns so far.
 #[derive(Default)]
@@ -64,6 +67,9 @@ pub(super) struct ListedCampaign {
 pub(super) struct Summaries {
     pub(super) sent: HashMap<Id, Summary>,
     pub(super) oddities: PageOddities,
+    /// Why campaigns may be missing, if the summaries changed while they were read.
+    pub(super) may_lack: Option<String>,
+    is_read_again: bool,
 }
 
 /// For each page, the number of its rows and what was odd about them.
@@ -134,6 +140,24 @@ impl KnownCampaigns {
         summaries
     }
 
+    /// The same, read once more unless they are one page: a sent campaign that they lack may have slipped between two
+    /// pages. They have no count that would show it.
+    pub(super) fn summaries_again(&mut self, client: &Arc<Client>, config: &Config) -> Result<Arc<Summaries>> {
+        let known = self.summaries(client, config)?;
+        if known.is_read_again || known.oddities.len() == 1 {
+            return Ok(known);
+        }
+        log::info!("the summaries lack campaigns that were sent; reading them again");
+        let mut again = summaries(client, config)?;
+        for (id, summary) in &known.sent {
+            again.sent.entry(id.clone()).or_insert_with(|| summary.clone());
+        }
+        again.is_read_again = true;
+        let again = Arc::new(again);
+        self.summaries = Some(Ok(Arc::clone(&again)));
+        Ok(again)
+    }
+
     /// The details of a campaign, or why the service refused them; `None` if they were not fetched yet.
     pub(super) fn details_of(&self, id: &Id) -> Option<&Result<Arc<EmailCampaign>>> {
         self.details.get(id)
@@ -175,28 +199,19 @@ impl KnownCampaigns {
     /// Any error but a refusal, which is remembered for the campaign. `Forbidden` if the first campaigns of all are.
     pub(super) fn learn_details(&mut self, client: &Arc<Client>, campaigns: &[Id]) -> Result<()> {
         let missing: Vec<Id> = campaigns.iter().filter(|id| !self.details.contains_key(id)).cloned().collect();
-        let (fetching, workers) = (Arc::clone(client), client.workers());
-        let fetch = move |priority: usize, id: &Id, push: &mut dyn FnMut(EmailCampaign) -> bool| {
-            push(details(&fetching, id, priority)?.0);
-            Ok(())
-        };
-        fanout::in_order(
-            missing,
-            workers,
-            |_| 1,
-            fetch,
-            |id, step| {
-                match step {
-                    Step::Item(details) => self.remember_details(id.clone(), Ok(Arc::new(details))),
-                    Step::End(Err(why)) if why.is_refusal() => {
-                        self.remember_details(id.clone(), Err(why));
-                        self.refusal_of_all(campaigns.len()).map_or(Ok(()), Err)?;
-                    }
-                    Step::End(outcome) => outcome?,
-                }
+        let fetching = Arc::clone(client);
+        let fetch = move |priority, id: &Id| details(&fetching, id, priority);
+        fanout::map_in_order(missing, client.workers(), fetch, |id, details| match details {
+            Ok((details, _)) => {
+                self.remember_details(id.clone(), Ok(Arc::new(details)));
                 Ok(())
-            },
-        )?;
+            }
+            Err(why) if why.is_refusal() => {
+                self.remember_details(id.clone(), Err(why));
+                self.refusal_of_all(campaigns.len()).map_or(Ok(()), Err)
+            }
+            Err(e) => Err(e),
+        })?;
         self.refusal_of_all(campaigns.len()).map_or(Ok(()), Err)
     }
 
@@ -220,11 +235,7 @@ fn list(client: &Arc<Client>, config: &Config, since: Option<DateTime<Utc>>) -> 
         client.pages::<EmailCampaign>("emails", "/emails", &query, priority)
     };
     let mut listing = CampaignListing::default();
-    let coverage = every_row(client, "campaigns", vec![()], pages, &mut Seen::default(), |(), step, seen| {
-        let page = match step {
-            Step::Item(page) => page,
-            Step::End(outcome) => return outcome,
-        };
+    let coverage = every_row(client, "campaigns", vec![()], pages, &mut Seen::default(), |(), page, seen| {
         listing.oddities.push((page.rows.len(), page.oddities));
         let extracted: Arc<str> = page.extracted.into();
         for campaign in page.rows {
@@ -249,15 +260,21 @@ fn summaries(client: &Arc<Client>, config: &Config) -> Result<Summaries> {
         client.pages::<Summary>("email_campaign_summaries", path, &[("limit", &limit)], priority)
     };
     let mut summaries = Summaries::default();
-    each_page(client, vec![()], pages, |(), step| {
-        let page = match step {
-            Step::Item(page) => page,
-            Step::End(outcome) => return outcome,
-        };
+    let what = "summaries of campaigns";
+    let coverage = every_row(client, what, vec![()], pages, &mut Seen::default(), |(), page, seen| {
         summaries.oddities.push((page.rows.len(), page.oddities));
-        summaries.sent.extend(page.rows.into_iter().map(|row| (Id::from(row.campaign_id.as_str()), row)));
+        for summary in page.rows {
+            let id = Id::from(summary.campaign_id.as_str());
+            // The newest sending comes first, so a campaign that is sent again enters anew.
+            let sent_at = summary.last_sent_date.instant();
+            seen.insert(Sighting { id: id.clone(), entered_at: sent_at, changed_at: None, is_wanted: true });
+            summaries.sent.insert(id, summary);
+        }
         Ok(())
     })?;
+    if let Coverage::MayLackRows(why) = coverage {
+        summaries.may_lack = Some(why);
+    }
     Ok(summaries)
 }
 

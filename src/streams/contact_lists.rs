@@ -1,7 +1,7 @@
 //! `contact_lists`: `GET /contact_lists`, e-mail and SMS, active and deleted. The service has no date filter for it.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,6 @@ use crate::client::{Client, Page, Row};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::extent::Filter;
-use crate::fanout::Step;
 use crate::field::{Flag, Integer, Key, Text, Timestamp};
 use crate::id::Id;
 use crate::run::Run;
@@ -30,7 +29,7 @@ pub(super) static SOURCE: Source = Source {
         name: "contact_lists",
         keys: &["list_id"],
         replication_key: None,
-        schema: schema::of::<ContactList>,
+        schema: LazyLock::new(schema::of::<ContactList>),
         needs: NEEDS,
         narrowed_by: |_| Filter::default(),
         bookmark_keys: &[],
@@ -168,11 +167,7 @@ impl ChannelListing {
             client.pages::<ContactList>(ENDPOINT, "/contact_lists", &query, priority)
         };
         let mut read = Vec::new();
-        let outcome = every_row(client, "lists", vec![channel], pages, &mut Seen::default(), |_, step, seen| {
-            let page = match step {
-                Step::Item(page) => page,
-                Step::End(outcome) => return outcome,
-            };
+        let outcome = every_row(client, "lists", vec![channel], pages, &mut Seen::default(), |_, page, seen| {
             for list in &page.rows {
                 let (created_at, updated_at) = (list.created_at.instant(), list.updated_at.instant());
                 seen.insert(Sighting {

@@ -39,7 +39,7 @@ pub(crate) struct Source {
 /// What one stream has fetched and another can use, so that no call is made twice in a run.
 #[derive(Default)]
 pub(crate) struct Shared {
-    pub(crate) reports: reports::Learnt,
+    pub(crate) reports: reports::Fetched,
     pub(crate) lists: Lists,
     /// Which fields to deselect to save most of the planned calls, in words.
     pub(crate) how_to_save: Option<String>,
@@ -70,6 +70,12 @@ pub(crate) static ALL: [&Source; 5] =
 
 /// The stream whose rows the campaign route starts from.
 pub(crate) static CAMPAIGNS: &Stream = &email_campaigns::SOURCE.stream;
+
+/// What Singer is told of each stream.
+pub(crate) fn all() -> impl Iterator<Item = &'static Stream> {
+    ALL.iter().map(|source| &source.stream)
+}
+
 /// An example of `--select`: two streams, and a field to leave out.
 pub(crate) fn example_selection() -> String {
     let (contacts, campaigns) = (contacts::SOURCE.stream.name, email_campaigns::SOURCE.stream.name);
@@ -78,7 +84,7 @@ pub(crate) fn example_selection() -> String {
 
 /// Whether the catalog selects a contact report.
 fn selects_reports(run: &Run) -> bool {
-    ALL.iter().any(|source| source.stream.has_routes() && run.selects(&source.stream))
+    all().any(|stream| stream.has_routes() && run.selects(stream))
 }
 
 /// What reading takes, with how it is read.

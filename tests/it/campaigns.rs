@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::TimeDelta;
 use fake::account::Size;
-use fake::{Account, Fake, Fault, Kind, Switches, What};
+use fake::{Account, Fake, Fault, Id, Kind, Switches, What};
 use serde_json::{Value, json};
 
 use crate::tap::{Ran, only, sorted, tap, tap_with, without_nulls};
@@ -363,6 +363,99 @@ fn campaigns_that_slip_between_pages_are_read_all_the_same() {
     let read: BTreeSet<String> = ids(&ran).into_iter().collect();
     assert_eq!(before.intersection(&now).filter(|id| !read.contains(*id)).collect::<Vec<_>>(), Vec::<&String>::new());
     assert!(now.difference(&before).count() == 4 && ran.stderr.contains("reading it again"), "{}", ran.stderr);
+}
+
+/// What happens to the campaigns, which are given in the order of the summaries, before the second page of these is read.
+type Moves = fn(&mut Account, &[Id]);
+
+/// The newest one is gone, and what stood below it slips onto the page that was read already.
+fn first_is_gone(account: &mut Account, sent: &[Id]) {
+    account.campaigns.retain(|campaign| campaign.id != sent[0]);
+}
+
+/// The oldest one is sent again, and slips onto the first page itself.
+fn last_is_sent_again(account: &mut Account, sent: &[Id]) {
+    let now = account.now();
+    let last = account.campaigns.iter_mut().find(|campaign| campaign.id == sent[sent.len() - 1]).unwrap();
+    last.activities[0].sent_at = Some(now);
+}
+
+/// The ids of the sent campaigns, in the order of the summaries.
+fn summarised(fake: &Fake) -> Vec<Id> {
+    let account = fake.account();
+    let mut sent: Vec<_> = account.campaigns.iter().filter_map(|c| Some((c.last_sent()?, c.id.clone()))).collect();
+    sent.sort();
+    sent.into_iter().rev().map(|(_, id)| id).collect()
+}
+
+/// Lets summaries slip between the first two pages. Each campaign has rows, and none may be missed.
+fn move_summaries(fake: &Fake, moves: Moves) {
+    let sent = summarised(fake);
+    let mut is_over = false;
+    fake.before_call(Box::new(move |target, account| {
+        if target.contains("summaries?next=") && !std::mem::replace(&mut is_over, true) {
+            moves(account, &sent);
+        }
+    }));
+}
+
+#[test]
+fn counts_that_slip_between_pages_are_read_all_the_same() {
+    for (moves, what) in [(first_is_gone as Moves, "is gone"), (last_is_sent_again, "is sent again")] {
+        let fake = fake();
+        fake.account().campaigns.retain(|campaign| campaign.last_sent().is_some());
+        move_summaries(&fake, moves);
+        let ran = tap_with(&fake, &json!({"page_size": 5}), None, Some(&only(&[STREAM])));
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let read = sorted(ran.records(STREAM));
+        let lost: Vec<String> =
+            sorted(truth(&fake)).into_iter().filter(|row| read.binary_search(row).is_err()).collect();
+        assert_eq!(lost, Vec::<String>::new(), "{what}");
+    }
+}
+
+#[test]
+fn activity_of_an_unlisted_campaign_is_read_when_its_summary_slips() {
+    let fake = fake();
+    {
+        let sent = summarised(&fake);
+        for campaign in &mut fake.account().campaigns {
+            campaign.unlisted = campaign.id == sent[sent.len() - 1];
+        }
+    }
+    move_summaries(&fake, last_is_sent_again);
+    let more = json!({"page_size": 5, "activity_route": "campaigns"});
+    let details = "contact_activity_details";
+    let ran = tap_with(&fake, &more, None, Some(&only(&[details])));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let unlisted = fake.account().campaigns.iter().find(|campaign| campaign.unlisted).unwrap().id.to_string();
+    let of_it = |row: &&Value| row["campaign_id"] == *unlisted;
+    let expected = fake.account().truth(details).iter().filter(of_it).count();
+    assert!(expected > 0);
+    assert_eq!(ran.records(details).iter().filter(of_it).count(), expected);
+}
+
+#[test]
+fn summaries_at_rest_are_read_once() {
+    let fake = fake();
+    let pages = summarised(&fake).len().div_ceil(5);
+    let read = || {
+        fake.forget_calls();
+        let ran = tap_with(&fake, &json!({"page_size": 5}), None, Some(&only(&[STREAM])));
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(warnings(&ran, "changed").is_empty() && ran.last_state()["bookmarks"][STREAM] != json!(null));
+        calls(&fake)[1]
+    };
+    assert!(pages > 3);
+    assert_eq!(read(), pages);
+    // A campaign that was sent just now may have no counts yet, and a removed one may never have been sent.
+    let index = fake.account().campaigns.iter().position(|campaign| campaign.status == "Draft").unwrap();
+    let made_at = std::mem::replace(&mut fake.account().campaigns[index].updated_at, fake.now() - TimeDelta::hours(1));
+    fake.account().campaigns[index].status = "Done";
+    assert_eq!(read(), pages);
+    // One that was sent long ago and never gets counts is looked for in one more pass.
+    fake.account().campaigns[index].updated_at = made_at;
+    assert_eq!(read(), 2 * pages);
 }
 
 #[test]

@@ -1,10 +1,14 @@
-//! Random histories: an account that changes between runs and while they go on, runs that are cut off at any call, and
-//! states that runners merge. Whatever happened, the rows that a target holds in the end are the account.
+//! Random histories: an account that changes between runs and while they go on, runs that are cut off at any call or
+//! get odd answers, and states that runners merge. Whatever happened, the rows that a target holds in the end are the
+//! account.
+//!
+//! Some rows can only be missing: those that the service refuses for good, or sends without a usable key. The run that
+//! misses them must say so, and then `--full-table` brings them.
 //!
 //! The service's clock begins two months back and is moved on between the runs, so that no overlap of a bookmark covers
 //! what an earlier run should have read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
@@ -20,7 +24,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Map, Value, json};
 
 use crate::merge::has_interrupted_read;
-use crate::tap::{Ran, command, common, file, sorted, streams, without_nulls};
+use crate::tap::{REPORTS, Ran, command, common, file, sorted, streams, without_nulls};
 
 /// How many histories `cargo test` plays; `HISTORIES=300` plays more.
 const EPISODES: u64 = 24;
@@ -71,9 +75,63 @@ enum Keeps {
     MergedDeeplyWithoutNulls,
 }
 
+/// What goes wrong in a run beside its end.
+#[derive(Clone, Debug)]
+enum Trouble {
+    None,
+    /// The service refuses calls, or fails.
+    Fault(Fault),
+    /// Rows of such calls come without a field, or are no rows.
+    OddRows {
+        path: &'static str,
+        is_usable: bool,
+    },
+}
+
+/// Parts of the addresses of all kinds of calls.
+const CALLS: [&str; 17] = [
+    "/contact_lists?",
+    "/contacts?status",
+    "/contacts?cursor",
+    "/contact_custom_fields",
+    "/contact_tags",
+    "/emails?",
+    "&next=",
+    "/email_campaign_summaries?limit",
+    "/email_campaign_summaries?next",
+    "/stats/email",
+    "/v3/emails/",
+    "/emails/activities/",
+    "/tracking/",
+    "/tracking/opens?next",
+    "/activity_summary?",
+    "/activity_details?",
+    "/activity_details?next",
+];
+
+/// Where rows may be odd, with the stream that the rows are of.
+const ROWS: [(&str, &str); 7] = [
+    ("/contact_lists?", "contact_lists"),
+    ("/contacts?", "contacts"),
+    ("/emails?", "email_campaigns"),
+    ("/email_campaign_summaries?", "email_campaigns"),
+    ("/tracking/", DETAILS),
+    ("/activity_summary?", SUMMARY),
+    ("/activity_details?", DETAILS),
+];
+
+const SUMMARY: &str = REPORTS[0];
+const DETAILS: &str = REPORTS[1];
+
 struct History {
     random: Rng,
     fake: Fake,
+    /// The key fields of each stream.
+    keys: BTreeMap<String, Vec<String>>,
+    /// Streams of which a run has said that it misses rows or fields.
+    missing: BTreeSet<&'static str>,
+    /// Streams whose rows came without optional fields, about which there is nothing to say.
+    lacking: BTreeSet<&'static str>,
     /// The rows that the target holds, by stream and key.
     target: BTreeMap<(String, String), Map<String, Value>>,
     state: Option<Value>,
@@ -108,6 +166,9 @@ impl History {
         History {
             random,
             fake,
+            keys: BTreeMap::new(),
+            missing: BTreeSet::new(),
+            lacking: BTreeSet::new(),
             target: BTreeMap::new(),
             state: None,
             streams,
@@ -122,14 +183,15 @@ impl History {
             let keeps = self.any_keeping();
             let catalog = self.any_catalog();
             let refresh = self.random.u32(..8) == 0;
-            self.run(end, keeps, &catalog, refresh)?;
+            let trouble = self.any_trouble();
+            self.run(end, &trouble, keeps, &catalog, if refresh { Reads::FromTheStart } else { Reads::On })?;
             self.pass_time();
         }
         // In the end every stream is read, until nothing is left to go on with.
         let everything = self.catalog_of(&self.streams.clone(), &[]);
         for attempt in 0.. {
             let keeps = self.any_keeping();
-            let code = self.run(End::ByItself, keeps, &everything, false)?;
+            let code = self.run(End::ByItself, &Trouble::None, keeps, &everything, Reads::On)?;
             // A run may also finish an older read, on the other route, whose days end before the bookmark.
             if code == Some(0) && !self.state.as_ref().is_some_and(has_interrupted_read) {
                 break;
@@ -140,8 +202,48 @@ impl History {
         }
         // What came up while the last of them went on.
         self.is_quiet = true;
-        self.run(End::ByItself, Keeps::Last, &everything, false)?;
+        self.run(End::ByItself, &Trouble::None, Keeps::Last, &everything, Reads::On)?;
+        if !(self.missing.is_empty() && self.lacking.is_empty()) {
+            self.compare_keys()?;
+            self.run(End::ByItself, &Trouble::None, Keeps::Last, &everything, Reads::MissingOnes)?;
+        }
         self.compare()
+    }
+
+    fn any_trouble(&mut self) -> Trouble {
+        let status = |status, body: &str| What::Status(status, body.into(), "application/json");
+        let path = match self.random.u32(..6) {
+            0 => {
+                let account = self.fake.account();
+                let (contact, campaign) =
+                    (&account.contacts[self.random.usize(..account.contacts.len())], account.campaigns.first());
+                match campaign {
+                    Some(campaign) if self.random.bool() => format!("/v3/emails/{}", &*campaign.id),
+                    Some(campaign) if self.random.bool() => format!("{}/tracking/", &*campaign.activities[0].id),
+                    _ => format!("/contact_reports/{}/", &*contact.id),
+                }
+            }
+            _ => CALLS[self.random.usize(..CALLS.len())].to_owned(),
+        };
+        let what = match self.random.u32(..9) {
+            0 => What::Forbidden,
+            1 => What::NotFound,
+            2 => status(400, r#"[{"error_key": "no", "error_message": "No"}]"#),
+            3 => status(503, ""),
+            4 => What::Status(403, "<html>Access denied</html>".into(), "text/html"),
+            5 => What::Throttled,
+            6 => status(429, r#"{"message": "Limit Exceeded"}"#),
+            7 => status(200, "{}"),
+            _ => status(200, r#"{"error_key": "throttled"}"#),
+        };
+        // An empty answer that comes again on a first page says that there is nothing.
+        let is_empty = matches!(&what, What::Status(200, body, _) if body == "{}");
+        let times = if is_empty || self.random.bool() { 1 } else { usize::MAX };
+        match self.random.u32(..4) {
+            0 | 1 => Trouble::Fault(Fault { path, skip: [0, 0, 0, 1, 4][self.random.usize(..5)], times, what }),
+            2 => Trouble::OddRows { path: ROWS[self.random.usize(..ROWS.len())].0, is_usable: self.random.bool() },
+            _ => Trouble::None,
+        }
     }
 
     fn any_end(&mut self) -> End {
@@ -202,7 +304,14 @@ impl History {
     }
 
     /// One run, whose rows and states reach the target as far as they do; gives its exit code.
-    fn run(&mut self, end: End, keeps: Keeps, catalog: &Value, refresh: bool) -> Result<Option<i32>, String> {
+    fn run(
+        &mut self,
+        end: End,
+        trouble: &Trouble,
+        keeps: Keeps,
+        catalog: &Value,
+        reads: Reads,
+    ) -> Result<Option<i32>, String> {
         let routes = ["auto", "auto", "contacts", "campaigns"];
         let mut config = self.fake.config();
         // Equal rows that fill a page cannot be told from a page that was pushed on.
@@ -217,13 +326,20 @@ impl History {
         let names: Vec<&str> =
             catalog["streams"].as_array().unwrap().iter().map(|s| s["stream"].as_str().unwrap()).collect();
         self.told.push(format!(
-            "{end:?}, {keeps:?}, {names:?}, refresh {refresh}, page_size {}, {}",
+            "{end:?}, {trouble:?}, {keeps:?}, {names:?}, reads {reads:?}, page_size {}, {}",
             config["page_size"], config["activity_route"]
         ));
         let moves = !self.is_quiet && self.random.u32(..3) == 0;
         self.fake.heal();
         if let End::Quota(at) = end {
             self.fake.fault(Fault { path: "/v3/".into(), skip: at, times: usize::MAX, what: What::QuotaExceeded });
+        }
+        // Some troubles last, and each try more waits for a second or two.
+        config["max_retries"] = json!(1);
+        match trouble {
+            Trouble::None => {}
+            Trouble::Fault(fault) => self.fake.fault(fault.clone()),
+            Trouble::OddRows { path, is_usable } => self.spoil_rows(path, *is_usable),
         }
         let pid = Arc::new(AtomicI32::new(0));
         let mut calls = 0;
@@ -251,11 +367,16 @@ impl History {
             }
         }));
         let (config, catalog) = (file(&config), file(catalog));
-        let state = self.state.as_ref().filter(|_| !refresh).map(file);
+        let state = self.state.as_ref().filter(|_| reads != Reads::FromTheStart).map(file);
         let mut command = command();
         command.arg("--config").arg(config.path()).arg("--catalog").arg(catalog.path());
         if let Some(state) = &state {
             command.arg("--state").arg(state.path());
+        }
+        if reads == Reads::MissingOnes {
+            for stream in self.missing.union(&self.lacking) {
+                command.args(["--full-table", stream]);
+            }
         }
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         pid.store(i32::try_from(child.id()).unwrap(), Ordering::SeqCst);
@@ -270,6 +391,7 @@ impl History {
         let code = child.wait().unwrap().code();
         let errors = errors.join().unwrap();
         self.fake.before_call(Box::new(|_, _| {}));
+        self.fake.before_answer(Box::new(|_, _| {}));
         self.told.append(&mut during.lock().unwrap());
         // A kill may tear the last line: what reads it ends there.
         let whole = &out[..out.rfind('\n').map_or(0, |end| end + 1)];
@@ -281,12 +403,72 @@ impl History {
             End::Signal(Signal::INT, _) => &[Some(0), Some(130)],
             End::Signal(..) => &[Some(0), None],
         };
-        if !expected.contains(&code) {
+        let of_trouble = !matches!(trouble, Trouble::None) && matches!(code, Some(1 | 3 | 4));
+        if !expected.contains(&code) && !of_trouble {
             return Err(self.failure(&format!("exit code {code:?}: {errors}")));
+        }
+        if !matches!(trouble, Trouble::None) {
+            self.note_missing(&errors);
         }
         self.load(&Ran { code, messages, stderr: errors }, keeps);
         self.told.push(format!("  ended with {code:?}: {}", self.state.as_ref().map_or_else(String::new, short)));
         Ok(code)
+    }
+
+    /// Spoils one row in some of the answers: of a usable one a field is missing, another one is no row.
+    fn spoil_rows(&mut self, path: &'static str, is_usable: bool) {
+        if is_usable {
+            self.lacking.extend(ROWS.iter().filter(|(of, _)| *of == path).map(|(_, stream)| stream));
+        }
+        let mut random = self.random.fork();
+        self.fake.before_answer(Box::new(move |target, answer| {
+            if !target.contains(path) || random.u32(..3) > 0 {
+                return;
+            }
+            let Ok(mut body) = serde_json::from_slice::<Value>(&answer.body) else { return };
+            let mut lists = body.as_object_mut().into_iter().flat_map(|members| members.values_mut());
+            let Some(rows) = lists.find_map(Value::as_array_mut).filter(|rows| !rows.is_empty()) else { return };
+            let at = random.usize(..rows.len());
+            if is_usable && let Some(fields) = rows[at].as_object_mut() {
+                let field = fields.keys().nth(random.usize(..fields.len())).unwrap().clone();
+                fields.remove(&field);
+            } else {
+                rows[at] = json!("no row");
+            }
+            answer.body = body.to_string().into_bytes();
+        }));
+    }
+
+    /// Notes the streams of which a run says that rows or fields are missing, and that no later run brings them.
+    fn note_missing(&mut self, log: &str) {
+        let says = |line: &&str| {
+            let words = [
+                "not written",
+                "are null",
+                "become null",
+                "are missing",
+                "activity is not read",
+                "refused one by one",
+                "has no report for",
+                "null in",
+            ];
+            words.iter().any(|words| line.contains(words))
+        };
+        for line in
+            log.lines().filter(|line| line.starts_with("WARNING") || line.contains("has no report")).filter(says)
+        {
+            let named = streams()
+                .iter()
+                .filter(|stream| [": ", " and "].iter().any(|after| line.contains(&format!("{stream}{after}"))))
+                .copied();
+            let mut named: BTreeSet<&str> = named.collect();
+            // The rows of a tracking report are those of both, and what is said of activity as well.
+            if line.contains("activity") || named.is_empty() {
+                named.extend(REPORTS);
+            }
+            self.told.push(format!("  said of {named:?}: {line}"));
+            self.missing.extend(named);
+        }
     }
 
     /// The rows before the last STATE reach the target, those behind it only at times.
@@ -302,6 +484,8 @@ impl History {
                 }
                 "RECORD" => {
                     let (properties, keys) = schemas[stream];
+                    let names = keys.as_array().unwrap().iter().map(|key| key.as_str().unwrap().to_owned());
+                    self.keys.insert(stream.to_owned(), names.collect());
                     let record = &message["record"];
                     let key: Vec<&Value> =
                         keys.as_array().unwrap().iter().map(|key| &record[key.as_str().unwrap()]).collect();
@@ -326,6 +510,24 @@ impl History {
                 (Some(old), Keeps::MergedDeeplyWithoutNulls) => merged(old, without_nulls(&new)),
             });
         }
+    }
+
+    /// Where rows came without optional fields, none of them is missing.
+    fn compare_keys(&self) -> Result<(), String> {
+        for stream in self.lacking.difference(&self.missing) {
+            let truth = self.fake.account().truth(stream);
+            let key = |row: &Value| {
+                let keys = self.keys.get(*stream).into_iter().flatten();
+                json!(keys.map(|key| &row[key]).collect::<Vec<_>>()).to_string()
+            };
+            let is_lost = |row: &&Value| !self.target.contains_key(&((*stream).to_owned(), key(row)));
+            let lost: Vec<&Value> = truth.iter().filter(is_lost).collect();
+            if let Some(first) = lost.first() {
+                let (rows, lost) = (truth.len(), lost.len());
+                return Err(self.failure(&format!("{stream}: {lost} of {rows} rows are lost, such as {first}")));
+            }
+        }
+        Ok(())
     }
 
     /// The target's rows against the account's own truth.
@@ -385,6 +587,17 @@ fn merged(old: Value, new: Value) -> Value {
         }
         (_, new) => new,
     }
+}
+
+/// From where a run reads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Reads {
+    /// From its state.
+    On,
+    /// Without a state, which is put into the one before all the same.
+    FromTheStart,
+    /// From its state, but everything of those streams of which something is missing.
+    MissingOnes,
 }
 
 #[derive(Clone, Copy, PartialEq)]

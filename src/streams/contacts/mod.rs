@@ -3,7 +3,7 @@
 
 mod record;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
@@ -17,14 +17,14 @@ use crate::client::{Client, Page, Pages, Row};
 use crate::config::{Config, ContactStatus, Subresource, Word, words};
 use crate::error::Result;
 use crate::extent;
-use crate::fanout::Step;
 use crate::field::{Key, Timestamp};
 use crate::id::Id;
 use crate::odd_rows::check_listing;
 use crate::quota::DAILY_QUOTA;
-use crate::run::{Run, is_before_bound, query_bound};
+use crate::run::Run;
 use crate::schema;
 use crate::stream::{FieldNeeds, Needs, Stream};
+use crate::window::{is_before_bound, query_bound};
 pub(crate) use record::Contact;
 
 /// Changes can become visible up to this long after their `updated_at`.
@@ -37,7 +37,7 @@ pub(super) static SOURCE: Source = Source {
         name: "contacts",
         keys: &["contact_id"],
         replication_key: Some("updated_at"),
-        schema: schema::of::<Contact>,
+        schema: LazyLock::new(schema::of::<Contact>),
         needs: Needs { scopes: &["contact_data"], privileges: &["contacts:read"] },
         narrowed_by: |config| {
             extent::Filter::of(&[("status", words(&config.contact_status)), ("include", words(&config.subresources))])
@@ -100,9 +100,8 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
         page.into_iter().chain(rest)
     };
     let mut seen = Seen::default();
-    let coverage = every_row(run.client, stream.name, listings, pages, &mut seen, |filter, step, seen| match step {
-        Step::Item(page) => write(run, *filter, page, &definitions, seen),
-        Step::End(outcome) => outcome,
+    let coverage = every_row(run.client, stream.name, listings, pages, &mut seen, |filter, page, seen| {
+        write(run, *filter, page, &definitions, seen)
     })?;
     run.check_oddities(stream)?;
     run.advance_bookmark(stream, start, OVERLAP);
@@ -304,11 +303,7 @@ pub(super) fn listed(run: &Run) -> Result<(Vec<Id>, bool)> {
     let (mut list, mut oddities) = (Vec::new(), Vec::new());
     let mut seen = Seen::default();
     let pages = pages::<ContactId>(run.config, &[]);
-    let coverage = every_row(run.client, SOURCE.stream.name, vec![None], pages, &mut seen, |_, step, seen| {
-        let page = match step {
-            Step::Item(page) => page,
-            Step::End(outcome) => return outcome,
-        };
+    let coverage = every_row(run.client, SOURCE.stream.name, vec![None], pages, &mut seen, |_, page, seen| {
         oddities.push((page.rows.len(), page.oddities));
         for row in page.rows {
             let email = row.email_address.unwrap_or_default();

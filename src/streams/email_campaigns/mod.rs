@@ -4,7 +4,7 @@
 pub(super) mod record;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
@@ -17,7 +17,7 @@ use crate::client::{Client, Oddities};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::extent::Filter;
-use crate::fanout::{self, Step};
+use crate::fanout;
 use crate::field::{Integer, Key, Text};
 use crate::id::Id;
 use crate::run::Run;
@@ -35,7 +35,7 @@ pub(super) static SOURCE: Source = Source {
         name: "email_campaigns",
         keys: &["campaign_id"],
         replication_key: Some("updated_at"),
-        schema: schema::of::<EmailCampaign>,
+        schema: LazyLock::new(schema::of::<EmailCampaign>),
         needs: Needs { scopes: &["campaign_data"], privileges: &["campaign:read"] },
         narrowed_by: |_| Filter::default(),
         bookmark_keys: &["deselected", "read_from", "resume_since", "resume_until", "resume_after"],
@@ -183,8 +183,11 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     let known = &mut shared.reports.campaigns.known;
     let Selection { listing, summaries, refused, chosen } = choose(run, known, &place)?;
     note(run, &listing.oddities);
-    if let Some(why) = &listing.may_lack {
-        log::warn!("email_campaigns: {why}. Campaigns may be missing; the next run reads the same again");
+    let may_lack = listing.may_lack.as_ref().or(summaries.as_ref().and_then(|summaries| summaries.may_lack.as_ref()));
+    if let Some(why) = may_lack {
+        log::warn!(
+            "email_campaigns: {why}. Campaigns or their counts may be missing; the next run reads the same again"
+        );
     }
     if let Some(summaries) = &summaries {
         note(run, &summaries.oddities);
@@ -198,8 +201,8 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     if let Some(after) = &place.after {
         log::info!("{}: continuing after campaign {after}; {} campaigns to go", stream.name, chosen.len());
     }
-    // Neither bookmark nor resume point may move past a campaign that the listing lacks.
-    let is_whole = listing.may_lack.is_none();
+    // Neither bookmark nor resume point may move past a campaign that is missing.
+    let is_whole = may_lack.is_none();
     write(run, known, &mut place, chosen, is_whole)?;
     run.check_oddities(stream)?;
     if is_whole {
@@ -240,7 +243,20 @@ fn choose(run: &Run, known: &mut KnownCampaigns, place: &Resume) -> Result<Selec
     let mut rows = listing.campaigns.values();
     let removed =
         wanted.details && rows.any(|row| row.campaign.is_removed() && due(row.campaign.updated_at.instant(), None));
-    let (summaries, refused) = match (wanted.counts || removed).then(|| known.summaries(run.client, run.config)) {
+    // A campaign that was sent just now may have no counts yet.
+    let counted_by = run.client.run_start()? - campaigns::COUNTS_LAG;
+    let lacks_sent = |summaries: &Summaries| {
+        let mut due = listing.campaigns.iter().filter(|(_, row)| {
+            let updated_at = row.campaign.updated_at.instant();
+            row.campaign.is_done() && due(updated_at, None) && updated_at.is_some_and(|at| at < counted_by)
+        });
+        due.any(|(id, _)| !summaries.sent.contains_key(id))
+    };
+    let mut get_summaries = || {
+        let summaries = known.summaries(run.client, run.config)?;
+        if lacks_sent(&summaries) { known.summaries_again(run.client, run.config) } else { Ok(summaries) }
+    };
+    let (summaries, refused) = match (wanted.counts || removed).then(&mut get_summaries) {
         None => (None, None),
         Some(Ok(summaries)) => (Some(summaries), None),
         Some(Err(why)) if why.is_refusal() => (None, Some(why)),
@@ -302,41 +318,27 @@ fn write(
     let stream = &SOURCE.stream;
     run.client.note_calls_to_progress(chosen.values().next().map_or(0, |first| first.calls(false)));
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
-    let fetch = move |priority: usize, (id, chosen): &(Id, Chosen), push: &mut dyn FnMut(Answers) -> bool| {
-        push(ask(&client, id, chosen, priority)?);
-        Ok(())
-    };
+    let fetch = move |priority, (id, chosen): &(Id, Chosen)| ask(&client, id, chosen, priority);
     let mut refused = Refused::default();
-    // Answers are small, so all weigh the same: the number of workers limits how many are fetched ahead.
-    fanout::in_order(
-        chosen.into_iter().collect(),
-        workers,
-        |_| 1,
-        fetch,
-        |(id, chosen), step| {
-            let answers = match step {
-                Step::Item(answers) => answers,
-                Step::End(outcome) => return outcome,
-            };
-            for oddities in &answers.oddities {
-                run.note_oddities(stream, 0, oddities);
-            }
-            if let Some(details) = &answers.details {
-                known.remember_details(id.clone(), details.clone());
-            }
-            refused.note(id, chosen, &answers);
-            if let Some(campaign) = record(chosen, &answers) {
-                let extracted =
-                    answers.extracted.as_deref().or(chosen.listed.as_ref().map(|listed| &*listed.extracted));
-                run.emit(stream, &campaign, extracted.unwrap_or(&stamp(Utc::now())))?;
-            }
-            if is_whole {
-                place.after = Some(id.to_string());
-                run.note_progress(stream, place.clone());
-            }
-            run.checkpoint()
-        },
-    )
+    fanout::map_in_order(chosen.into_iter().collect(), workers, fetch, |(id, chosen), answers| {
+        let answers = answers?;
+        for oddities in &answers.oddities {
+            run.note_oddities(stream, 0, oddities);
+        }
+        if let Some(details) = &answers.details {
+            known.remember_details(id.clone(), details.clone());
+        }
+        refused.note(id, chosen, &answers);
+        if let Some(campaign) = record(chosen, &answers) {
+            let extracted = answers.extracted.as_deref().or(chosen.listed.as_ref().map(|listed| &*listed.extracted));
+            run.emit(stream, &campaign, extracted.unwrap_or(&stamp(Utc::now())))?;
+        }
+        if is_whole {
+            place.after = Some(id.to_string());
+            run.note_progress(stream, place.clone());
+        }
+        run.checkpoint()
+    })
 }
 
 /// Fetches the details and the e-mail of a campaign.
@@ -357,7 +359,7 @@ fn ask(client: &Client, id: &Id, chosen: &Chosen, priority: usize) -> Result<Ans
     }
     let primary = answers.details.as_ref().and_then(|details| details.as_ref().ok()?.primary_email());
     if let Some(activity) = primary.filter(|_| chosen.wanted.email) {
-        let path = format!("/emails/activities/{}", Id::from(activity).in_path());
+        let path = format!("/emails/activities/{}", activity.in_path());
         let email = keep_refusal(client.one::<Mailing>("email_campaign_activity", &path, priority))?;
         answers.email = Some(email.map(|(email, oddities)| {
             answers.oddities.push(oddities);
@@ -423,6 +425,7 @@ fn as_listed(details: &EmailCampaign) -> EmailCampaign {
 
 /// Which kinds of refusal were logged: the first of each kind is a WARNING, the others are logged at DEBUG.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is about another line")]
 struct Refused {
     details: bool,
     email: bool,
@@ -507,7 +510,7 @@ mod tests {
         .unwrap();
         let ids = details.activities().into_iter().map(|activity| activity.campaign_activity_id.as_str().unwrap());
         assert_eq!(ids.collect::<Vec<_>>(), ["a", "b"]);
-        assert_eq!(details.primary_email(), Some("b"));
+        assert_eq!(details.primary_email(), Some(Id::from("b")));
         assert_eq!(as_listed(&details).current_status, Text::from("Done"));
     }
 }

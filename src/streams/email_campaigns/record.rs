@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::Row;
 use crate::field::{Integer, Key, Text, Timestamp};
+use crate::id::Id;
 use crate::streams::page::list;
 
 /// An e-mail campaign, drafts and removed ones included.
@@ -113,6 +114,10 @@ impl EmailCampaign {
         self.has_status("Draft") || self.has_status("Scheduled")
     }
 
+    pub(super) fn is_done(&self) -> bool {
+        self.has_status("Done")
+    }
+
     pub(in crate::streams) fn is_removed(&self) -> bool {
         self.has_status("Removed")
     }
@@ -131,11 +136,24 @@ impl EmailCampaign {
         activities
     }
 
-    /// The activity that is the campaign's e-mail.
-    pub(super) fn primary_email(&self) -> Option<&str> {
-        let is_primary = |activity: &&CampaignActivity| {
-            activity.role.as_str().is_some_and(|role| role.eq_ignore_ascii_case("primary_email"))
-        };
-        self.activities().into_iter().find(is_primary)?.campaign_activity_id.as_str()
+    /// The id of the activity that is the campaign's e-mail.
+    pub(super) fn primary_email(&self) -> Option<Id> {
+        self.activities().into_iter().find(|activity| activity.has_role("primary_email")).map(CampaignActivity::id)
+    }
+
+    /// The ids of the activities that can have tracking reports. Undocumented roles are tried, and the service may refuse.
+    pub(crate) fn tracked_activities(&self) -> Vec<Id> {
+        let activities = self.activities().into_iter();
+        activities.filter(|activity| !activity.has_role("permalink")).map(CampaignActivity::id).collect()
+    }
+}
+
+impl CampaignActivity {
+    pub(in crate::streams) fn id(&self) -> Id {
+        Id::from(self.campaign_activity_id.as_str().unwrap_or_default())
+    }
+
+    fn has_role(&self, role: &str) -> bool {
+        self.role.as_str().is_some_and(|own| own.eq_ignore_ascii_case(role))
     }
 }

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::campaigns::Demand;
+use super::due_campaigns::Demand;
 use super::{DETAILS, SUMMARY};
 use crate::config::{Config, Route};
 use crate::error::Result;

@@ -93,32 +93,6 @@ fn key_or_none<'de, D: Deserializer<'de>>(d: D) -> Result<Key, D::Error> {
     Ok(text.as_str().map(Key::from).unwrap_or_default())
 }
 
-/// A row that names a campaign activity.
-pub(super) trait OfActivity: Row {
-    fn activity(&self) -> &str;
-    fn is_of_landing_page(&self) -> bool;
-}
-
-impl OfActivity for ActionSummary {
-    fn activity(&self) -> &str {
-        self.campaign_activity_id.as_str()
-    }
-
-    fn is_of_landing_page(&self) -> bool {
-        false
-    }
-}
-
-impl OfActivity for ActivityDetail {
-    fn activity(&self) -> &str {
-        self.campaign_activity_id.as_str()
-    }
-
-    fn is_of_landing_page(&self) -> bool {
-        self.tracking_activity_type.as_str().starts_with("p_")
-    }
-}
-
 impl Row for ActionSummary {
     const ROWS: &'static str = "campaign_activities";
     const IS_WHOLE: bool = true;
