@@ -261,6 +261,29 @@ fn no_echo_of_the_access_token_is_shown() {
 }
 
 #[test]
+fn no_echo_of_an_earlier_access_token_by_the_authorization_server_is_shown() {
+    each(&[400, 401, 503], |status, format| {
+        let mut place = Place::new();
+        place.fake.fault(Fault { path: "/v3/".into(), skip: 0, times: usize::MAX, what: What::Unauthorized });
+        let (mut given, status) = (None, *status);
+        place.fake.before_answer(Box::new(move |target, answer| {
+            if !target.ends_with("/token") {
+                return;
+            }
+            if let Some(token) = &given {
+                answer.status = status;
+                answer.body = json!({"error": token, "error_description": token}).to_string().into_bytes();
+            } else {
+                let body: Value = serde_json::from_slice(&answer.body).unwrap();
+                given = body["access_token"].as_str().map(str::to_owned);
+            }
+        }));
+        let child = place.tap(format, &[]).spawn().unwrap();
+        assert_ne!(place.check(&format!("{status}"), child), Some(0));
+    });
+}
+
+#[test]
 fn no_echo_of_the_other_secrets_is_shown() {
     // Long enough to be no word, and with what JSON and addresses escape.
     let (refresh, secret) = ("refresh/+token\"of-the-test", "client&secret/of the-test");
