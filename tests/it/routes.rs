@@ -250,7 +250,7 @@ fn while_watching_threads<T>(act: impl FnOnce() -> T) -> (T, Duration) {
             while !is_done.load(Ordering::Relaxed) {
                 let slept = Instant::now();
                 thread::sleep(Duration::from_millis(5));
-                worst = worst.max(slept.elapsed() - Duration::from_millis(5));
+                worst = worst.max(slept.elapsed().saturating_sub(Duration::from_millis(5)));
             }
             worst
         });
