@@ -56,7 +56,7 @@ impl Resolver for Lookup {
         let no_limit = NextTimeout { after: time::Duration::NotHappening, ..timeout };
         let look_up = move || DefaultResolver::default().resolve(&uri, &config, no_limit);
         let on_thread = look_up.clone();
-        match thread::Builder::new().spawn(move || sender.send(on_thread())) {
+        match thread::Builder::new().spawn(move || drop(sender.send(on_thread()))) {
             Ok(_) => receiver.recv_timeout(*timeout.after).unwrap_or(Err(ureq::Error::Timeout(timeout.reason))),
             Err(_) => look_up(),
         }

@@ -130,6 +130,9 @@ fn act(args: &Args, output: Output) -> Result<()> {
         if !matches!(args.format, Format::Text | Format::Json) {
             return Err(Error::Usage("--test answers as text or json: use --format json, or no --format".into()));
         }
+        if args.state.is_some() {
+            ::log::info!("--test reads no state: it estimates the cost of a full sync");
+        }
         let client = client(&config, config_file, &messages)?;
         return preflight::test(&config, &client, &catalog, args.format, &messages);
     }

@@ -17,10 +17,14 @@ pub(crate) fn longer<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -
 /// The known word that this one is a slip of: an edit or two away, or different in case and separators only.
 pub(crate) fn slip<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let word = folded(word);
-    let distance = |known: &str| strsim::osa_distance(&folded(known), &word);
-    let (distance, known) = known.into_iter().map(|known| (distance(known), known)).min_by_key(|(d, _)| *d)?;
+    // The lengths alone rule most words out, and files may have thousands.
+    let alike = known.into_iter().map(|known| (folded(known), known));
+    let length = word.chars().count();
+    let alike = alike.filter(|(folded, _)| folded.chars().count().abs_diff(length) <= 2);
+    let rated = alike.map(|(folded, known)| (strsim::osa_distance(&folded, &word), known));
+    let (distance, known) = rated.min_by_key(|(distance, _)| *distance)?;
     // Two edits make almost any short word out of another.
-    (distance <= 2 && distance * 3 <= word.chars().count()).then_some(known)
+    (distance <= 2 && distance * 3 <= length).then_some(known)
 }
 
 /// `; did you mean "known"?`, or nothing where no known word is alike.

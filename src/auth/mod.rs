@@ -31,8 +31,6 @@ pub(crate) struct Auth {
     server: AuthServer,
     store: TokenStore,
     held: Mutex<Held>,
-    /// Every secret that the run has held, since the service may echo any.
-    secrets: Mutex<Vec<Secret>>,
     /// Why the login is dead. Every thread gets this answer, and the server is not asked again.
     refused: OnceLock<String>,
     login_command: String,
@@ -77,14 +75,11 @@ impl Auth {
             refresh_token: config.refresh_token.clone(),
             ..Tokens::default()
         });
-        let given = [&config.client_secret, &config.refresh_token, &config.access_token];
-        let secrets = Mutex::new(given.into_iter().flatten().cloned().collect());
         let server = AuthServer::new(config)?;
         let auth = Auth {
             server,
             store,
             held: Mutex::new(Held { tokens: Tokens::default(), dead_on_disk: None }),
-            secrets,
             refused: OnceLock::new(),
             login_command,
         };
@@ -94,17 +89,12 @@ impl Auth {
 
     /// Every secret that the run has held. No message and no record may show one.
     pub(crate) fn secrets(&self) -> Vec<Secret> {
-        self.secrets.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.server.secrets()
     }
 
     /// The same tokens, noted as secrets.
     fn noted(&self, tokens: Tokens) -> Tokens {
-        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
-        for secret in [&tokens.access_token, &tokens.refresh_token].into_iter().flatten() {
-            if !secrets.contains(secret) {
-                secrets.push(secret.clone());
-            }
-        }
+        [&tokens.access_token, &tokens.refresh_token].into_iter().flatten().for_each(|secret| self.server.note(secret));
         tokens
     }
 

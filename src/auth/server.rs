@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -57,10 +58,13 @@ pub(crate) struct AuthServer {
     login_command: String,
     /// Whether a token may be on its way that is not stored yet.
     is_renewing: AtomicBool,
+    /// Every secret that the run has held.
+    secrets: Mutex<Vec<Secret>>,
 }
 
 impl AuthServer {
     pub(crate) fn new(config: &Config) -> Result<AuthServer> {
+        let given = [&config.client_secret, &config.refresh_token, &config.access_token];
         Ok(AuthServer {
             agent: agent(config, &config.auth_url, DefaultConnector::new())?,
             client_id: config.client_id.clone(),
@@ -70,7 +74,20 @@ impl AuthServer {
             max_retries: config.max_retries,
             login_command: config.login_command(),
             is_renewing: AtomicBool::new(false),
+            secrets: Mutex::new(given.into_iter().flatten().cloned().collect()),
         })
+    }
+
+    /// Every secret that the run has held.
+    pub(super) fn secrets(&self) -> Vec<Secret> {
+        self.secrets.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn note(&self, secret: &Secret) {
+        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        if !secrets.contains(secret) {
+            secrets.push(secret.clone());
+        }
     }
 
     /// The client that builds requests and reads answers. It makes no calls.
@@ -135,7 +152,7 @@ impl AuthServer {
 
     /// Sends a request until the answer is one that a retry would not change. A refusal is also returned in words.
     fn send(&self, lock: Option<&Lock>, request: &HttpRequest) -> Result<(HttpResponse, Option<Refusal>)> {
-        let secrets = self.secrets(request);
+        let secrets = self.secrets_to_hide(request);
         let mut retry = Retry::new(self.max_retries);
         loop {
             wait_for_spacing(lock);
@@ -208,13 +225,13 @@ impl AuthServer {
         }
     }
 
-    /// The secrets in a request, which an answer may echo.
-    fn secrets(&self, request: &HttpRequest) -> Vec<String> {
+    /// The secrets that an answer may echo: those of the run, and what else is in the request.
+    fn secrets_to_hide(&self, request: &HttpRequest) -> Vec<String> {
         let sent = url::form_urlencoded::parse(request.body());
         let sent = sent.filter(|(key, _)| ["refresh_token", "code", "code_verifier", "device_code"].contains(&&**key));
         let basic = request.headers().get("authorization").and_then(|v| v.to_str().ok()?.split(' ').nth(1));
-        let given = self.client_secret.as_ref().map(Secret::expose).into_iter().chain(basic);
-        sent.map(|(_, value)| value.into_owned()).chain(given.map(str::to_owned)).collect()
+        let held = self.secrets().into_iter().map(|secret| secret.expose().to_owned());
+        sent.map(|(_, value)| value.into_owned()).chain(basic.map(str::to_owned)).chain(held).collect()
     }
 
     /// What a refusal means for this grant type, and what to do about it.

@@ -178,17 +178,27 @@ impl TokenStore {
 
     /// `None` where there is no token file yet.
     fn read_token_file(&self, path: &Path) -> Result<Option<TokenFile>> {
-        let shown = path.display();
+        check_is_file(path).map_err(Error::Usage)?;
         let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) if e.kind() == io::ErrorKind::IsADirectory => return Err(Error::Usage(folder_for_file(path))),
-            Err(e) => return Err(Error::Usage(format!("token_file: {shown}: {e}"))),
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(Error::Usage(format!("token_file: {}", config::not_permitted(path))));
+            }
+            Err(e) => return Err(Error::Usage(format!("token_file: {}: {e}", path.display()))),
         };
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
         // The parser's own words could quote a token.
-        serde_json::from_slice(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes)).map(Some).map_err(|_| {
-            Error::Usage(format!("{shown} is not a token file. Remove it and run: {}", self.login_command))
-        })
+        let file = serde_json::from_slice(bytes).ok().filter(|_| !is_of_others(bytes));
+        file.map(Some).ok_or_else(|| Error::Usage(self.not_a_token_file(path)))
+    }
+
+    fn not_a_token_file(&self, path: &Path) -> String {
+        format!(
+            "{} is not a token file. Set token_file to another path, or remove the file; then run: {}",
+            path.display(),
+            self.login_command
+        )
     }
 
     /// Whether the config's refresh token was put there after the token file was written.
@@ -208,8 +218,11 @@ impl TokenStore {
     /// Fails if a new token could not be stored. Creates nothing but the token file's folder.
     pub(crate) fn check_writable(&self) -> std::result::Result<(), String> {
         let target = follow_links(self.path().ok_or(NOWHERE)?);
-        if target.is_dir() {
-            return Err(folder_for_file(&target));
+        if let Location::TokenFile(path) = &self.location {
+            check_is_file(path)?;
+            if fs::read(path).is_ok_and(|bytes| is_of_others(&bytes)) {
+                return Err(self.not_a_token_file(path));
+            }
         }
         self.create_folder()?;
         durable_file::check_writable(&target).map_err(|e| format!("{}: {e}", target.display()))
@@ -367,13 +380,35 @@ impl TokenStore {
     }
 }
 
-/// What is wrong where `token_file` names a folder.
-fn folder_for_file(path: &Path) -> String {
-    format!(
-        "token_file is {}, a folder; name a file in it, such as {}",
-        path.display(),
-        path.join("tokens.json").display()
-    )
+/// Refuses a `token_file` that tokens cannot be kept in. A device may never end.
+fn check_is_file(path: &Path) -> std::result::Result<(), String> {
+    let shown = path.display();
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => Err(format!(
+            "token_file is {shown}, a folder; name a file in it, such as {}",
+            path.join("tokens.json").display()
+        )),
+        Ok(found) if !found.is_file() => Err(format!("token_file is {shown}, a device or pipe; name a file")),
+        _ => Ok(()),
+    }
+}
+
+/// Whether this is JSON with other members than tokens, such as a config. A renewal would replace it.
+fn is_of_others(bytes: &[u8]) -> bool {
+    const MEMBERS: [&str; 9] = [
+        "access_token",
+        "refresh_token",
+        "renew_at",
+        "rotates",
+        "superseded",
+        // These also stand in the answer of the authorization server.
+        "token_type",
+        "expires_in",
+        "scope",
+        "id_token",
+    ];
+    let members: Option<Map<String, Value>> = serde_json::from_slice(bytes).ok();
+    members.is_some_and(|members| members.keys().any(|key| !MEMBERS.contains(&&**key)))
 }
 
 /// A short hash that is the same on every machine (64-bit FNV-1a). It tells tokens apart; it protects nothing.
@@ -408,7 +443,8 @@ pub(crate) fn warn_if_config_is_readable(path: &Path, text: &str) {
 #[cfg(unix)]
 fn warn_if_readable(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
-    let mode = fs::metadata(path).map_or(0, |file| file.permissions().mode() & 0o777);
+    let file = fs::metadata(path).ok().filter(fs::Metadata::is_file);
+    let mode = file.map_or(0, |file| file.permissions().mode() & 0o777);
     if mode & 0o077 != 0 {
         let path = path.display();
         log::warn!(

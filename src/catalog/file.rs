@@ -38,7 +38,7 @@ impl Catalog {
         }
         let mut warnings = Vec::new();
         let unknown = read.keys().filter(|name| names().all(|known| known != **name));
-        warn_of(&mut warnings, "unknown streams are ignored", unknown.map(|name| with_nearest(name, names())));
+        warn_of(&mut warnings, "unknown streams are ignored", unknown, |name| with_nearest(name, names()));
         let names_selection = read.values().any(|entry| entry.selected().is_some());
         let mut catalog = Catalog::default();
         for stream in streams {
@@ -50,7 +50,9 @@ impl Catalog {
                 catalog.streams.insert(stream.name, entry.selection(stream, &mut warnings));
             }
             let slips = entry.slips();
-            warn_of(&mut warnings, &format!("{}: unknown keys are ignored", stream.name), slips.into_iter());
+            warn_of(&mut warnings, &format!("{}: unknown keys are ignored", stream.name), slips.into_iter(), |slip| {
+                slip
+            });
         }
         Ok((catalog, warnings))
     }
@@ -63,16 +65,16 @@ fn wrong(what: &str) -> Error {
 /// The most names in a warning; the rest are counted.
 const MOST_NAMED: usize = 20;
 
-/// Adds one warning for all these names, if there are any.
-fn warn_of(warnings: &mut Vec<String>, what: &str, names: impl Iterator<Item = String>) {
-    let mut names: Vec<String> = names.collect();
-    let more = names.len().saturating_sub(MOST_NAMED);
-    names.truncate(MOST_NAMED);
+/// Adds one warning for all these names, if there are any. `show` may look for a similar name, so it is not called for the
+/// names that are only counted.
+fn warn_of<T>(warnings: &mut Vec<String>, what: &str, mut names: impl Iterator<Item = T>, show: impl Fn(T) -> String) {
+    let mut shown: Vec<String> = names.by_ref().take(MOST_NAMED).map(show).collect();
+    let more = names.count();
     if more > 0 {
-        names.push(format!("and {more} more"));
+        shown.push(format!("and {more} more"));
     }
-    if !names.is_empty() {
-        warnings.push(format!("{what}: {}", names.join(", ")));
+    if !shown.is_empty() {
+        warnings.push(format!("{what}: {}", shown.join(", ")));
     }
 }
 
@@ -245,10 +247,10 @@ impl StreamEntry {
         }
         let name = stream.name;
         let known: Vec<String> = paths(stream).collect();
-        let unknown = unknown.iter().map(|path| with_nearest(path, known.iter().map(String::as_str)));
-        warn_of(warnings, &format!("{name}: unknown properties are ignored"), unknown);
-        let missing = missing.into_iter().map(|path| shown(&path));
-        warn_of(warnings, &format!("{name}: properties that the catalog does not have are read"), missing);
+        let nearest = |path: &String| with_nearest(path, known.iter().map(String::as_str));
+        warn_of(warnings, &format!("{name}: unknown properties are ignored"), unknown.iter(), nearest);
+        let what = format!("{name}: properties that the catalog does not have are read");
+        warn_of(warnings, &what, missing.iter(), shown);
         let method = self.root(|metadata| metadata.replication_method.as_deref());
         let forced = || self.root(|metadata| metadata.forced_replication_method.as_deref());
         let method = method.or(self.replication_method.as_deref()).or_else(forced);
@@ -518,5 +520,17 @@ mod tests {
             let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
             proptest::prop_assert_eq!(names(&pruned["properties"]), names(&record));
         }
+    }
+
+    #[test]
+    fn names_that_are_only_counted_are_compared_with_none() {
+        let (mut warnings, shown) = (Vec::new(), std::cell::Cell::new(0));
+        let show = |name: u32| {
+            shown.set(shown.get() + 1);
+            name.to_string()
+        };
+        warn_of(&mut warnings, "unknown", 0..100_000, show);
+        assert_eq!(shown.get(), MOST_NAMED);
+        assert!(warnings[0].ends_with(", 19, and 99980 more"), "{warnings:?}");
     }
 }

@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::http::{Decision, Retry, agent, is_untrusted, network_text, retry_after, untrusted_text};
 use crate::logger::timer;
 use crate::quota::{CallCount, DAILY_QUOTA};
-use crate::secret::Secret;
+use crate::secret::{Secret, mask};
 use crate::shown::plural;
 use judge::{Verdict, judge};
 use pace::{Connected, Pace};
@@ -332,6 +332,11 @@ impl Client {
             url.push_str(&url::form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish());
         }
         url
+    }
+
+    /// Text of a server, without the secrets that it may echo.
+    pub(crate) fn without_secrets(&self, text: &str) -> String {
+        mask(text, self.auth.secrets().iter().map(Secret::expose))
     }
 
     /// An access token for the next call, with all secrets that its answer may not show.

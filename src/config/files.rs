@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -23,6 +23,9 @@ enum Origin {
     Pipe(PathBuf),
     Environment,
 }
+
+/// The largest file that is read, in bytes. Some, such as `/dev/zero`, never end.
+const LARGEST_FILE: u64 = 32 << 20;
 
 const PREFIX: &str = "TAP_CONSTANT_CONTACT_";
 
@@ -177,14 +180,27 @@ pub(crate) fn written_back(sources: &[Source]) -> Option<PathBuf> {
     None
 }
 
+/// What to do about a file that may not be read.
+pub(crate) fn not_permitted(path: &Path) -> String {
+    let shown = path.display().to_string();
+    let argument = quoted(&shown);
+    format!("{shown}: permission denied. To let this user read it, run: sudo chown \"$(id -un)\" {argument}")
+}
+
 /// The text of a file, without the byte order mark that editors on Windows put before it.
 pub(crate) fn read(path: &Path) -> Result<String> {
     let bad = |why: &dyn fmt::Display| Error::Usage(format!("{}: {why}", path.display()));
-    let bytes = fs::read(path).map_err(|e| match e.kind() {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes));
+    read.map_err(|e| match e.kind() {
         ErrorKind::NotFound => Error::Usage(format!("{} does not exist", path.display())),
         ErrorKind::IsADirectory => Error::Usage(format!("{} is a directory, not a file", path.display())),
+        ErrorKind::PermissionDenied => Error::Usage(not_permitted(path)),
         _ => bad(&e),
     })?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(bad(&format!("this is larger than {} MB, so it is no file of the tap", LARGEST_FILE >> 20)));
+    }
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return Err(bad(&"this is UTF-16, as PowerShell writes it; save the file as UTF-8"));
     }

@@ -24,7 +24,8 @@ pub(crate) use coerce::{allowed, types};
 use fields::Start;
 pub(crate) use fields::{is_key, is_loopback};
 pub(crate) use files::{
-    Kind, Source, command, how_to_write, is_under_meltano, json_error, quoted, read, read_as, sources, written_back,
+    Kind, Source, command, how_to_write, is_under_meltano, json_error, not_permitted, quoted, read, read_as, sources,
+    written_back,
 };
 use given::Given;
 pub(crate) use words::{ActivityRoute, ActivityType, ContactStatus, OnQuota, Route, Subresource, Word, words};

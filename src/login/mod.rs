@@ -149,6 +149,13 @@ impl Flow<'_> {
             let get = |key: &str| {
                 form_urlencoded::parse(answer.query.as_bytes()).find(|(k, _)| k == key).map(|(_, v)| v.into_owned())
             };
+            if answer.browser.is_none() && get("state").is_none() {
+                log::warn!(
+                    "this is not the whole address that the browser ended on: it begins with {redirect} and has state= in \
+                     it; paste it again"
+                );
+                continue;
+            }
             if get("state").as_deref() != Some(state.secret()) {
                 log::warn!("ignored an answer that belongs to another login; still waiting");
                 show(

@@ -74,9 +74,10 @@ fn examine(config: &Config, client: &Arc<Client>, catalog: &Catalog) -> Result<R
     let streams = tried.streams(catalog, &grant);
     let mut readable = tried.readable;
     readable.retain(|source| catalog.get(source.stream.name).is_some());
+    let scopes = grant.scopes.map(|scopes| scopes.iter().map(|scope| client.without_secrets(scope)).collect());
     Ok(Report {
         version: env!("CARGO_PKG_VERSION"),
-        login: Login { is_renewed, scopes: grant.scopes, privileges: grant.privileges },
+        login: Login { is_renewed, scopes, privileges: grant.privileges },
         account: Account {
             organization_name: identity.organization_name,
             encoded_account_id: identity.encoded_account_id,

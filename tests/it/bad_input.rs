@@ -312,6 +312,11 @@ fn paths_without_a_file_are_named() {
             assert!(critical(&ran).contains(path), "{flag} {path}: {}", ran.stderr);
         }
     }
+    for flag in ["--config", "--catalog", "--state"] {
+        let ran = Ran::of(&command().arg("--config").arg(config.path()).args([flag, "/dev/zero"]).output().unwrap());
+        assert_eq!(ran.code, Some(2), "{flag}: {}", ran.stderr);
+        assert!(critical(&ran).contains("larger than"), "{flag}: {}", ran.stderr);
+    }
     for arguments in [&["--nonsense"][..], &["--state"], &["surplus"], &[], &["login", "--device", "--sideways"]] {
         let output = command().args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");

@@ -232,6 +232,20 @@ fn a_refusal_leaves_fields_null_with_one_warning() {
 }
 
 #[test]
+fn an_email_that_was_removed_with_its_campaign_is_no_warning() {
+    let fake = fake();
+    // The others answer 404 for another reason, which is a warning.
+    for campaign in &mut fake.account().campaigns {
+        campaign.activities.iter_mut().for_each(|activity| activity.email_404 = false);
+    }
+    let ran = read(&fake, None);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let told: Vec<_> = ran.stderr.lines().filter(|line| line.contains("was removed, so its subject")).collect();
+    assert!(told.len() == 1 && told[0].starts_with("INFO "), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("refuses the e-mail"), "{}", ran.stderr);
+}
+
+#[test]
 fn any_other_failure_ends_the_stream_before_an_incomplete_row_is_written() {
     let failures = [
         What::Status(500, "[]".into(), "application/json"),

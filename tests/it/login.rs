@@ -164,7 +164,8 @@ fn the_answer_can_be_pasted() {
         let (code, log) = login.end();
         assert_eq!(code, Some(0), "{log}");
         assert_eq!(log.contains("in use by another program"), taken, "{log}");
-        assert_eq!(log.matches("belongs to another login").count(), 2, "{log}");
+        assert_eq!(log.matches("not the whole address").count(), 1, "{log}");
+        assert_eq!(log.matches("belongs to another login").count(), 1, "{log}");
         assert_eq!(place.sync().code, Some(0));
     }
 }
@@ -439,6 +440,17 @@ fn a_token_file_that_is_a_folder_is_an_error_before_the_consent() {
     let (code, log) = place.login(&[]).end();
     assert_eq!(code, Some(1), "{log}");
     assert!(critical(&log).contains("a folder; name a file in it, such as"), "{log}");
+}
+
+#[test]
+fn a_file_of_others_is_not_replaced_by_tokens() {
+    let place = Place::new(true);
+    place.configure(&json!({"token_file": place.config()}));
+    let before = fs::read(place.config()).unwrap();
+    let (code, said) = place.login(&[]).end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(critical(&said).contains("not a token file"), "{said}");
+    assert_eq!(fs::read(place.config()).unwrap(), before);
 }
 
 #[test]

@@ -74,6 +74,17 @@ fn it_renews_the_login_and_makes_one_cheap_call_for_each_stream() {
 }
 
 #[test]
+fn a_state_that_it_does_not_read_is_mentioned() {
+    let fake = fake();
+    for more in [&[][..], &["--state", "/nonexistent/state.json"]] {
+        let config = file(&fake.config());
+        let ran = Ran::of(&command().arg("--test").arg("--config").arg(config.path()).args(more).output().unwrap());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert_eq!(ran.stderr.contains("--test reads no state"), !more.is_empty(), "{}", ran.stderr);
+    }
+}
+
+#[test]
 fn one_report_may_be_refused_without_the_other() {
     for (path, refused, readable) in
         [("/activity_details", REPORTS[1], REPORTS[0]), ("/activity_summary", REPORTS[0], REPORTS[1])]

@@ -1,7 +1,8 @@
 //! The two routes to the contact reports: the same rows, at a very different price.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fake::account::Size;
 use fake::{Account, Fake, Switches};
@@ -240,6 +241,25 @@ fn pace_of(fake: &Fake, path: &str) -> f64 {
     f64::from(u32::try_from(pauses.len() - 1).unwrap()) / rest
 }
 
+/// Does something, and measures meanwhile how late a thread wakes up at worst.
+fn while_watching_threads<T>(act: impl FnOnce() -> T) -> (T, Duration) {
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut worst = Duration::ZERO;
+            while !is_done.load(Ordering::Relaxed) {
+                let slept = Instant::now();
+                thread::sleep(Duration::from_millis(5));
+                worst = worst.max(slept.elapsed().saturating_sub(Duration::from_millis(5)));
+            }
+            worst
+        });
+        let done = act();
+        is_done.store(true, Ordering::Relaxed);
+        (done, watch.join().unwrap())
+    })
+}
+
 #[test]
 fn the_pace_and_not_the_latency_is_the_limit() {
     let account = Account::generate(9, Size { contacts: 60, lists: 1, campaigns: 12 });
@@ -257,12 +277,16 @@ fn the_pace_and_not_the_latency_is_the_limit() {
         read(&fake, route, &more, None, &REPORTS[1..]);
         (pace_of(&fake, path), fake.violations().len())
     };
-    // Other tests may keep a call from being sent or received in time: that is measured again.
     let check = &|route: &str, path: &str, latency: u64| {
         let mut measured = Vec::new();
-        let is_kept = |(pace, too_fast): &(f64, usize)| *pace >= 3.85 && *too_fast == 0;
+        // Where other programs keep threads from running, a call is sent or received late. Only such a miss is forgiven, and
+        // only a little.
+        let is_kept = |((pace, too_fast), late): &((f64, usize), Duration)| {
+            let is_starved = *late > Duration::from_millis(4);
+            *pace >= 3.85 && *too_fast == 0 || is_starved && *pace >= 3.6 && *too_fast <= 5
+        };
         while measured.len() < 3 && !measured.last().is_some_and(is_kept) {
-            measured.push(measure(route, path, latency));
+            measured.push(while_watching_threads(|| measure(route, path, latency)));
         }
         assert!(measured.last().is_some_and(is_kept), "{route}, {latency} ms: {measured:?}");
     };

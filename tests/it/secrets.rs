@@ -261,6 +261,29 @@ fn no_echo_of_the_access_token_is_shown() {
 }
 
 #[test]
+fn no_echo_of_an_earlier_access_token_by_the_authorization_server_is_shown() {
+    each(&[400, 401, 503], |status, format| {
+        let mut place = Place::new();
+        place.fake.fault(Fault { path: "/v3/".into(), skip: 0, times: usize::MAX, what: What::Unauthorized });
+        let (mut given, status) = (None, *status);
+        place.fake.before_answer(Box::new(move |target, answer| {
+            if !target.ends_with("/token") {
+                return;
+            }
+            if let Some(token) = &given {
+                answer.status = status;
+                answer.body = json!({"error": token, "error_description": token}).to_string().into_bytes();
+            } else {
+                let body: Value = serde_json::from_slice(&answer.body).unwrap();
+                given = body["access_token"].as_str().map(str::to_owned);
+            }
+        }));
+        let child = place.tap(format, &[]).spawn().unwrap();
+        assert_ne!(place.check(&format!("{status}"), child), Some(0));
+    });
+}
+
+#[test]
 fn no_echo_of_the_other_secrets_is_shown() {
     // Long enough not to be a word, and with characters that JSON and addresses escape.
     let (refresh, secret) = ("refresh/+token\"of-the-test", "client&secret/of the-test");
@@ -312,6 +335,19 @@ fn no_other_command_shows_a_secret() {
         let grant = place.fake.tokens().secrets().len();
         assert_eq!(place.check(&format!("{arguments:?}"), child), Some(0));
         assert_eq!(place.fake.tokens().secrets().len() > grant, arguments == &["--test"]);
+    });
+    each(&[&["--test"][..], &["--test", "--format=json"]], |arguments, format| {
+        let mut place = Place::new();
+        // Its scopes hold what was sent and what comes.
+        let what = What::Change(|answer| {
+            let mut answer = answer.clone();
+            let tokens = ["access_token", "refresh_token"].map(|name| answer[name].as_str().unwrap().to_owned());
+            answer["scope"] = json!(format!("contact_data campaign_data refresh-0x {}", tokens.join(" ")));
+            (200, "application/json", answer.to_string())
+        });
+        place.fake.fault(Fault::once("/token", what));
+        let child = place.tap(format, arguments).spawn().unwrap();
+        assert_eq!(place.check(&format!("{arguments:?}"), child), Some(0));
     });
     each(&[400, 401, 403, 503], |status, format| {
         let mut place = Place::new();

@@ -116,6 +116,60 @@ fn a_missing_token_file_is_an_error_and_is_not_created() {
 }
 
 #[test]
+fn a_token_file_that_is_something_else_is_left_alone() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file.json");
+    for text in [r#"{"client_id": "a", "client_secret": "b"}"#, r#"{"bookmarks": {}}"#, r#"{"name": "x"}"#, "[1]", "x"]
+    {
+        fs::write(&path, text).unwrap();
+        let ran = tap(&fake, &json!({"token_file": path}), None);
+        assert_eq!(ran.code, Some(2), "{text}: {}", ran.stderr);
+        assert!(ran.stderr.contains("is not a token file. Set token_file to another path"), "{text}: {}", ran.stderr);
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    }
+    // The first never ends, and the second takes nothing.
+    for device in ["/dev/zero", "/dev/full", "/dev/null"] {
+        let ran = tap(&fake, &json!({"token_file": device}), None);
+        assert_eq!(ran.code, Some(2), "{device}: {}", ran.stderr);
+        assert!(ran.stderr.contains(&format!("token_file is {device}, a device")), "{device}: {}", ran.stderr);
+        assert!(!ran.stderr.contains("chmod"), "{device}: {}", ran.stderr);
+    }
+    assert!(fake.calls().is_empty());
+}
+
+#[test]
+fn a_file_that_may_not_be_read_is_told_with_what_to_run() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let binary = for_all(folder.path());
+    let write = |name: &str, text: String, mode: u32| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        set_mode(&path, mode);
+        path
+    };
+    let tokens = write("tokens.json", json!({"refresh_token": "r"}).to_string(), 0);
+    let closed = write("closed.json", fake.config().to_string(), 0);
+    let mut config = fake.config();
+    let open = write("open.json", config.to_string(), 0o644);
+    config["token_file"] = json!(tokens);
+    let with_tokens = write("with_tokens.json", config.to_string(), 0o644);
+    for (arguments, named) in [(vec![&with_tokens], &tokens), (vec![&closed], &closed), (vec![&open, &closed], &closed)]
+    {
+        let mut command = Command::new(&binary);
+        for (flag, path) in ["--config", "--state"].iter().zip(arguments) {
+            command.arg(flag).arg(path);
+        }
+        let ran = Ran::of(&as_nobody(&mut command).output().unwrap());
+        assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+        let told =
+            format!("permission denied. To let this user read it, run: sudo chown \"$(id -un)\" {}", named.display());
+        assert!(ran.stderr.contains(&told), "{}", ran.stderr);
+    }
+}
+
+#[test]
 fn the_bot_filter_and_an_empty_body_are_not_taken_for_a_refusal() {
     for what in [
         What::Status(403, "<html>blocked</html>".into(), "text/html"),

@@ -420,10 +420,13 @@ fn as_listed(details: &EmailCampaign) -> EmailCampaign {
 
 /// Which kinds of refusal were logged: the first of each kind is a WARNING, the others are logged at DEBUG.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is about another line")]
 struct Refused {
     details: bool,
     email: bool,
     unlisted: bool,
+    /// Of campaigns that were removed, for which the service has none. This is logged at INFO.
+    removed: bool,
 }
 
 impl Refused {
@@ -450,7 +453,15 @@ impl Refused {
             ),
             _ => {}
         }
-        if let Some(Err(why)) = &answers.email {
+        let is_removed = chosen.listed.as_ref().is_some_and(|listed| listed.campaign.is_removed());
+        if is_removed && matches!(answers.email, Some(Err(Error::NotFound(_)))) {
+            if !std::mem::replace(&mut self.removed, true) {
+                log::info!(
+                    "email_campaigns: campaign {id} was removed, so its subject, sender and lists are null, as are those \
+                     of other removed ones"
+                );
+            }
+        } else if let Some(Err(why)) = &answers.email {
             warn(
                 |refused| &mut refused.email,
                 format!(
