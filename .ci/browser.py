@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Logs in with a real browser: the fake account's consent page sends headless Chromium to the tap's own page, which must
-say how it went, load nothing else, and leave tokens that a sync works with.
+"""Logs in with a real browser. The consent page of the fake account redirects headless Chromium to the tap's own page,
+which must say whether the login worked and load nothing else. A sync must work with the stored tokens.
 
-Needs cargo and Python; installs Debian's Chromium where there is none (`CHROMIUM` names another).
-`.ci/browser.py FOLDER` also keeps a picture of each page there.
+Needs cargo and Python; installs Debian's Chromium if there is none (`CHROMIUM` names another).
+`.ci/browser.py FOLDER` also saves a picture of each page there.
 """
 
 import atexit
@@ -13,69 +13,62 @@ import os
 import pathlib
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import urllib.parse
 
 sys.dont_write_bytecode = True
-from account import ROOT, Account, build
+from account import Account, build
+from common import ROOT, free_port, holds, run
 
 TAP = ROOT / "target/debug/tap-constant-contact"
-PATIENCE = 60
+TIMEOUT = 60
 
 
 def chromium():
     for name in filter(None, [os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome"]):
         if path := shutil.which(name):
             return path
-    subprocess.run(["apt-get", "update", "-qq"], check=True)
-    subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"], check=True, stdout=subprocess.DEVNULL)
+    run("apt-get", "update", "-qq")
+    run("apt-get", "install", "-y", "-qq", "chromium", stdout=subprocess.DEVNULL)
     return shutil.which("chromium")
 
 
-def check(holds, what, *shown):
-    print(("ok    " if holds else "FALSE ") + what)
-    if not holds:
-        print(*shown, sep="\n", file=sys.stderr)
-        sys.exit(1)
-
-
 def browse(url, folder, *arguments):
-    """What Chromium prints of a page, and the addresses that it asked for."""
+    """Opens a page. Returns what Chromium prints, and the addresses that the page requested."""
     log, profile = folder / "net.json", folder / "profile"
     shutil.rmtree(profile, ignore_errors=True)
     out = subprocess.run(
         [
             chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
             "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            # Nor does it leave this machine for it.
+            # No request leaves this machine.
             "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
             f"--user-data-dir={profile}", f"--log-net-log={log}", *arguments, url,
         ],
-        check=True, capture_output=True, text=True, timeout=PATIENCE,
+        check=True, capture_output=True, text=True, timeout=TIMEOUT,
     ).stdout
     text = log.read_text()
     try:
         events = json.loads(text)
     except json.JSONDecodeError:
-        # The last lines are missing when the browser ends in a hurry.
+        # A browser that ends early leaves out the last lines.
         events = json.loads(text.rstrip().rstrip(",") + "]}")
     kind = events["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
     starts = [event["params"] for event in events["events"] if event["type"] == kind and "url" in event.get("params", {})]
-    # Chromium has business of its own, which no page began.
+    # Leaves out Chromium's own requests, which no page started.
     local = ("http://localhost:", "http://127.0.0.1:")
     asked = [start["url"] for start in starts if start["url"].startswith(local) or start["initiator"].startswith("http")]
     return out, asked
 
 
 class Login:
-    """A login under way: `url` is what it tells its user to open."""
+    """A running login; `url` is the address that it asks the user to open."""
 
     def __init__(self, config, *arguments):
         environment = {name: value for name, value in os.environ.items() if name not in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")}
-        command = [TAP, "login", "--config", config, "--timeout", str(PATIENCE), *arguments]
+        command = [TAP, "login", "--config", config, "--timeout", str(TIMEOUT), *arguments]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         self.process = subprocess.Popen([str(part) for part in command], text=True, env=environment, **pipes)
         atexit.register(self.process.kill)
@@ -85,34 +78,32 @@ class Login:
             if line.strip().startswith("http"):
                 self.url = line.strip()
                 break
-        check(self.url, "login prints the address to open", self.said)
+        holds("login prints the address to open", self.url, self.said)
 
     def end(self):
         self.said += self.process.stderr.read()
-        return self.process.wait(PATIENCE)
+        return self.process.wait(TIMEOUT)
 
 
 def text(page):
-    """What a reader sees of a page."""
+    """The visible text of a page."""
     body = re.sub(r"(?s)<(style|head).*?</\1>", " ", page)
     return html.unescape(re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", body))).strip()
 
 
 def main(pictures):
     programs = build(release=False)
-    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
-        free.bind(("127.0.0.1", 0))
-        redirect = f"http://localhost:{free.getsockname()[1]}/callback"
-        free.close()
+    with tempfile.TemporaryDirectory() as folder:
+        redirect = f"http://localhost:{free_port()}/callback"
         folder = pathlib.Path(folder)
         account = Account(programs, folder / "account", "--contacts", 20, "--redirect-uri", redirect)
         try:
-            walk(account, folder, redirect, pictures)
+            check_logins(account, folder, redirect, pictures)
         finally:
-            check(account.stop(), "the tap kept to the service's rules")
+            holds("the tap kept to the service's rules", account.stop())
 
 
-def walk(account, folder, redirect, pictures):
+def check_logins(account, folder, redirect, pictures):
     def picture(url, name):
         if pictures:
             browse(url, folder, f"--screenshot={pictures / name}", "--window-size=900,500", "--hide-scrollbars")
@@ -125,40 +116,40 @@ def walk(account, folder, redirect, pictures):
     print("The user allows it:")
     login = Login(config)
     page, asked = browse(login.url, folder, "--dump-dom")
-    check("You are logged in" in text(page) and "close this window" in text(page), "the page says that it worked", page)
-    check("<script" not in page and "http" not in page, "the page holds no script and no address", page)
+    holds("the page says that it worked", "You are logged in" in text(page) and "close this window" in text(page), page)
+    holds("the page holds no script and no address", "<script" not in page and "http" not in page, page)
     expected = [urllib.parse.urlsplit(address)._replace(query="").geturl() for address in asked]
     authorize = settings["auth_url"] + "/authorize"
-    check(expected == [authorize, redirect], "the browser asked for the two pages and nothing else", *asked)
-    check(login.end() == 0, "login exits 0", login.said)
+    holds("the browser asked for the two pages and nothing else", expected == [authorize, redirect], *asked)
+    holds("login exits 0", login.end() == 0, login.said)
     stored = json.loads(tokens.read_text())
-    check(stored["access_token"] and stored["refresh_token"], "the tokens are stored", stored.keys())
+    holds("the tokens are stored", stored["access_token"] and stored["refresh_token"], stored.keys())
     secrets = [stored["access_token"], stored["refresh_token"], settings["client_secret"]]
-    check(not any(secret in login.said + page + "".join(asked) for secret in secrets), "no token was shown", login.said)
+    holds("no token was shown", not any(secret in login.said + page + "".join(asked) for secret in secrets), login.said)
 
-    # The access token that came along is not used: the refresh token is what lasts.
+    # Without the access token of the login, the sync has to use the refresh token.
     tokens.write_text(json.dumps(stored | {"access_token": None}))
-    sync = subprocess.run([TAP, "--config", config], capture_output=True, text=True, timeout=PATIENCE)
+    sync = subprocess.run([TAP, "--config", config], capture_output=True, text=True, timeout=TIMEOUT)
     contacts = sum(line.startswith('{"type":"RECORD","stream":"contacts"') for line in sync.stdout.splitlines())
     truth = len(account.truth("contacts"))
-    check(sync.returncode == 0 and contacts == truth, f"a sync reads all {truth} contacts with them", sync.stderr)
+    holds(f"a sync reads all {truth} contacts with them", sync.returncode == 0 and contacts == truth, sync.stderr)
 
     login = Login(config, "--yes")
     stray, _ = browse(f"{redirect}?code=forged&state=guessed", folder, "--dump-dom")
-    check("another login" in text(stray), "an answer with another state is told to be another login's", stray)
+    holds("the page says that an answer with another state belongs to another login", "another login" in text(stray), stray)
     picture(login.url, "logged-in.png") if pictures else browse(login.url, folder, "--dump-dom")
-    check(login.end() == 0, "and the login goes on to its end", login.said)
+    holds("the login continues and succeeds", login.end() == 0, login.said)
 
     print("The user denies it:")
     account.tell("deny")
     before = tokens.read_text()
     login = Login(config, "--yes")
     page, _ = browse(login.url, folder, "--dump-dom")
-    check("did not work" in text(page) and "onsent was denied" in text(page), "the page says that and why it did not work", page)
+    holds("the page says that it did not work, and why", "did not work" in text(page) and "onsent was denied" in text(page), page)
     code = login.end()
     told = [line for line in login.said.splitlines() if line.startswith("CRITICAL ")]
-    check(code == 3 and len(told) == 1 and "consent was denied" in told[0], "login exits 3 and says the same", login.said)
-    check(tokens.read_text() == before, "the stored tokens stay")
+    holds("login exits 3 and says the same", code == 3 and len(told) == 1 and "consent was denied" in told[0], login.said)
+    holds("the stored tokens stay", tokens.read_text() == before)
     if pictures:
         login = Login(config, "--yes")
         picture(login.url, "denied.png")

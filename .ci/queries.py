@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Loads the fake account into Postgres and DuckDB twice, runs every query of docs/queries.md there, and compares the
-answers with what the account holds.
+"""Loads the fake account into Postgres and DuckDB, before and after a change, runs every query of docs/queries.md there, and
+compares the answers with the account.
 
 Needs cargo and Python; installs the targets and PostgreSQL as targets.py does.
 """
@@ -8,18 +8,17 @@ Needs cargo and Python; installs the targets and PostgreSQL as targets.py does.
 import collections
 import datetime
 import decimal
-import json
-import pathlib
 import re
 import sys
 
 sys.dont_write_bytecode = True
-from account import ROOT, Account, build, scratch
+from account import Account, build
+from common import ROOT, scratch
 from postgres import Postgres
 from targets import DuckDb, MeltanoPostgres, sync
 
 LONGEST = 15
-# What stands before a statement that is to be run after every load, and answers nothing.
+# The first line of a statement that runs after every load and has no answer.
 EVERY_LOAD = "-- Postgres and DuckDB, after every load"
 
 
@@ -40,7 +39,7 @@ def moment(text):
 
 
 class Truth:
-    """What the account holds, and what it says to each question."""
+    """The rows of the account, and the right answer to each question."""
 
     def __init__(self, account, before):
         self.before = before
@@ -53,7 +52,7 @@ class Truth:
         self.by_id = {contact["contact_id"]: contact for contact in self.contacts}
 
     def today(self):
-        """A day in the month after a campaign was sent, as which the queries are asked."""
+        """A day in the month after the last campaign was sent, which the queries use as `current_date`."""
         last = max(moment(campaign["last_sent_date"]) for campaign in self.campaigns if "last_sent_date" in campaign).date()
         return (last.replace(day=1) + datetime.timedelta(days=32)).replace(day=5)
 
@@ -171,7 +170,6 @@ class Truth:
                 sent[list_id].append(moment(campaign["last_sent_date"]))
         return [(names[list_id], len(times), max(times)) for list_id, times in sent.items()]
 
-
     def opened_last_month(self):
         end = self.today().replace(day=1)
         sent = {
@@ -208,8 +206,8 @@ class Truth:
 
 
 def plain(value):
-    """A value as both databases and the truth can be compared: moments in one form, numbers as numbers, and an empty
-    string as null, which target-duckdb makes of it."""
+    """A value in a form that can be compared: timestamps in one format, every number a float, and an empty string as null,
+    which target-duckdb makes of it."""
     if value == "":
         return None
     if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?", value):
@@ -258,7 +256,7 @@ def main():
                 continue
             expected = sorted_rows(truth.answers()[question]())
             if not expected:
-                raise SystemExit(f"{question}: the account has no answer, so that nothing is checked")
+                raise SystemExit(f"{question}: the right answer has no rows, so nothing would be checked")
             for database in first.removeprefix("-- ").split(" and "):
                 found = sorted_rows(databases[database](sql.replace("current_date", f"DATE '{today}'")))
                 asked[question] += 1
@@ -271,7 +269,7 @@ def main():
         if set(asked.values()) != {len(databases)} or len(asked) != len(truth.answers()):
             raise SystemExit(f"not {len(truth.answers())} questions to {len(databases)} databases: {dict(asked)}")
         if wrong:
-            raise SystemExit("a query does not say what the account holds")
+            raise SystemExit("a query gives a wrong answer")
 
 
 if __name__ == "__main__":

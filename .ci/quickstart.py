@@ -1,23 +1,23 @@
 #!/usr/bin/env python3
-"""Does what the README tells a reader: from a checkout to rows in Postgres, then what changed, under cron.
+"""Follows the README from a checkout to rows in Postgres, and then loads changes under cron.
 
-The commands are the README's own, as they stand there; a client plays the browser of the login. Only names, passwords
-and paths are other ones, since they are the reader's.
+The commands are read from the README; only names, passwords and paths are replaced. A client plays the browser of the
+login.
 """
 
 import json
 import os
-import pathlib
 import re
 import subprocess
 import sys
 import urllib.request
 
 sys.dont_write_bytecode = True
-from account import KEYS, ROOT, STREAMS, Account, build, scratch
-from postgres import Postgres, run
+from account import KEYS, STREAMS, Account, build
+from common import ROOT, run, scratch
+from postgres import Postgres
 
-# What the README leaves to pip, so that this check does not change by itself.
+# The README does not name a version; pinned, so that a new release does not break this check.
 PINNED = "meltanolabs-target-postgres==0.8.1\n"
 
 
@@ -26,7 +26,7 @@ class Readme:
         self.text = (ROOT / "README.md").read_text()
 
     def block(self, language, has):
-        """The one block of code that has these words."""
+        """The block of code that contains this."""
         found = [b for b in re.findall(rf"^```{language}\n(.*?)^```", self.text, re.M | re.S) if has in b]
         assert len(found) == 1, f"{len(found)} blocks of {language} have {has!r}"
         return found[0]
@@ -36,14 +36,14 @@ class Readme:
         return command
 
     def settings(self, has, **reader):
-        """A block of JSON with what the reader puts in for the example's values."""
+        """A block of JSON, with these values in place of those of the example."""
         shown = json.loads(self.block("json", has))
         assert reader.keys() <= shown.keys(), reader.keys() - shown.keys()
         return {**shown, **reader}
 
 
 class Playground:
-    """What the README lets run in another terminal."""
+    """The fake account that the README starts in another terminal."""
 
     def __init__(self, command, folder, environment):
         print(f"$ {command}", flush=True)
@@ -61,7 +61,7 @@ class Playground:
 
 
 class Shell:
-    """Commands as a reader types them, one after the other in one shell."""
+    """A shell that runs commands one after the other."""
 
     def __init__(self, folder, environment):
         self.process = subprocess.Popen(
@@ -81,14 +81,14 @@ class Shell:
                 assert end[2] == "0", f"ended with {end[2]}:\n{said}"
                 return said
             if line.strip().startswith("http") and "/authorize?" in line:
-                # The consent page of the fake account sends the browser straight on.
+                # The consent page of the fake account redirects at once.
                 page = urllib.request.urlopen(line.strip()).read().decode()
                 assert "You are logged in" in page, page
         raise SystemExit(f"the shell has ended:\n{said}")
 
 
 class Cron:
-    """What cron starts: in the home folder, with nothing of the reader's shell."""
+    """Runs the script as cron does: in the home folder, with a nearly empty environment."""
 
     def __init__(self, script):
         self.script = script
@@ -109,11 +109,11 @@ class Cron:
         assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done
 
     def bookmarks(self):
-        """What has been read; a run that is cut off may also say where it was."""
+        """The bookmarks. The rest of the state may change when a run is cut off."""
         return json.loads(self.state.read_text())["bookmarks"]
 
     def fails(self, file, wrong, code, says):
-        """With this in place of what stands in a file."""
+        """Runs once with this content in a file; checks exit code and message, and that the bookmarks stay."""
         right, state = file.read_text(), self.bookmarks()
         file.write_text(wrong)
         done = self.run()
@@ -133,7 +133,7 @@ def compare(postgres, account, when):
         failed |= loaded != expected
         print(f"{when:<24}{stream:<26}expected {len(expected):>6} loaded {len(loaded):>6}  {verdict}", flush=True)
     if failed:
-        raise SystemExit("Postgres does not hold what the account holds")
+        raise SystemExit("Postgres and the account differ")
 
 
 def main():
@@ -147,7 +147,7 @@ def main():
             "PIP_CONSTRAINT": str(folder / "pinned.txt"),
             "PIP_QUIET": "1",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-            # What was compiled once need not be again.
+            # Reuses what is already compiled.
             "CARGO_TARGET_DIR": str(ROOT / "target"),
             "PGHOST": "127.0.0.1",
             "PGPORT": str(postgres.port),
@@ -173,11 +173,10 @@ def main():
         assert re.search(r"tap-constant-contact \d+\.\d+\.\d+\n", version), version
         shell.type(readme.block("sh", "mkdir ../constant-contact"))
         config = readme.settings("token_file", client_id=account.config["client_id"], client_secret=account.config["client_secret"])
-        # The fake account lives elsewhere, and is young.
-        config |= {key: account.config[key] for key in ("api_url", "auth_url", "activity_lookback_days")}
+        config |= {key: account.config[key] for key in ("api_url", "auth_url")}
         (work / "config.json").write_text(json.dumps(config, indent=2))
         login, _, preflight = readme.block("sh", "login --config config.json").splitlines()[:3]
-        # What is typed next is not meant for it, which takes a pasted address.
+        # Without stdin, since login takes a line from it as a pasted address.
         assert "Logged in" in shell.type("</dev/null " + login)
         assert (work / "tokens.json").exists()
         assert "may be read" in shell.type(preflight)
@@ -203,7 +202,7 @@ def main():
             cron.succeeds()
             compare(postgres, account, day)
 
-        # What goes wrong is mailed, and costs no state. A tap whose target has gone ends with 141.
+        # A failure is printed (so cron mails it) and keeps the state. A tap whose target has ended exits with 141.
         elsewhere = json.dumps({**target, "database": "elsewhere"})
         cron.fails(work / "target.json", elsewhere, (1, 141), 'database "elsewhere" does not exist')
         missing = script.replace("tap-constant-contact\n", "tap-elsewhere\n", 1)
@@ -213,7 +212,7 @@ def main():
         cron.fails(work / "tokens.json", dead, (3,), "CRITICAL")
         cron.succeeds()
 
-        # Nothing of it stands in the checkout.
+        # Nothing was written into the checkout.
         left = shell.type(f"git -C {checkout} status --porcelain --ignored").split("\n")
         assert {line for line in left if line} <= {"!! .venv/"}, left
 
@@ -222,7 +221,7 @@ def main():
         with open(work / "some.jsonl", encoding="utf-8") as messages:
             streams = {json.loads(line).get("stream") for line in messages}
         assert streams - {None} == {"contacts", "contact_lists"}, (streams, log)
-        print("the README's quick start leads to the account's rows in Postgres")
+        print("the README's commands load the whole account into Postgres")
 
 
 if __name__ == "__main__":

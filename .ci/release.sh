@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds what is released for one target into dist/, a wheel and an archive with the same binary, and tries the binary:
+# Builds the release for one target into dist/: a wheel and an archive with the same binary. Then runs the binary.
 # `.ci/release.sh x86_64-unknown-linux-gnu`. Linux targets are linked with zig, against an old glibc or against musl.
 # Needs the Rust toolchain with that target, and Python.
 set -euo pipefail
@@ -24,7 +24,7 @@ bin=$work/venv/bin
 PATH=$bin:$PATH maturin build --release --locked --target "$target" ${linker[@]+"${linker[@]}"} --out "$work/wheel"
 wheel=$(echo "$work"/wheel/*.whl)
 
-# The archive's name is the one that Cargo.toml gives to cargo binstall.
+# Cargo.toml names this archive for cargo binstall.
 python3 -m zipfile --extract "$wheel" "$work/unpacked"
 archive=$work/archive
 mkdir -p "$archive/completions" "$archive/man"
@@ -35,7 +35,7 @@ chmod +x "$tap"
 for shell in bash zsh fish powershell elvish; do "$tap" completions "$shell" > "$archive/completions/$name.$shell"; done
 for command in "" login doctor; do "$tap" man $command > "$archive/man/$name${command:+-$command}.1"; done
 
-# With a pip that this wheel is for, else as it stands in the archive: a wheel for musl holds a static binary.
+# From the wheel if pip accepts it here, else from the archive: a wheel for musl has a static binary.
 if "$bin/python" -m pip install --no-index "$wheel" 2> "$work/log"; then
   tap=$bin/$(basename "$tap")
 elif [[ $target != *-musl ]]; then
@@ -46,7 +46,7 @@ fi
 "$tap" --discover | diff --strip-trailing-cr - catalog.example.json
 echo "ok  $target: $(basename "$wheel"): --version and --discover"
 if [ -n "${FAKE_ACCOUNT:-}" ]; then
-  # It serves until its stdin ends.
+  # The fake account serves until its stdin ends.
   coproc "$FAKE_ACCOUNT" serve "$work/play"
   read -r ready <&"${COPROC[0]}"
   [[ $ready = ready* ]]

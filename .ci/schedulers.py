@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Runs what docs/schedulers.md says: sync.sh, as it is told to end and for two accounts, GitHub's commands, Airflow and
-Dagster, with each exit code that they treat in a way of their own.
+"""Runs what docs/schedulers.md shows: sync.sh, ended by a signal and for two accounts, systemd's units, GitHub's commands,
+Airflow and Dagster; the schedulers with each exit code that they treat differently.
 
 Needs cargo and Python; installs the rest, in virtual environments and from Debian's packages. `.ci/schedulers.py` runs all,
-`.ci/schedulers.py NAME...` some, by the headings of the page.
+`.ci/schedulers.py NAME...` only those, by the headings of the page.
 """
 
 import json
@@ -16,7 +16,8 @@ import sys
 import time
 
 sys.dont_write_bytecode = True
-from account import KEYS, ROOT, STREAMS, Account, build, scratch
+from account import KEYS, STREAMS, Account, build
+from common import ROOT, environment_with, holds, run, scratch
 
 VERSIONS = {
     "target": "target-jsonl==0.1.4 setuptools==75.8.0",
@@ -36,21 +37,12 @@ def block(name, language, has=""):
     return found
 
 
-def holds(what, condition, detail=""):
-    print(f"{'ok' if condition else 'NOT'}  {what}", flush=True)
-    if not condition:
-        raise SystemExit(detail)
-
-
 def install(folder, name):
-    subprocess.run([sys.executable, "-m", "venv", folder / name], check=True)
-    pip = [folder / name / "bin/pip", "install", "-q", "--disable-pip-version-check"]
-    subprocess.run([*pip, *VERSIONS[name].split()], check=True)
-    return folder / name / "bin"
+    return environment_with(folder / name, *VERSIONS[name].split())
 
 
 class Job:
-    """A folder with sync.sh and what belongs to it, for an account of its own."""
+    """A folder with sync.sh, its configs, and a fake account."""
 
     def __init__(self, programs, loader, folder):
         self.folder = folder
@@ -76,7 +68,7 @@ class Job:
         (self.folder / "out").mkdir()
 
     def is_loaded(self):
-        """Whether the files hold the keys of the account's rows."""
+        """Whether the loaded files have the same keys as the account."""
         for stream in STREAMS:
             key = lambda row: tuple(row[name] for name in KEYS[stream])
             loaded = {key(json.loads(line)) for file in (self.folder / "out").glob(f"{stream}-*") for line in open(file, encoding="utf-8")}
@@ -84,24 +76,24 @@ class Job:
                 return False
         return True
 
-    def after(self, name, run):
-        """Runs the scheduler as after each code; `run` gives its verdict."""
+    def verdicts(self, name, schedule):
+        """What the scheduler makes of each exit code. `schedule` runs it and returns its verdict."""
         self.start_over()
         self.write({"max_requests": 60})
-        verdicts = {4: run()}
+        verdicts = {4: schedule()}
         holds(f"{name}: exit 4: {verdicts[4]}, and part of the rows", not self.is_loaded())
         self.write({})
         tokens = json.loads((self.folder / "tokens.json").read_text())
         (self.folder / "tokens.json").write_text(json.dumps({**tokens, "refresh_token": "dead", "access_token": None}))
-        verdicts[3] = run()
+        verdicts[3] = schedule()
         (self.folder / "tokens.json").write_text(json.dumps(tokens))
-        verdicts[0] = run()
+        verdicts[0] = schedule()
         holds(f"{name}: exit 0: {verdicts[0]}, and all rows", self.is_loaded())
         return verdicts
 
 
 def sync(jobs, folder):
-    """The script itself, told to end."""
+    """The script, ended by a signal."""
     job = jobs[0]
     job.write({"requests_per_second": 10})
     script = subprocess.Popen(["env", "-i", "PATH=/usr/bin:/bin", job.folder / "sync.sh"], stderr=subprocess.PIPE, text=True)
@@ -111,25 +103,25 @@ def sync(jobs, folder):
     time.sleep(1)
     script.send_signal(signal.SIGTERM)
     begun = time.monotonic()
-    said = script.communicate(timeout=60)[1]
+    log = script.communicate(timeout=60)[1]
     took = time.monotonic() - begun
-    holds(f"sync.sh: SIGTERM ends it within ten seconds ({took:.1f})", took < 10 and script.returncode == 143, (script.returncode, said))
+    holds(f"sync.sh: SIGTERM ends it within ten seconds ({took:.1f})", took < 10 and script.returncode == 143, (script.returncode, log))
     holds("sync.sh: SIGTERM: the tap has written its last state", "stopped by SIGTERM" in (job.folder / "tap.log").read_text())
     holds("sync.sh: SIGTERM: the target has stored it", "bookmarks" in json.loads((job.folder / "state.json").read_text()) and not job.is_loaded())
     job.write({})
-    subprocess.run([job.folder / "sync.sh"], check=True)
-    holds("sync.sh: the next run brings the rest", job.is_loaded())
+    run(job.folder / "sync.sh")
+    holds("sync.sh: the next run loads the rest", job.is_loaded())
 
 
 def systemd(jobs, folder):
     if not shutil.which("systemd-analyze"):
-        subprocess.run(["apt-get", "install", "-y", "-qq", "systemd"], check=True, stdout=subprocess.DEVNULL)
+        run("apt-get", "install", "-y", "-qq", "systemd", stdout=subprocess.DEVNULL)
     units = re.findall(r"`/etc/systemd/system/([\w.-]+)`", section("systemd"))
     for unit, text in zip(units, re.findall(r"^```ini\n(.*?)^```", section("systemd"), re.M | re.S), strict=True):
         text = text.replace(HOME, str(jobs[0].folder)).replace("User=me", "User=root")
         (folder / unit).write_text(text)
     done = subprocess.run(["systemd-analyze", "verify", *(folder / unit for unit in units)], capture_output=True, text=True)
-    holds("systemd: its units are read without a complaint", done.returncode == 0 and not done.stderr, done.stderr)
+    holds("systemd: systemd-analyze finds nothing wrong with the units", done.returncode == 0 and not done.stderr, done.stderr)
 
 
 def airflow(jobs, folder):
@@ -146,15 +138,15 @@ def airflow(jobs, folder):
         **os.environ, "AIRFLOW_HOME": str(folder / "airflow"), "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags), "PATH": f"{binaries}:{os.environ['PATH']}",
     }
-    subprocess.run([binaries / "airflow", "db", "migrate"], env=environment, check=True, capture_output=True)
+    run(binaries / "airflow", "db", "migrate", env=environment, capture_output=True)
 
-    def run():
+    def schedule():
         done = subprocess.run([binaries / "python", dags / "constant_contact.py"], env=environment, capture_output=True, text=True)
         found = re.search(r"verdict \['(.*)'\]", done.stdout)
         assert found, done.stdout[-3000:] + done.stderr[-3000:]
         return found[1]
 
-    verdicts = job.after("Airflow", run)
+    verdicts = job.verdicts("Airflow", schedule)
     holds("Airflow: it skips on 4 and does not succeed on 3", verdicts[4] == "skipped" and verdicts[3] in ("failed", "up_for_retry") and verdicts[0] == "success", verdicts)
 
 
@@ -165,13 +157,13 @@ def dagster(jobs, folder):
     environment = {**os.environ, "DAGSTER_HOME": str(folder / "dagster"), "DO_NOT_TRACK": "1", "DAGSTER_DISABLE_TELEMETRY": "1"}
     (folder / "dagster").mkdir()
 
-    def run():
+    def schedule():
         command = [binaries / "dagster", "asset", "materialize", "--select", "constant_contact", "-f", file]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         text = done.stdout + done.stderr
         return "failed" if done.returncode else "succeeded with a warning" if "calls are used up" in text else "succeeded"
 
-    verdicts = job.after("Dagster", run)
+    verdicts = job.verdicts("Dagster", schedule)
     holds("Dagster: it warns of 4 and fails on 3", verdicts == {4: "succeeded with a warning", 3: "failed", 0: "succeeded"}, verdicts)
     listed = subprocess.run([binaries / "dagster", "schedule", "list", "-f", file], env=environment, capture_output=True, text=True)
     holds("Dagster: it knows the schedule", "15 2 * * *" in listed.stdout, listed.stdout + listed.stderr)
@@ -188,13 +180,13 @@ def actions(jobs, folder):
         (folder / "bin" / name).symlink_to(path)
     environment = {**os.environ, "TARGET": json.dumps({"destination_path": "out"}), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
 
-    def run():
+    def schedule():
         settings = json.loads((job.folder / "config.json").read_text())
         given = {f"TAP_CONSTANT_CONTACT_{name.upper()}": str(value) for name, value in settings.items()}
         done = subprocess.run(["bash", "-c", commands], cwd=job.folder, env={**environment, **given}, capture_output=True, text=True)
         return f"ended with {done.returncode}"
 
-    verdicts = job.after("GitHub Actions", run)
+    verdicts = job.verdicts("GitHub Actions", schedule)
     holds("GitHub Actions: it fails on 3 alone", verdicts == {4: "ended with 0", 3: "ended with 1", 0: "ended with 0"}, verdicts)
 
 
@@ -203,7 +195,7 @@ def accounts(jobs, folder):
         job.start_over()
         job.write({})
     loop = block("Several accounts", "sh").replace(HOME, str(jobs[0].folder.parent))
-    subprocess.run(["bash", "-c", loop], check=True)
+    run("bash", "-c", loop)
     holds("several accounts: each has its rows", all(job.is_loaded() for job in jobs))
 
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Loads the fake account into real targets, first whole, then what changed, and compares what they stored with what
-the account holds. Exit codes prove nothing: some targets lose rows and end with 0. The views of docs/sql are made over
-what they stored. Configs and install lines are those of docs/targets.md; `UPDATE=1 .ci/targets.py` rewrites its table.
+"""Loads the fake account into real targets, first all of it, then what changed, and compares the stored rows with the
+account, since some targets lose rows and exit with 0. Also checks the views of docs/sql on the stored tables. Configs and
+install lines are those of docs/targets.md; `UPDATE=1 .ci/targets.py` rewrites its table.
 
 Needs cargo and Python; installs the rest: the targets in virtual environments, PostgreSQL from Debian's packages.
-`.ci/targets.py NAME...` runs some of them only.
+`.ci/targets.py NAME...` runs only those targets.
 """
 
 import ast
@@ -13,15 +13,15 @@ import datetime
 import glob
 import json
 import os
-import pathlib
 import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 sys.dont_write_bytecode = True
-from account import KEYS, ROOT, STREAMS, Account, build, scratch
-from postgres import Postgres, run
+from account import KEYS, STREAMS, Account, build
+from common import ROOT, environment_with, run, scratch
+from postgres import Postgres
 
 csv.field_size_limit(1 << 30)
 
@@ -32,7 +32,7 @@ COLUMNS = ("email_address", "custom_fields", "list_memberships", "created_at")
 
 
 def shown(has, **reader):
-    """The config on the page that has this setting, with what the reader puts in for the example's values."""
+    """The config on the page that has this setting, with these values in place of those of the example."""
     configs = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", PAGE.read_text(), re.M | re.S)]
     (config,) = [config for config in configs if has in config]
     assert reader.keys() <= config.keys(), reader.keys() - config.keys()
@@ -40,17 +40,17 @@ def shown(has, **reader):
 
 
 class Target:
-    """How one target is installed, configured and looked into."""
+    """How to install and configure a target, and how to read what it stored."""
 
     name = requirements = program = ""
-    # Whether a row that comes again takes the place of the old one; `again` says it where that is not for the target to say.
+    # Whether a repeated row replaces the old one. `again` replaces the words for it in the table.
     upserts = False
     again = ""
-    # Whether what it wrote to stdout is the last state.
+    # Whether it writes the last state to stdout.
     state = True
-    # What it makes of an object, a list of objects, a list of strings, and a time.
+    # The types that it gives to an object, a list of objects, a list of strings, and a timestamp.
     kinds = ("JSON", "JSON", "JSON", "as written")
-    # What it is known to alter, and `text` how.
+    # What it changes in values; `text` does the same to a string.
     alters = "nothing"
 
     @staticmethod
@@ -59,19 +59,18 @@ class Target:
 
     @staticmethod
     def nested(given):
-        """A stored object or array as JSON has it."""
+        """A stored object or list, as JSON."""
         return json.loads(given) if isinstance(given, str) else given
 
     def __init__(self, folder, postgres):
         self.folder, self.postgres = folder, postgres
         self.out = folder / "out"
         self.out.mkdir(parents=True)
-        # One for all that need the same.
+        # Targets with the same requirements share a virtual environment.
         self.venv = folder.parent / f"venv of {self.requirements.split()[0]}"
 
     def install(self):
-        run(sys.executable, "-m", "venv", self.venv)
-        run(self.venv / "bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check", *self.requirements.split())
+        environment_with(self.venv, *self.requirements.split())
 
     def command(self):
         config = self.folder / "config.json"
@@ -80,11 +79,11 @@ class Target:
 
     @staticmethod
     def shape(properties, records):
-        """The columns that it makes of these, with their values."""
+        """The columns and rows that it makes of a stream's properties and records."""
         return properties, records
 
     def kinds_found(self):
-        """`kinds` as its database has them."""
+        """`kinds`, as read from its database."""
         return self.kinds
 
     def load(self, messages):
@@ -199,7 +198,7 @@ class PipelinePostgres(MeltanoPostgres):
 
 class DuckDb(Target):
     name, program, upserts = "target-duckdb", "target-duckdb", True
-    # Newer ones make it lose the first row of each batch, and end with 0.
+    # With a newer duckdb it loses the first row of each batch and exits with 0.
     requirements = "target-duckdb==0.8.0 duckdb==1.0.0 setuptools==75.8.0"
     kinds = ("`JSON`", "`JSON`", "`JSON`", "`TIMESTAMP`, UTC")
     alters = "an empty string becomes null"
@@ -212,7 +211,7 @@ class DuckDb(Target):
         return shown("filepath", filepath=str(self.out / "db.duckdb"), default_target_schema="tap")
 
     def ask(self, sql, file=None):
-        """The rows that the last of these statements gives."""
+        """The rows of the last of these statements."""
         script = (
             "import duckdb, json, sys\n"
             "cursor = duckdb.connect(sys.argv[1]).execute(sys.argv[2])\n"
@@ -235,7 +234,7 @@ class DuckDb(Target):
 
 
 class Newest(Csv):
-    """Not a target: what the views of docs/sql/newest_rows.sql show of what one has appended."""
+    """Not a target: the views of docs/sql/newest_rows.sql, over the files of one that appends."""
 
     name, upserts = "newest_rows.sql over CSV", True
 
@@ -250,7 +249,7 @@ class Newest(Csv):
 
 
 class Stitch(Target):
-    name, program, state, again = "target-stitch --dry-run", "target-stitch", False, "Stitch's matter"
+    name, program, state, again = "target-stitch --dry-run", "target-stitch", False, "decided by Stitch"
     requirements = "target-stitch==4.0.3 setuptools==75.8.0"
 
     def config(self):
@@ -284,7 +283,7 @@ class CheckTap(Target):
             out.write(text)
         return text
 
-    # It stores nothing: its count of the messages is all there is.
+    # It stores nothing and only counts the messages.
     rows = None
 
     def counts(self):
@@ -297,7 +296,8 @@ class CheckTap(Target):
 
 
 def value(schema, given):
-    """A value as it is to be compared: targets keep moments with and without zone, and numbers as text in files."""
+    """A value in a form that can be compared: targets store timestamps with and without a zone, and files have numbers as
+    text."""
     types = schema.get("type", [])
     if given is None:
         return None
@@ -315,7 +315,7 @@ def value(schema, given):
 
 
 def compare(target, stream, schema, keys, records, truth):
-    """The numbers of the table, and what is wrong."""
+    """Compares what a target stored of one stream. Returns the numbers for the report, and what is wrong."""
     wrong = []
     if target.rows is None:
         loaded = target.counts()[stream]
@@ -337,7 +337,7 @@ def compare(target, stream, schema, keys, records, truth):
         wrong.append("not the account's rows")
     columns = {name for row in rows[:1] for name in row if not name.startswith("_sdc_")}
     if target.name == "target-jsonl" or target.name.startswith("target-stitch"):
-        # They store records as they are, where an object may be left out.
+        # They store records unchanged, and a record may leave out an object.
         columns = {name for row in rows for name in row}
     expected_columns = {name for name in properties if any(name in record for record in records)}
     if not expected_columns <= columns:
@@ -379,7 +379,7 @@ def check_page(kinds):
 
 
 def views(account):
-    """What each view of docs/sql/postgres_views.sql has to show of the account."""
+    """The rows that each view of docs/sql/postgres_views.sql must have."""
     contacts, campaigns = account.truth("contacts"), account.truth("email_campaigns")
     lists = {one["list_id"]: one["name"] for one in account.truth("contact_lists")}
 
@@ -445,7 +445,7 @@ def views(account):
 
 
 def compare_views(postgres, account):
-    """Prints a line for each view; true where one is wrong."""
+    """Prints a line for each view. Returns whether one is wrong."""
     moment = {"type": [], "format": "date-time"}
 
     def plain(row):
@@ -468,7 +468,7 @@ def compare_views(postgres, account):
 
 
 def demo(programs, target):
-    """Pipes the demonstration into a target, and compares the rows with the messages."""
+    """Pipes `cargo demo` into a target, and compares the rows with the messages."""
     messages = target.out / "messages.jsonl"
     with open(messages, "wb") as out:
         run(programs / "fake-account", stdout=out, stderr=subprocess.DEVNULL)
@@ -486,7 +486,7 @@ def demo(programs, target):
 
 
 def sync(programs, account, state, out):
-    """One run of the tap; gives its messages and the value of its last STATE."""
+    """Runs the tap. Returns its messages and the value of its last STATE."""
     command = [programs / "tap-constant-contact", "--config", account.folder / "config.json"]
     if state is not None:
         (account.folder / "state.json").write_text(json.dumps(state))
@@ -526,7 +526,7 @@ def main():
                     failed = True
                     print(f"{target.name} ended with another state than the tap: {told[-1]}")
                 if kind is MeltanoPostgres:
-                    # Before the second load too, which they must not hinder.
+                    # Before the second load too, which must work with the views there.
                     postgres.psql("-f", ROOT / "docs/sql/postgres_views.sql", schema=target.schema)
             if target.kinds_found() != target.kinds:
                 failed = True
@@ -545,12 +545,12 @@ def main():
         if MeltanoPostgres in targets:
             failed |= compare_views(postgres, account)
         if Jsonl in targets:
-            # Into a folder where nothing is yet.
+            # Into an empty folder.
             targets[Jsonl].out = folder / "demo"
             targets[Jsonl].out.mkdir()
             demo(programs, targets[Jsonl])
         if failed:
-            raise SystemExit("a target does not hold what the account holds")
+            raise SystemExit("a target and the account differ")
 
 
 if __name__ == "__main__":

@@ -68,18 +68,19 @@ impl Error {
 
     /// The same error, with the place in front of its text.
     #[must_use]
-    pub fn context(self, what: impl std::fmt::Display) -> Error {
-        match self {
-            Error::Usage(e) => Error::Usage(format!("{what}: {e}")),
-            Error::Credentials(e) => Error::Credentials(format!("{what}: {e}")),
-            Error::Forbidden(e) => Error::Forbidden(format!("{what}: {e}")),
-            Error::NotFound(e) => Error::NotFound(format!("{what}: {e}")),
-            Error::Refused(e) => Error::Refused(format!("{what}: {e}")),
-            Error::Failed(e) => Error::Failed(format!("{what}: {e}")),
-            Error::Quota(e) => Error::Quota(format!("{what}: {e}")),
-            Error::LosesData(e) => Error::LosesData(format!("{what}: {e}")),
-            Error::Closed => Error::Closed,
+    pub fn context(mut self, what: impl std::fmt::Display) -> Error {
+        match &mut self {
+            Error::Usage(text)
+            | Error::Credentials(text)
+            | Error::Forbidden(text)
+            | Error::NotFound(text)
+            | Error::Refused(text)
+            | Error::Failed(text)
+            | Error::Quota(text)
+            | Error::LosesData(text) => *text = format!("{what}: {text}"),
+            Error::Closed => {}
         }
+        self
     }
 }
 

@@ -126,6 +126,38 @@ where
     outcome
 }
 
+/// Like [`in_order`], for parents that yield one small item each, or an error.
+///
+/// # Errors
+/// What `each` returns.
+pub(crate) fn map_in_order<P, T>(
+    parents: Vec<P>,
+    workers: usize,
+    fetch: impl Fn(usize, &P) -> Result<T> + Send + Sync + 'static,
+    mut each: impl FnMut(&P, Result<T>) -> Result<()>,
+) -> Result<()>
+where
+    P: Send + Sync + 'static,
+    T: Send + 'static,
+{
+    let fetch_one = move |priority: usize, parent: &P, push: &mut dyn FnMut(T) -> bool| {
+        push(fetch(priority, parent)?);
+        Ok(())
+    };
+    // The number of workers limits how many are fetched ahead.
+    in_order(
+        parents,
+        workers,
+        |_| 1,
+        fetch_one,
+        |parent, step| match step {
+            Step::Item(item) => each(parent, Ok(item)),
+            Step::End(Err(e)) => each(parent, Err(e)),
+            Step::End(Ok(())) => Ok(()),
+        },
+    )
+}
+
 fn take<T>(handover: &Handover<T>, state: &mut Fetched<T>, step: Step<T>, weigh: fn(&T) -> usize) -> Step<T> {
     match &step {
         Step::Item(item) => state.held -= weigh(item),

@@ -143,6 +143,11 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
+/// The value of a field that may be null or missing. Serde lets only an `Option` be missing.
+fn nullable<'de, D: Deserializer<'de>>(d: D) -> Result<Value, D::Error> {
+    Option::<Value>::deserialize(d).map(Option::unwrap_or_default)
+}
+
 /// The text of any JSON value but null.
 fn text(value: Value) -> Option<Box<str>> {
     Some(match value {
@@ -197,13 +202,13 @@ fn integral(v: f64) -> Option<i64> {
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Value::deserialize(d).map(|value| Text(text(value)))
+        nullable(d).map(|value| Text(text(value)))
     }
 }
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        match Value::deserialize(d)? {
+        match nullable(d)? {
             Value::Null => Ok(Timestamp(None)),
             value => timestamp(value).map(|at| Timestamp(Some(at))).ok_or_else(|| D::Error::custom("not a timestamp")),
         }
@@ -212,7 +217,7 @@ impl<'de> Deserialize<'de> for Timestamp {
 
 impl<'de> Deserialize<'de> for Integer {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        match Value::deserialize(d)? {
+        match nullable(d)? {
             value if is_blank(&value) => Ok(Integer(None)),
             value => integer(&value).map(|n| Integer(Some(n))).ok_or_else(|| D::Error::custom("not an integer")),
         }
@@ -221,7 +226,7 @@ impl<'de> Deserialize<'de> for Integer {
 
 impl<'de> Deserialize<'de> for Flag {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        match Value::deserialize(d)? {
+        match nullable(d)? {
             value if is_blank(&value) => Ok(Flag(None)),
             value => flag(&value).map(|flag| Flag(Some(flag))).ok_or_else(|| D::Error::custom("not true or false")),
         }

@@ -1,11 +1,14 @@
 //! What the calls to both servers share: the agent, the retry schedule, and the wording of network errors.
 
+use std::sync::mpsc;
 use std::time::Duration;
-use std::{fmt, io};
+use std::{fmt, io, thread};
 
 use chrono::{DateTime, Utc};
-use ureq::http::HeaderMap;
-use ureq::{Proxy, ProxyProtocol};
+use ureq::http::{HeaderMap, Uri};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{Connector, NextTimeout, time};
+use ureq::{Agent, Proxy, ProxyProtocol};
 use url::Url;
 
 use crate::config::{Config, is_loopback};
@@ -14,12 +17,12 @@ use crate::error::{Error, Result};
 /// The longest wait that a server's `Retry-After` can ask for.
 const LONGEST_HOLD: Duration = Duration::from_secs(300);
 
-/// Builds the agent that calls one server.
+/// Builds the agent that calls one server, over connections from `connector`.
 ///
 /// # Errors
 /// `Usage` when the environment names a proxy that cannot be used.
-pub(crate) fn agent(config: &Config, server: &Url) -> Result<ureq::Agent> {
-    let builder = ureq::Agent::config_builder()
+pub(crate) fn agent(config: &Config, server: &Url, connector: impl Connector) -> Result<Agent> {
+    let builder = Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
         .max_redirects_will_error(false)
@@ -33,7 +36,31 @@ pub(crate) fn agent(config: &Config, server: &Url) -> Result<ureq::Agent> {
         .tls_config(ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build());
     // A proxy would take "localhost" for its own machine, and would see the token, since http is not encrypted.
     let proxy = if is_loopback(server) { None } else { proxy_for(server)? };
-    Ok(builder.proxy(proxy).build().into())
+    Ok(Agent::with_parts(builder.proxy(proxy).build(), connector, Lookup))
+}
+
+/// Looks up names on a thread of its own, which ends the wait for one in time. The library's way to do so panics where no
+/// thread can be had; this one then waits for as long as the system does.
+#[derive(Debug)]
+struct Lookup;
+
+impl Resolver for Lookup {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &ureq::config::Config,
+        timeout: NextTimeout,
+    ) -> std::result::Result<ResolvedSocketAddrs, ureq::Error> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let (uri, config) = (uri.clone(), config.clone());
+        let no_limit = NextTimeout { after: time::Duration::NotHappening, ..timeout };
+        let look_up = move || DefaultResolver::default().resolve(&uri, &config, no_limit);
+        let on_thread = look_up.clone();
+        match thread::Builder::new().spawn(move || sender.send(on_thread())) {
+            Ok(_) => receiver.recv_timeout(*timeout.after).unwrap_or(Err(ureq::Error::Timeout(timeout.reason))),
+            Err(_) => look_up(),
+        }
+    }
 }
 
 /// The proxy that the environment names for a server.

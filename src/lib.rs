@@ -58,7 +58,7 @@ use std::sync::Arc;
 
 use chrono::Utc;
 
-use crate::catalog::{Catalog, Entry};
+use crate::catalog::Catalog;
 use crate::cli::{Command, Format};
 use crate::client::Client;
 use crate::config::{Config, Kind, Source, command, quoted, read_as, sources, written_back};
@@ -98,8 +98,9 @@ pub fn parse_and_write_contacts(page: &str, out: &mut impl Write) -> std::io::Re
     streams::parse_and_write_contacts(page, out)
 }
 
+/// Does what the arguments say: describes the tap, logs in, examines the account, tries the login, or syncs.
 fn act(args: &Args, output: Output) -> Result<()> {
-    let (is_stdout, is_terminal) = (matches!(output, Output::Stdout), output.is_terminal());
+    let stdout = Stdout { is_target: matches!(output, Output::Stdout), is_terminal: output.is_terminal() };
     let messages = Arc::new(Messages::new(output));
     // Orchestrators pass all flags together: what needs none of the files comes first and does not look at them.
     if args.about {
@@ -110,20 +111,45 @@ fn act(args: &Args, output: Output) -> Result<()> {
         Some(Command::Man { command }) => return messages.answer(&about::manual(command.as_deref())?),
         Some(Command::Login(_) | Command::Doctor(_)) | None => {}
     }
-    let entries: Vec<Entry> = streams::ALL
-        .iter()
-        .map(|source| &source.stream)
-        .map(|s| Entry { name: s.name, keys: s.keys, replication_key: s.replication_key, schema: (s.schema)() })
-        .collect();
     if args.discover {
-        messages.catalog(&catalog::discover(&entries))?;
-        if stderr().is_terminal() {
-            let configs: Vec<String> = args.config.iter().map(|path| path.display().to_string()).collect();
-            let example = command(&configs, &streams::example_selection());
-            logger::say(&format!("To read a part of this: {example}"));
-        }
-        return Ok(());
+        return discover(args, &messages);
     }
+    let (mut config, config_file) = settings(args)?;
+    match &args.command {
+        Some(Command::Login(options)) => return login::login(&config, config_file, options, &messages),
+        Some(Command::Doctor(options)) => {
+            let most = config.max_requests.map_or(doctor::MOST_CALLS, |most| most.min(doctor::MOST_CALLS));
+            config.max_requests = Some(most);
+            let client = client(&config, config_file, &messages)?;
+            return doctor::examine(&config, &client, options, &messages);
+        }
+        _ => {}
+    }
+    let catalog = selection(args)?;
+    if args.test {
+        if !matches!(args.format, Format::Text | Format::Json) {
+            return Err(Error::Usage("--test answers as text or json: use --format json, or no --format".into()));
+        }
+        let client = client(&config, config_file, &messages)?;
+        return preflight::test(&config, &client, &catalog, args.format, &messages);
+    }
+    let state = bookmarks(args, &catalog)?;
+    sync(&config, config_file, &catalog, state, &messages, stdout)
+}
+
+/// Writes the catalog, and says on a terminal how to read a part of it.
+fn discover(args: &Args, messages: &Messages) -> Result<()> {
+    messages.catalog(&catalog::discover(streams::all()))?;
+    if stderr().is_terminal() {
+        let configs: Vec<String> = args.config.iter().map(|path| path.display().to_string()).collect();
+        let example = command(&configs, &streams::example_selection());
+        logger::say(&format!("To read a part of this: {example}"));
+    }
+    Ok(())
+}
+
+/// The settings, and the config file that new tokens may be written to.
+fn settings(args: &Args) -> Result<(Config, Option<PathBuf>)> {
     let sources = match &args.command {
         Some(Command::Login(options)) => sources(&login::complete(args.config.clone(), options.device)?)?,
         _ => sources(&args.config)?,
@@ -134,42 +160,41 @@ fn act(args: &Args, output: Output) -> Result<()> {
     let mut warnings = Vec::new();
     let config = Config::parse(&sources, Utc::now(), &mut warnings);
     warn(&warnings);
-    let config = config?;
-    let config_file = written_back(&sources);
-    if let Some(Command::Login(options)) = &args.command {
-        return login::login(&config, config_file, options, &messages);
-    }
-    if let Some(Command::Doctor(options)) = &args.command {
-        let mut config = config;
-        config.max_requests = Some(config.max_requests.map_or(doctor::MOST_CALLS, |most| most.min(doctor::MOST_CALLS)));
-        let client = client(&config, config_file, &messages)?;
-        return doctor::examine(&config, &client, options, &messages);
-    }
-    let catalog = selection(args, &entries)?;
-    if args.test {
-        if !matches!(args.format, Format::Text | Format::Json) {
-            return Err(Error::Usage("--test answers as text or json: use --format json, or no --format".into()));
-        }
-        let client = client(&config, config_file, &messages)?;
-        return preflight::test(&config, &client, &catalog, args.format, &messages);
-    }
-    let state = bookmarks(args, &catalog)?;
-    let client = Arc::new(Client::new(&config, config_file)?);
+    Ok((config?, written_back(&sources)))
+}
+
+/// What is known of stdout.
+#[derive(Clone, Copy)]
+struct Stdout {
+    /// Whether the messages go there.
+    is_target: bool,
+    is_terminal: bool,
+}
+
+fn sync(
+    config: &Config,
+    config_file: Option<PathBuf>,
+    catalog: &Catalog,
+    state: State,
+    messages: &Arc<Messages>,
+    stdout: Stdout,
+) -> Result<()> {
+    let client = Arc::new(Client::new(config, config_file)?);
     let progress = Progress::start(client.call_count(), config.requests_per_second);
     let (renewing, ended) = (Arc::clone(&client), Arc::clone(&progress));
     let ending = Ending {
         log_summary: Arc::new(move || ended.log_summary()),
         advice: ". All rows before the last STATE are safe; run again with the last STATE to continue",
-        ..Ending::new(&messages, move || renewing.is_renewing())
+        ..Ending::new(messages, move || renewing.auth.is_renewing())
     };
-    if is_stdout {
+    if stdout.is_target {
         signals::end_on_closed_stdout(Arc::clone(&ending.is_renewing));
     }
     signals::end_on_signals(ending)?;
-    let outcome = sync::sync(&config, &client, &catalog, state, &messages, &progress);
+    let outcome = sync::sync(config, &client, catalog, state, messages, &progress);
     // Another thread may be refreshing the tokens. The old refresh token has been used, so the new one must reach the disk.
-    client.settle();
-    if is_terminal && outcome.is_ok() {
+    client.auth.settle();
+    if stdout.is_terminal && outcome.is_ok() {
         let words: Vec<String> = std::env::args_os().map(|word| quoted(&word.to_string_lossy())).collect();
         ::log::info!("these messages are for a target; pipe them into one: {} | target-jsonl", words.join(" "));
     }
@@ -180,29 +205,30 @@ fn act(args: &Args, output: Output) -> Result<()> {
 fn client(config: &Config, config_file: Option<PathBuf>, messages: &Arc<Messages>) -> Result<Arc<Client>> {
     let client = Arc::new(Client::new(config, config_file)?);
     let renewing = Arc::clone(&client);
-    signals::end_on_signals(Ending::new(messages, move || renewing.is_renewing()))?;
+    signals::end_on_signals(Ending::new(messages, move || renewing.auth.is_renewing()))?;
     Ok(client)
 }
 
 /// The streams and fields to read: from the catalog, the patterns, or all.
-fn selection(args: &Args, entries: &[Entry]) -> Result<Catalog> {
+fn selection(args: &Args) -> Result<Catalog> {
+    let streams: Vec<&Stream> = streams::all().collect();
     let mut catalog = match &args.catalog {
         Some(path) => {
             let text = read_as(Kind::Catalog, path)?;
-            let (catalog, warnings) = Catalog::parse(&text, entries).map_err(|e| e.context(path.display()))?;
+            let (catalog, warnings) = Catalog::parse(&text, &streams).map_err(|e| e.context(path.display()))?;
             warn(&warnings.iter().map(|warning| format!("{}: {warning}", path.display())).collect::<Vec<_>>());
             catalog
         }
-        None if args.select.is_empty() => Catalog::all(entries),
-        None => Catalog::select(&args.select, entries)?,
+        None if args.select.is_empty() => Catalog::all(&streams),
+        None => Catalog::select(&args.select, &streams)?,
     };
-    catalog.read_full_table(&args.full_table, entries)?;
+    catalog.read_full_table(&args.full_table, &streams)?;
     Ok(catalog)
 }
 
 /// How far earlier runs got.
 fn bookmarks(args: &Args, catalog: &Catalog) -> Result<State> {
-    let streams: Vec<&Stream> = streams::ALL.iter().map(|source| &source.stream).collect();
+    let streams: Vec<&Stream> = streams::all().collect();
     let selected: Vec<&Stream> = streams.iter().copied().filter(|s| catalog.get(s.name).is_some()).collect();
     let Some(path) = &args.state else { return Ok(State::new(&selected)) };
     let text = read_as(Kind::State, path)?;

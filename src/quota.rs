@@ -18,6 +18,13 @@ pub(crate) fn calls_in_words(calls: u64) -> String {
     format!("{calls} call{}", if calls == 1 { "" } else { "s" })
 }
 
+/// How many runs of `most` calls each it takes to make this many, in words. The first calls of each run, for the plan and
+/// the lists, come on top.
+pub(crate) fn runs_in_words(calls: u64, most: u64) -> String {
+    let runs = calls.div_ceil(most);
+    format!("{runs} run{}", if runs == 1 { "" } else { "s" })
+}
+
 /// An estimated time, in the largest unit of which it is at least one and a half.
 pub(crate) fn in_words(time: Duration) -> String {
     let seconds = time.as_secs_f64().ceil();

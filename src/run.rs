@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::catalog::{Catalog, Mask};
-use crate::client::{Client, Oddities};
+use crate::client::Client;
 use crate::config::{Config, Route};
 use crate::error::{Error, Result};
 use crate::extent::{Extent, Fields};
@@ -32,7 +32,7 @@ pub(crate) struct Run<'a> {
     pub(crate) state: State,
     /// The streams whose SCHEMA is written, each with the progress line that counts its records.
     begun: BTreeMap<&'static str, Arc<Line>>,
-    odd_rows: OddRows,
+    pub(crate) odd_rows: OddRows,
     /// Streams that are finished before their turn, because another stream's read included them.
     finished: BTreeSet<&'static str>,
     last_state: Instant,
@@ -101,14 +101,9 @@ impl<'a> Run<'a> {
         }
         log::info!("{}: reading", stream.name);
         self.begun.insert(stream.name, self.progress.line(stream.name));
-        let mut schema = (stream.schema)();
+        let mut schema = stream.schema.clone();
         self.mask(stream).prune_schema(&mut schema);
         self.messages.schema(stream.name, &schema, stream.keys, stream.replication_key)
-    }
-
-    /// Sets how many records a stream will have, according to the service's count.
-    pub(crate) fn set_total(&self, stream: &Stream, records: u64) {
-        self.progress.line(stream.name).set_total(records);
     }
 
     /// Writes one record; `extracted` is when its page was read.
@@ -124,24 +119,6 @@ impl<'a> Run<'a> {
                 self.messages.record(stream.name, &record, extracted)
             }
         }
-    }
-
-    /// Counts the rows of a page, and warns about odd ones.
-    pub(crate) fn note_oddities(&mut self, stream: &Stream, rows: usize, oddities: &Oddities) {
-        self.odd_rows.note(stream, rows, oddities);
-    }
-
-    /// Logs how many odd rows a stream had in all.
-    ///
-    /// # Errors
-    /// `Failed` if so many rows were unusable that the service must have changed. The bookmark must not move then.
-    pub(crate) fn check_oddities(&mut self, stream: &Stream) -> Result<()> {
-        self.odd_rows.check(stream)
-    }
-
-    /// Whether so many rows of a stream were unusable so far that neither its bookmark nor its resume point may move.
-    pub(crate) fn is_too_odd(&self, stream: &Stream) -> bool {
-        self.odd_rows.is_too_odd(stream)
     }
 
     /// The number of records of a stream and the time they took; also logs the metrics.
@@ -203,7 +180,7 @@ impl<'a> Run<'a> {
 
     /// The rows and fields that this run reads of a stream. `route` is for a contact report.
     fn extent(&self, stream: &Stream, route: Option<Route>) -> Extent {
-        let left_out = self.mask(stream).left_out(&(stream.schema)());
+        let left_out = self.mask(stream).left_out(&stream.schema);
         let by_contact = route == Some(Route::Contacts);
         let is_filled = |path: &String| !(by_contact && stream.only_by_campaign.contains(&path.as_str()));
         let deselected: Fields = left_out.into_iter().filter(is_filled).collect();
@@ -275,43 +252,15 @@ impl<'a> Run<'a> {
         start.into_iter().chain(self.bookmark(stream)).min()
     }
 
-    /// Whether all contacts must be read: there is no bookmark, or the last complete read is too long ago.
-    pub(crate) fn contacts_are_due(&self, stream: &Stream, now: DateTime<Utc>) -> bool {
-        let days = self.config.contacts_full_refresh_days;
-        self.bookmark(stream).is_none() || self.state.bookmark(stream).is_full_refresh_due(now, days)
-    }
-
-    /// Records in the bookmark, after [`Run::advance_bookmark`], that all contacts were read.
-    pub(crate) fn note_full_refresh(&mut self, stream: &Stream) {
-        self.state.bookmark_mut(stream).note_full_refresh();
-    }
-
-    /// Records in the bookmark, after [`Run::advance_bookmark`], that some contacts may have been missed, so that the
-    /// next run reads all of them again.
-    pub(crate) fn note_missed_contacts(&mut self, stream: &Stream) {
-        self.state.bookmark_mut(stream).note_missed_contacts();
-    }
-
     /// Moves the stream's bookmark: everything up to `until` less the overlap has been written.
     pub(crate) fn advance_bookmark(&mut self, stream: &Stream, until: DateTime<Utc>, overlap: TimeDelta) {
         let since = Start(self.since(stream, until));
         self.advance(stream, since, until - overlap, None);
     }
 
-    /// Moves the bookmark of a report: everything from `since` to `until` less the overlap has been written.
-    pub(crate) fn advance_report(
-        &mut self,
-        stream: &Stream,
-        since: Option<DateTime<Utc>>,
-        until: DateTime<Utc>,
-        overlap: TimeDelta,
-        route: Route,
-    ) {
-        self.advance(stream, Start(since), until - overlap, Some(route));
-    }
-
-    /// Moves the bookmark, and removes the resume point if it is of this read.
-    fn advance(&mut self, stream: &Stream, since: Start, to: DateTime<Utc>, route: Option<Route>) {
+    /// Moves the bookmark to `to`, after everything from `since` up to there was written, and removes the resume point if it
+    /// is of this read.
+    pub(crate) fn advance(&mut self, stream: &Stream, since: Start, to: DateTime<Utc>, route: Option<Route>) {
         let mut terms = self.terms(stream, route);
         if let Some(resume) = self.resume(stream) {
             terms.deselected = terms.deselected.map(|fields| fields.union(&resume.deselected));
@@ -396,7 +345,7 @@ impl<'a> Run<'a> {
 
     /// Stores the resume point of a stream, with the settings of this run filled in.
     pub(crate) fn note_progress(&mut self, stream: &Stream, reached: Resume) {
-        if self.why_not_resumable(stream).is_some() || self.is_too_odd(stream) {
+        if self.why_not_resumable(stream).is_some() || self.odd_rows.is_too_odd(stream) {
             return;
         }
         let mut deselected = self.extent(stream, reached.route).deselected;
@@ -408,26 +357,13 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A lower bound as a query parameter, one second earlier: the service keeps whole seconds, and does not document
-/// whether its bounds are inclusive.
-pub(crate) fn query_bound(bound: DateTime<Utc>) -> String {
-    (bound - TimeDelta::seconds(1)).to_rfc3339_opts(SecondsFormat::Secs, true)
-}
-
-/// Whether a row was returned only because [`query_bound`] is a second earlier than the bound.
-pub(crate) fn is_before_bound(at: Option<DateTime<Utc>>, bound: Option<DateTime<Utc>>) -> bool {
-    match (at, bound) {
-        (Some(at), Some(bound)) => at < bound && at >= bound - TimeDelta::seconds(2),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::sync::LazyLock;
+
     use serde_json::Value;
 
     use super::*;
-    use crate::catalog::Entry;
     use crate::config::{Source, words};
     use crate::extent::Filter;
     use crate::messages::Output;
@@ -451,16 +387,9 @@ pub(crate) mod tests {
         let source = Source::of_file("config.json", &config.to_string());
         let config = Config::parse(&[source], now, &mut Vec::new()).unwrap();
         let client = Arc::new(Client::new(&config, None).unwrap());
-        let entry = |stream: &&'static Stream| Entry {
-            name: stream.name,
-            keys: stream.keys,
-            replication_key: stream.replication_key,
-            schema: (stream.schema)(),
-        };
-        let entries: Vec<Entry> = streams.iter().map(entry).collect();
-        let mut catalog = Catalog::all(&entries);
+        let mut catalog = Catalog::all(streams);
         let full_table: Vec<String> = full_table.iter().map(|name| (*name).to_owned()).collect();
-        catalog.read_full_table(&full_table, &entries).unwrap();
+        catalog.read_full_table(&full_table, streams).unwrap();
         let state = json!({"bookmarks": bookmarks}).to_string();
         let state = State::parse(&state, streams, streams, now, &mut Vec::new()).unwrap();
         let progress = Progress::hidden(client.call_count(), 4.0);
@@ -473,7 +402,7 @@ pub(crate) mod tests {
             name,
             keys: &["id"],
             replication_key: Some("updated_at"),
-            schema: || json!({"type": "object", "properties": {"id": {}, "updated_at": {}, "name": {}}}),
+            schema: LazyLock::new(|| json!({"type": "object", "properties": {"id": {}, "updated_at": {}, "name": {}}})),
             needs: Needs { scopes: &[], privileges: &[] },
             narrowed_by: |config| Filter::of(&[("status", words(&config.contact_status))]),
             bookmark_keys,
@@ -576,7 +505,7 @@ pub(crate) mod tests {
                 let reached = Resume { after: Some("c".into()), until: at("2026-11-21"), ..Resume::default() };
                 run.note_progress(&REPORT, reached);
                 let after = run.state.bookmark(&REPORT).resume.as_ref().and_then(|resume| resume.after.clone());
-                run.advance_report(&REPORT, None, at(NOW), TimeDelta::zero(), Route::Contacts);
+                run.advance(&REPORT, Start(None), at(NOW), Some(Route::Contacts));
                 (is_resumed, after.unwrap(), run.state.bookmark(&REPORT).resume.is_some())
             })
         };
@@ -590,18 +519,6 @@ pub(crate) mod tests {
             read(json!({"activity_route": "campaigns"}), interrupted("status=all", false)),
             (false, "b".into(), true)
         );
-    }
-
-    #[test]
-    fn a_query_asks_from_one_second_earlier_and_drops_what_that_adds() {
-        let bound = at("2026-11-10T00:00:01Z");
-        assert_eq!(query_bound(bound), "2026-11-10T00:00:00Z");
-        let is_dropped = |text: &str| is_before_bound(Some(at(text)), Some(bound));
-        assert!(is_dropped("2026-11-10T00:00:00Z") && is_dropped("2026-11-09T23:59:59Z"));
-        assert!(!is_dropped("2026-11-10T00:00:01Z"));
-        // An older row came for another reason than the earlier bound.
-        assert!(!is_dropped("2026-11-09T23:59:58Z"));
-        assert!(!is_before_bound(None, Some(bound)) && !is_before_bound(Some(bound), None));
     }
 
     #[test]

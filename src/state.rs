@@ -154,6 +154,11 @@ impl State {
         }
     }
 
+    /// Whether a later run must continue the read of a selected stream.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.bookmarks.values().any(|(_, bookmark)| bookmark.resume.is_some())
+    }
+
     /// Checks, by the lists, that the account is that of earlier runs, and remembers it.
     ///
     /// # Errors
@@ -588,6 +593,8 @@ impl Members {
 mod tests {
     use proptest::prelude::*;
 
+    use std::sync::LazyLock;
+
     use super::*;
     use crate::config::Config;
     use crate::stream::{KEYS_WITH_ROUTES, Needs};
@@ -601,7 +608,7 @@ mod tests {
             name,
             keys: &[],
             replication_key,
-            schema: || Value::Null,
+            schema: LazyLock::new(|| Value::Null),
             needs: Needs { scopes: &[], privileges: &[] },
             narrowed_by: |_: &Config| Filter::default(),
             bookmark_keys,

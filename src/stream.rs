@@ -1,6 +1,7 @@
 //! The facts of a stream, from which discovery, SCHEMA messages, bookmarks and error texts are derived. Pure.
 
 use std::fmt;
+use std::sync::LazyLock;
 
 use serde_json::Value;
 
@@ -14,7 +15,7 @@ pub(crate) struct Stream {
     pub(crate) keys: &'static [&'static str],
     /// `None` for a stream that every run reads in full.
     pub(crate) replication_key: Option<&'static str>,
-    pub(crate) schema: fn() -> Value,
+    pub(crate) schema: LazyLock<Value>,
     pub(crate) needs: Needs,
     /// Which rows the settings select.
     pub(crate) narrowed_by: fn(&Config) -> Filter,
@@ -43,6 +44,16 @@ pub(crate) const KEYS_WITH_ROUTES: &[&str] = &[
 ];
 
 impl Stream {
+    /// As catalogs name it.
+    pub(crate) fn replication_method(&self) -> &'static str {
+        if self.replication_key.is_some() { "INCREMENTAL" } else { "FULL_TABLE" }
+    }
+
+    /// Whether a field is written whatever is selected.
+    pub(crate) fn is_automatic(&self, field: &str) -> bool {
+        self.keys.contains(&field) || self.replication_key == Some(field)
+    }
+
     /// Whether it is a contact report, which has two routes: by contact and by campaign. The resume point of such a
     /// stream also holds the settings of the interrupted read.
     pub(crate) fn has_routes(&self) -> bool {

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::logger::timer;
 use crate::messages::Messages;
 use crate::progress::Progress;
+use crate::quota::{calls_in_words, runs_in_words};
 use crate::run::Run;
 use crate::state::State;
 use crate::streams::{self, ALL, Shared, Source};
@@ -62,8 +63,18 @@ pub(crate) fn sync(
                 "max_requests = {most} is not enough to make progress; raise it to {least} or more; {whole}"
             )))
         }
+        (Err(Error::Quota(why)), Some(most)) if client.calls() >= most => {
+            let left = planned.map_or(0, |calls| calls.saturating_sub(client.calls()));
+            Err(Error::Quota(match left {
+                0 => why,
+                _ => format!("{why} (about {} left, at least {})", calls_in_words(left), runs_in_words(left, most)),
+            }))
+        }
         (outcome, _) => outcome,
     };
+    if interrupted.is_some() && outcome.is_ok() && !run.state.is_interrupted() {
+        log::info!("the read that an earlier run began is complete");
+    }
     // Whatever happened, the last line is a STATE, unless nobody reads stdout any more.
     let last = if matches!(outcome, Err(Error::Closed)) { Ok(()) } else { run.last_state() };
     let status = if outcome.is_ok() { "succeeded" } else { "failed" };

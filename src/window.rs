@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Days, Months, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone, Utc};
+use chrono::{DateTime, Days, Months, NaiveDate, NaiveDateTime, NaiveTime, SecondsFormat, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 
 /// From `start` up to, but not including, `end`.
@@ -112,6 +112,20 @@ pub(crate) fn five_year_windows(start: DateTime<Utc>, end: DateTime<Utc>) -> Vec
     windows
 }
 
+/// A lower bound as a query parameter, one second earlier: the service keeps whole seconds, and does not document
+/// whether its bounds are inclusive.
+pub(crate) fn query_bound(bound: DateTime<Utc>) -> String {
+    (bound - TimeDelta::seconds(1)).to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// Whether a row was returned only because [`query_bound`] is a second earlier than the bound.
+pub(crate) fn is_before_bound(at: Option<DateTime<Utc>>, bound: Option<DateTime<Utc>>) -> bool {
+    match (at, bound) {
+        (Some(at), Some(bound)) => at < bound && at >= bound - TimeDelta::seconds(2),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +133,18 @@ mod tests {
 
     fn at(text: &str) -> DateTime<Utc> {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_query_asks_from_one_second_earlier_and_drops_what_that_adds() {
+        let bound = at("2026-11-10T00:00:01Z");
+        assert_eq!(query_bound(bound), "2026-11-10T00:00:00Z");
+        let is_dropped = |text: &str| is_before_bound(Some(at(text)), Some(bound));
+        assert!(is_dropped("2026-11-10T00:00:00Z") && is_dropped("2026-11-09T23:59:59Z"));
+        assert!(!is_dropped("2026-11-10T00:00:01Z"));
+        // An older row came for another reason than the earlier bound.
+        assert!(!is_dropped("2026-11-09T23:59:58Z"));
+        assert!(!is_before_bound(None, Some(bound)) && !is_before_bound(Some(bound), None));
     }
 
     #[test]

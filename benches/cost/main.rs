@@ -360,7 +360,7 @@ fn routes(promises: &mut Promises) {
 
 /// A read that takes more calls than a day has, at full size.
 fn days(promises: &mut Promises) {
-    let kept = catch_unwind(|| round::over_three_days(25_000, 10_000, 500)).is_ok();
+    let kept = catch_unwind(|| round::read_over_three_days(25_000, 10_000, 500)).is_ok();
     promises.add(
         "25,000 contacts by contact at 10,000 calls a day: three days, one window, none missed or repeated",
         "25,000 contacts",

@@ -12,6 +12,7 @@ use oauth2::{
     HttpResponse, RequestTokenError, TokenUrl,
 };
 use serde_json::{Value, json};
+use ureq::unversioned::transport::DefaultConnector;
 
 use super::durable_file::Lock;
 use super::token_answer;
@@ -61,7 +62,7 @@ pub(crate) struct AuthServer {
 impl AuthServer {
     pub(crate) fn new(config: &Config) -> Result<AuthServer> {
         Ok(AuthServer {
-            agent: agent(config, &config.auth_url)?,
+            agent: agent(config, &config.auth_url, DefaultConnector::new())?,
             client_id: config.client_id.clone(),
             client_secret: config.client_secret.clone(),
             auth_url: config.auth_url.as_str().trim_end_matches('/').to_owned(),

@@ -19,8 +19,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use ureq::unversioned::transport::{Connector, DefaultConnector};
 
-use crate::auth::{Auth, Scopes};
+use crate::auth::Auth;
 use crate::config::{Config, OnQuota};
 use crate::error::{Error, Result};
 use crate::http::{Decision, Retry, agent, is_untrusted, network_text, retry_after, untrusted_text};
@@ -28,7 +29,7 @@ use crate::logger::timer;
 use crate::quota::{CallCount, DAILY_QUOTA, calls_in_words};
 use crate::secret::Secret;
 use judge::{Verdict, judge};
-use pace::Pace;
+use pace::{Connected, Pace};
 pub(crate) use pages::{Page, Pages};
 use rows::unreadable;
 pub(crate) use rows::{Oddities, Row};
@@ -52,11 +53,11 @@ pub(crate) struct Client {
     buffers: Arc<Buffers>,
     /// Held while a large body is read and parsed.
     large_body: Mutex<()>,
-    auth: Auth,
+    pub(crate) auth: Auth,
     /// Scheme, host and port: the only place that the token is sent to.
     origin: String,
     api_url: String,
-    pace: Pace,
+    pace: Arc<Pace>,
     max_retries: u32,
     max_requests: Option<u64>,
     on_quota: OnQuota,
@@ -165,14 +166,16 @@ struct Waited {
 
 impl Client {
     pub(crate) fn new(config: &Config, config_file: Option<PathBuf>) -> Result<Client> {
+        let pace = Arc::new(Pace::new(config.requests_per_second, config.max_requests));
+        let connector = DefaultConnector::new().chain(Connected(Arc::clone(&pace)));
         Ok(Client {
             auth: Auth::new(config, config_file)?,
-            agent: agent(config, &config.api_url)?,
+            agent: agent(config, &config.api_url, connector)?,
             buffers: Arc::default(),
             large_body: Mutex::new(()),
             origin: config.api_url.origin().ascii_serialization(),
             api_url: config.api_url.as_str().trim_end_matches('/').to_owned(),
-            pace: Pace::new(config.requests_per_second, config.max_requests),
+            pace,
             max_retries: config.max_retries,
             max_requests: config.max_requests,
             on_quota: config.on_quota,
@@ -182,16 +185,6 @@ impl Client {
             has_answered: AtomicBool::new(false),
             least_calls: AtomicU64::new(0),
         })
-    }
-
-    /// Waits until no token refresh is under way, so that the new refresh token is on disk.
-    pub(crate) fn settle(&self) {
-        self.auth.settle();
-    }
-
-    /// Whether a token refresh is under way, or its result is not on disk yet.
-    pub(crate) fn is_renewing(&self) -> bool {
-        self.auth.is_renewing()
     }
 
     /// How many calls to make in parallel so that the pace is the limit and not the latency: `p * l` at `p` calls per
@@ -338,11 +331,6 @@ impl Client {
             url.push_str(&url::form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish());
         }
         url
-    }
-
-    /// Refreshes the tokens to check that it works; `None` if there is only an access token.
-    pub(crate) fn prove(&self) -> Result<Option<Scopes>> {
-        self.auth.prove()
     }
 
     /// An access token for the next call, with all secrets that its answer may not show.
@@ -554,6 +542,10 @@ impl Client {
     fn network_failure(&self, e: &ureq::Error, token: &Bearer) -> Failure {
         if is_untrusted(e) {
             return Failure::Final(Error::Failed(untrusted_text(&self.origin, e)));
+        }
+        if matches!(e, ureq::Error::Http(_)) {
+            let why = "a next link or an access token holds characters that no request may have; it was not used";
+            return Failure::Final(Error::Failed(why.into()));
         }
         Failure::Passing { why: format!("{}: {}", self.origin, shown(&network_text(e), token)), hold: None }
     }

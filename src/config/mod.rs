@@ -73,7 +73,7 @@ pub(crate) struct Config {
     pub(crate) subresources: Vec<Subresource>,
     /// Contact reports: the types of activity to read in detail.
     #[serde(deserialize_with = "fields::in_order")]
-    #[schemars(extend("default" = ActivityType::of_emails(), "x-domo" = "Tracking Activity Types"))]
+    #[schemars(extend("default" = ActivityType::OF_EMAILS, "x-domo" = "Tracking Activity Types"))]
     pub(crate) tracking_activity_types: Vec<ActivityType>,
     /// Contact reports: this day only.
     #[serde(default, deserialize_with = "fields::date")]

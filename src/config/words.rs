@@ -97,9 +97,19 @@ impl ActivityType {
         self.as_str().starts_with("p_")
     }
 
-    /// The types that both routes can read: the default.
-    pub(crate) fn of_emails() -> Vec<ActivityType> {
-        ActivityType::ALL.iter().copied().filter(|kind| !kind.is_of_landing_pages()).collect()
+    /// The types that both routes can read: the default. Counts of them stand in arrays in this order.
+    pub(crate) const OF_EMAILS: [ActivityType; 6] = [
+        ActivityType::Sends,
+        ActivityType::Opens,
+        ActivityType::Clicks,
+        ActivityType::Bounces,
+        ActivityType::Optouts,
+        ActivityType::Forwards,
+    ];
+
+    /// The name of its report on the campaign route. `opens` and not `unique_opens`, which has one row a contact.
+    pub(crate) fn report_name(self) -> &'static str {
+        self.as_str().trim_start_matches("em_")
     }
 }
 

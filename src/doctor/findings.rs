@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use chrono::{DateTime, Utc};
 
-use super::observe::{Boundary, DeletedReport, KINDS, Listed, Observations, PageSize};
+use super::observe::{Boundary, DeletedReport, Listed, Observations, PageSize};
 use super::report::{Finding, Verdict};
 use crate::config::{ActivityRoute, Config};
 use crate::streams::Contact;
@@ -249,11 +249,10 @@ fn unique_counts(seen: &Observations) -> Finding {
     let mut evidence = String::new();
     let (mut differ, mut ids) = (0u64, Vec::new());
     for campaign in &seen.reconciled {
-        let short = KINDS.iter().filter_map(|kind| {
-            let (rows, counted) = campaign.contacts.get(kind)?;
-            (rows != counted).then(|| format!("{kind} {rows} in the rows, {counted} counted"))
-        });
-        let short: Vec<String> = short.collect();
+        let different = campaign.contacts.iter().filter(|(_, (rows, counted))| rows != counted);
+        let short: Vec<String> = different
+            .map(|(of, (rows, counted))| format!("{} {rows} in the rows, {counted} counted", of.report_name()))
+            .collect();
         if !short.is_empty() {
             differ += 1;
             let _ = write!(evidence, " One: {}.", short.join("; "));

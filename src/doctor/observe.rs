@@ -1,20 +1,23 @@
 //! The calls of `doctor`. Each is made once and serves several findings.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::client::{Client, Row};
-use crate::config::Config;
+use crate::config::{ActivityType, Config, Word, words};
 use crate::error::{Error, Result};
-use crate::field::{Key, KeyTimestamp, Text};
-use crate::streams::{ActivityDetail, CampaignSummary, Contact, ContactList, EmailCampaign};
+use crate::field::Text;
+use crate::id::Id;
+use crate::streams::{
+    ActivityDetail, CampaignSummary, Contact, ContactList, EmailCampaign, Tracked, campaign_details, details_path,
+    tracking_path,
+};
 use crate::timestamp::stamp;
 
 /// A listing that takes more calls than this is sampled.
@@ -30,21 +33,6 @@ const LOOKUPS: usize = 10;
 const LATENCY_CALLS: usize = 5;
 /// Counts of campaigns sent more recently than this may be too low.
 const SETTLED: TimeDelta = TimeDelta::days(1);
-
-/// The six tracking reports, as the path and the counts spell them.
-pub(super) const KINDS: [&str; 6] = ["sends", "opens", "clicks", "bounces", "optouts", "forwards"];
-
-/// A row of a tracking report.
-#[derive(Debug, Deserialize, JsonSchema)]
-struct Tracked {
-    contact_id: Key,
-    created_time: KeyTimestamp,
-}
-
-impl Row for Tracked {
-    const ROWS: &'static str = "tracking_activities";
-    const IS_WHOLE: bool = false;
-}
 
 /// A listing, or a part of one.
 #[derive(Debug, Default)]
@@ -75,9 +63,12 @@ pub(super) enum Boundary {
 #[derive(Debug)]
 pub(super) struct Reconciled {
     pub(super) campaign_id: String,
-    /// Distinct contacts by kind: in the rows, and by the service's count.
-    pub(super) contacts: BTreeMap<&'static str, (u64, u64)>,
+    /// Distinct contacts by type of activity: in the rows, and by the service's count.
+    pub(super) contacts: BTreeMap<ActivityType, (u64, u64)>,
 }
+
+/// The rows of campaigns by contact and activity: the type and time of each.
+type CampaignRows = HashMap<(Id, Id), Vec<(ActivityType, String)>>;
 
 /// The rows of a sample of contacts on both routes.
 #[derive(Debug, Default)]
@@ -226,10 +217,10 @@ impl Reads<'_> {
         Ok(self.listing("/contact_lists", &query, |list: &ContactList| list.list_id.as_str())?.0)
     }
 
-    fn campaigns(&mut self) -> Result<(Listed, HashSet<String>)> {
+    fn campaigns(&mut self) -> Result<(Listed, HashSet<Id>)> {
         let (listed, rows) =
             self.listing("/emails", &[("limit", "500")], |campaign: &EmailCampaign| campaign.campaign_id.as_str())?;
-        Ok((listed, rows.iter().map(|row| row.campaign_id.as_str().to_owned()).collect()))
+        Ok((listed, rows.iter().map(|row| Id::from(row.campaign_id.as_str())).collect()))
     }
 
     /// Queries changes after the second of the newest row.
@@ -257,7 +248,7 @@ impl Reads<'_> {
         let Some(contact) = sample.iter().find(|contact| contact.deleted_at.instant().is_some()) else {
             return Ok(DeletedReport::Unknown);
         };
-        let path = format!("/reports/contact_reports/{}/activity_details", contact.contact_id.as_str());
+        let path = details_path(&Id::from(contact.contact_id.as_str()));
         let query = [("tracking_activities_list", "em_sends"), ("limit", "1")];
         match self.client.first::<ActivityDetail>("doctor", &path, &query, 0) {
             Ok(_) => Ok(DeletedReport::Answers),
@@ -293,7 +284,7 @@ impl Reads<'_> {
     }
 
     /// Campaigns by their reports, and a sample of their contacts by both routes.
-    fn reports(&mut self, seen: &mut Observations, listed: &HashSet<String>) -> Result<()> {
+    fn reports(&mut self, seen: &mut Observations, listed: &HashSet<Id>) -> Result<()> {
         let query = [("limit", "500")];
         let path = "/reports/summary_reports/email_campaign_summaries";
         let counted = match skippable(self.client.first::<CampaignSummary>("doctor", path, &query, 0))? {
@@ -304,102 +295,73 @@ impl Reads<'_> {
             }
         };
         let now = self.client.run_start()?;
-        let count = |row: &CampaignSummary, kind: &str| {
+        let counts = |row: &CampaignSummary| {
             let counts = row.unique_counts.clone().unwrap_or_default().by_kind();
-            let of_kind = KINDS.into_iter().zip(counts).find(|(name, _)| *name == kind);
-            of_kind.and_then(|(_, count)| count.0).map_or(0, i64::unsigned_abs)
+            counts.map(|count| count.0.map_or(0, i64::unsigned_abs))
         };
-        let pages = |row: &CampaignSummary| KINDS.iter().map(|kind| count(row, kind).div_ceil(500).max(1)).sum::<u64>();
-        let settled = |row: &&CampaignSummary| row.last_sent_date.instant().is_some_and(|at| now - at > SETTLED);
-        let cheap =
-            counted.iter().filter(settled).filter(|row| pages(row) <= CAMPAIGN_PAGES && count(row, "sends") > 0);
-        let mut rows: HashMap<(String, String), Vec<(String, String)>> = HashMap::new();
-        let mut activities: HashSet<String> = HashSet::new();
-        for campaign in cheap.take(CAMPAIGNS) {
-            let Ok(ids) = skippable(self.activities(campaign.campaign_id.as_str()))? else { continue };
-            let mut contacts: BTreeMap<&'static str, (u64, u64)> = BTreeMap::new();
-            let mut complete = true;
-            for kind in KINDS {
+        let is_settled = |row: &CampaignSummary| row.last_sent_date.instant().is_some_and(|at| now - at > SETTLED);
+        let is_cheap = |row: &CampaignSummary| {
+            let counts = counts(row);
+            let pages: u64 = counts.iter().map(|count| count.div_ceil(500).max(1)).sum();
+            pages <= CAMPAIGN_PAGES && counts[ActivityType::Sends as usize] > 0
+        };
+        let mut rows = CampaignRows::default();
+        let mut activities = HashSet::new();
+        for campaign in counted.iter().filter(|row| is_settled(row) && is_cheap(row)).take(CAMPAIGNS) {
+            let id = Id::from(campaign.campaign_id.as_str());
+            let Ok(details) = skippable(campaign_details(self.client, &id, 0))? else { continue };
+            let of_campaign = details.0.tracked_activities();
+            let (mut contacts, mut is_complete) = (BTreeMap::new(), true);
+            for (of, count) in ActivityType::OF_EMAILS.into_iter().zip(counts(campaign)) {
                 let mut distinct = HashSet::new();
-                for activity in &ids {
-                    let path = format!("/reports/email_reports/{activity}/tracking/{kind}");
-                    for page in self.client.pages::<Tracked>("doctor", &path, &[("limit", "500")], 0) {
-                        let Ok(page) = skippable(page)? else {
-                            complete = false;
-                            break;
-                        };
-                        for row in page.rows {
-                            let contact = row.contact_id.as_str().to_owned();
-                            let key = (contact.clone(), activity.clone());
-                            rows.entry(key)
-                                .or_default()
-                                .push((format!("em_{kind}"), row.created_time.as_str().to_owned()));
-                            distinct.insert(contact);
-                        }
-                    }
+                for activity in &of_campaign {
+                    is_complete &= self.tracked(activity, of, |contact, at| {
+                        rows.entry((contact.clone(), activity.clone())).or_default().push((of, at));
+                        distinct.insert(contact);
+                    })?;
                 }
-                contacts.insert(kind, (distinct.len() as u64, count(campaign, kind)));
+                contacts.insert(of, (distinct.len() as u64, count));
             }
-            if complete {
-                activities.extend(ids);
-                seen.reconciled.push(Reconciled { campaign_id: campaign.campaign_id.as_str().to_owned(), contacts });
+            if is_complete {
+                activities.extend(of_campaign);
+                seen.reconciled.push(Reconciled { campaign_id: id.to_string(), contacts });
             }
         }
         self.by_contact(seen, &rows, &activities, listed)
     }
 
-    /// The activities of a campaign that carry tracking.
-    fn activities(&self, campaign: &str) -> Result<Vec<String>> {
-        let details: EmailCampaign = self.client.object("doctor", &format!("/emails/{campaign}"), &[], 0)?;
-        let tracked = details.activities().into_iter();
-        let tracked = tracked.filter(|activity| matches!(activity.role.as_str(), Some("primary_email" | "resend")));
-        Ok(tracked.filter_map(|activity| Some(activity.campaign_activity_id.as_str()?.to_owned())).collect())
+    /// Passes contact and time of each row of a tracking report on, and returns whether it could be read.
+    fn tracked(&self, activity: &Id, of: ActivityType, mut each: impl FnMut(Id, String)) -> Result<bool> {
+        for page in self.client.pages::<Tracked>("doctor", &tracking_path(activity, of), &[("limit", "500")], 0) {
+            let Ok(page) = skippable(page)? else { return Ok(false) };
+            for row in page.rows {
+                each(Id::from(row.contact_id.as_str()), row.created_time.as_str().to_owned());
+            }
+        }
+        Ok(true)
     }
 
     /// The details of a sample of contacts, beside what the campaigns' reports have of them.
     fn by_contact(
         &mut self,
         seen: &mut Observations,
-        rows: &HashMap<(String, String), Vec<(String, String)>>,
-        activities: &HashSet<String>,
-        listed: &HashSet<String>,
+        rows: &CampaignRows,
+        activities: &HashSet<Id>,
+        listed: &HashSet<Id>,
     ) -> Result<()> {
-        let mut contacts: Vec<&String> =
-            rows.keys().map(|(contact, _)| contact).collect::<HashSet<_>>().into_iter().collect();
-        contacts.sort_unstable();
+        let contacts: BTreeSet<&Id> = rows.keys().map(|(contact, _)| contact).collect();
         let step = contacts.len().div_ceil(CONTACTS).max(1);
         let mut both = BothRoutes::default();
-        let mut others: HashSet<String> = HashSet::new();
+        let mut others: BTreeSet<Id> = BTreeSet::new();
         for contact in contacts.into_iter().step_by(step) {
-            let path = format!("/reports/contact_reports/{contact}/activity_details");
-            let kinds = KINDS.map(|kind| format!("em_{kind}")).join(",");
-            let query = [("tracking_activities_list", kinds.as_str()), ("limit", "100")];
-            let mut found: Vec<(String, String, String)> = Vec::new();
-            let mut complete = true;
-            for page in self.client.pages::<ActivityDetail>("doctor", &path, &query, 0) {
-                let Ok(page) = skippable(page)? else {
-                    complete = false;
-                    break;
-                };
-                found.extend(page.rows.iter().map(|row| {
-                    let text = |key: &Key| key.as_str().to_owned();
-                    (
-                        text(&row.campaign_activity_id),
-                        text(&row.tracking_activity_type),
-                        row.created_time.as_str().to_owned(),
-                    )
-                }));
-            }
-            if !complete {
-                continue;
-            }
+            let Some(details) = self.details(contact)? else { continue };
             both.contacts += 1;
-            others.extend(found.iter().map(|(activity, ..)| activity.clone()).filter(|id| !activities.contains(id)));
-            found.retain(|(activity, ..)| activities.contains(activity));
+            let (mut found, foreign): (Vec<_>, Vec<_>) =
+                details.into_iter().partition(|(activity, ..)| activities.contains(activity));
+            others.extend(foreign.into_iter().map(|(activity, ..)| activity));
             for activity in activities {
-                for (kind, at) in rows.get(&(contact.clone(), activity.clone())).into_iter().flatten() {
-                    let same = found.iter().position(|row| row.0 == *activity && row.1 == *kind && row.2 == *at);
-                    match same {
+                for (of, at) in rows.get(&(contact.clone(), activity.clone())).into_iter().flatten() {
+                    match found.iter().position(|row| row.0 == *activity && row.1 == of.as_str() && row.2 == *at) {
                         Some(same) => {
                             found.swap_remove(same);
                             both.same += 1;
@@ -416,29 +378,41 @@ impl Reads<'_> {
         self.look_up(seen, others, listed)
     }
 
+    /// Activity, type and time of each row of a contact's details; `None` if they cannot be read.
+    fn details(&self, contact: &Id) -> Result<Option<Vec<(Id, String, String)>>> {
+        let types = words(&ActivityType::OF_EMAILS);
+        let query = [("tracking_activities_list", types.as_str()), ("limit", "100")];
+        let mut found = Vec::new();
+        for page in self.client.pages::<ActivityDetail>("doctor", &details_path(contact), &query, 0) {
+            let Ok(page) = skippable(page)? else { return Ok(None) };
+            found.extend(page.rows.iter().map(|row| {
+                let activity = Id::from(row.campaign_activity_id.as_str());
+                (activity, row.tracking_activity_type.as_str().to_owned(), row.created_time.as_str().to_owned())
+            }));
+        }
+        Ok(Some(found))
+    }
+
     /// Looks up the campaigns of activities that belong to none of the campaigns read.
-    fn look_up(&mut self, seen: &mut Observations, others: HashSet<String>, listed: &HashSet<String>) -> Result<()> {
+    fn look_up(&mut self, seen: &mut Observations, others: BTreeSet<Id>, listed: &HashSet<Id>) -> Result<()> {
         #[derive(Deserialize)]
         struct Activity {
-            #[serde(default)]
             campaign_id: Text,
         }
-        let mut others: Vec<String> = others.into_iter().collect();
-        others.sort_unstable();
         for id in others.into_iter().take(LOOKUPS) {
-            let path = format!("/emails/activities/{id}");
+            let path = format!("/emails/activities/{}", id.in_path());
             match self.client.object::<Activity>("doctor", &path, &[], 0) {
                 Ok(activity) => {
                     seen.looked_up += 1;
-                    let is_listed = activity.campaign_id.as_str().is_some_and(|campaign| listed.contains(campaign));
+                    let is_listed = activity.campaign_id.as_str().is_some_and(|id| listed.contains(&Id::from(id)));
                     // A sampled listing does not show which campaigns exist.
                     if !is_listed && seen.campaigns.is_complete {
-                        seen.foreign_activities.push(id);
+                        seen.foreign_activities.push(id.to_string());
                     }
                 }
                 Err(Error::NotFound(_)) => {
                     seen.looked_up += 1;
-                    seen.foreign_activities.push(id);
+                    seen.foreign_activities.push(id.to_string());
                 }
                 other => {
                     if skippable(other)?.is_err() {

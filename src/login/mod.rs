@@ -28,7 +28,7 @@ use crate::logger::say;
 use crate::messages::Messages;
 use crate::shown::shown;
 use crate::signals::{Ending, end_on_signals};
-use crate::streams::ALL;
+use crate::streams;
 use callback::{Callback, listen, read_pasted};
 pub(crate) use questions::complete;
 
@@ -74,9 +74,9 @@ fn still_works(config: &Config, config_file: Option<PathBuf>, messages: &Arc<Mes
     // Trying it may renew it, and an impatient Ctrl-C must not lose the new tokens.
     let tried = Client::new(config, config_file).map(Arc::new).and_then(|client| {
         let renewing = Arc::clone(&client);
-        end_on_signals(Ending::new(messages, move || renewing.is_renewing()))?;
+        end_on_signals(Ending::new(messages, move || renewing.auth.is_renewing()))?;
         // An access token that is good for some hours says nothing about what comes then.
-        if client.prove()?.is_none() {
+        if client.auth.prove()?.is_none() {
             return Ok(false);
         }
         client.privileges().map(|_| true)
@@ -226,7 +226,7 @@ impl Flow<'_> {
         // An answer without scopes means that all the requested ones were granted.
         if let Some(granted) = answer.scopes() {
             for scope in SCOPES.iter().filter(|scope| !granted.iter().any(|g| g.as_str() == **scope)) {
-                let needing = ALL.iter().map(|source| &source.stream).filter(|s| s.needs.scopes.contains(scope));
+                let needing = streams::all().filter(|stream| stream.needs.scopes.contains(scope));
                 let lost: Vec<&str> = needing.map(|stream| stream.name).collect();
                 let lost = if lost.is_empty() { "anything once a day has passed".into() } else { lost.join(", ") };
                 log::warn!("the scope {scope} was not granted, so this login may not read {lost}");

@@ -61,7 +61,7 @@ pub(crate) fn test(
 }
 
 fn examine(config: &Config, client: &Arc<Client>, catalog: &Catalog) -> Result<Report> {
-    let proven = client.prove()?;
+    let proven = client.auth.prove()?;
     let is_renewed = proven.is_some();
     let privileges = match client.privileges() {
         Ok(privileges) => Some(privileges),

@@ -14,11 +14,11 @@ use super::seen::{Seen, Sighting};
 use crate::client::{Client, Oddities, Row};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::fanout::{self, Step};
+use crate::fanout;
 use crate::field::{Integer, Key, Text, Timestamp};
 use crate::id::Id;
-use crate::run::query_bound;
 use crate::shown::shown;
+use crate::window::query_bound;
 
 /// If the first this many campaigns all answer 403, the login may not read campaigns or their reports.
 pub(super) const REFUSING_CAMPAIGNS: usize = 3;
@@ -79,9 +79,7 @@ pub(super) type PageOddities = Vec<(usize, Oddities)>;
 #[derive(Clone, Deserialize, JsonSchema)]
 pub(crate) struct Summary {
     pub(crate) campaign_id: Key,
-    #[serde(default)]
     pub(crate) last_sent_date: Timestamp,
-    #[serde(default)]
     pub(crate) unique_counts: Option<UniqueCounts>,
     // The listing's `type` in other words.
     #[serde(default, rename = "campaign_type")]
@@ -90,7 +88,6 @@ pub(crate) struct Summary {
 
 /// How many contacts did something, counting each contact once.
 #[derive(Clone, Default, Deserialize, JsonSchema)]
-#[serde(default)]
 pub(crate) struct UniqueCounts {
     pub(super) sends: Integer,
     pub(super) opens: Integer,
@@ -199,28 +196,19 @@ impl KnownCampaigns {
     /// Any error but a refusal, which is remembered for the campaign. `Forbidden` if the first campaigns of all are.
     pub(super) fn learn_details(&mut self, client: &Arc<Client>, campaigns: &[Id]) -> Result<()> {
         let missing: Vec<Id> = campaigns.iter().filter(|id| !self.details.contains_key(id)).cloned().collect();
-        let (fetching, workers) = (Arc::clone(client), client.workers());
-        let fetch = move |priority: usize, id: &Id, push: &mut dyn FnMut(EmailCampaign) -> bool| {
-            push(details(&fetching, id, priority)?.0);
-            Ok(())
-        };
-        fanout::in_order(
-            missing,
-            workers,
-            |_| 1,
-            fetch,
-            |id, step| {
-                match step {
-                    Step::Item(details) => self.remember_details(id.clone(), Ok(Arc::new(details))),
-                    Step::End(Err(why)) if why.is_refusal() => {
-                        self.remember_details(id.clone(), Err(why));
-                        self.refusal_of_all(campaigns.len()).map_or(Ok(()), Err)?;
-                    }
-                    Step::End(outcome) => outcome?,
-                }
+        let fetching = Arc::clone(client);
+        let fetch = move |priority, id: &Id| details(&fetching, id, priority);
+        fanout::map_in_order(missing, client.workers(), fetch, |id, details| match details {
+            Ok((details, _)) => {
+                self.remember_details(id.clone(), Ok(Arc::new(details)));
                 Ok(())
-            },
-        )?;
+            }
+            Err(why) if why.is_refusal() => {
+                self.remember_details(id.clone(), Err(why));
+                self.refusal_of_all(campaigns.len()).map_or(Ok(()), Err)
+            }
+            Err(e) => Err(e),
+        })?;
         self.refusal_of_all(campaigns.len()).map_or(Ok(()), Err)
     }
 
@@ -244,11 +232,7 @@ fn list(client: &Arc<Client>, config: &Config, since: Option<DateTime<Utc>>) -> 
         client.pages::<EmailCampaign>("emails", "/emails", &query, priority)
     };
     let mut listing = CampaignListing::default();
-    let coverage = every_row(client, "campaigns", vec![()], pages, &mut Seen::default(), |(), step, seen| {
-        let page = match step {
-            Step::Item(page) => page,
-            Step::End(outcome) => return outcome,
-        };
+    let coverage = every_row(client, "campaigns", vec![()], pages, &mut Seen::default(), |(), page, seen| {
         listing.oddities.push((page.rows.len(), page.oddities));
         let extracted: Arc<str> = page.extracted.into();
         for campaign in page.rows {
@@ -274,11 +258,7 @@ fn summaries(client: &Arc<Client>, config: &Config) -> Result<Summaries> {
     };
     let mut summaries = Summaries::default();
     let what = "summaries of campaigns";
-    let coverage = every_row(client, what, vec![()], pages, &mut Seen::default(), |(), step, seen| {
-        let page = match step {
-            Step::Item(page) => page,
-            Step::End(outcome) => return outcome,
-        };
+    let coverage = every_row(client, what, vec![()], pages, &mut Seen::default(), |(), page, seen| {
         summaries.oddities.push((page.rows.len(), page.oddities));
         for summary in page.rows {
             let id = Id::from(summary.campaign_id.as_str());
@@ -296,6 +276,6 @@ fn summaries(client: &Arc<Client>, config: &Config) -> Result<Summaries> {
 }
 
 /// Fetches the details of one campaign: its row of the listing plus its activities. Here the status is in capitals.
-pub(super) fn details(client: &Client, id: &Id, priority: usize) -> Result<(EmailCampaign, Oddities)> {
+pub(crate) fn details(client: &Client, id: &Id, priority: usize) -> Result<(EmailCampaign, Oddities)> {
     client.one("email_campaign", &format!("/emails/{}", id.in_path()), priority)
 }

@@ -1,7 +1,7 @@
 //! `contact_lists`: `GET /contact_lists`, e-mail and SMS, active and deleted. The service has no date filter for it.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,6 @@ use crate::client::{Client, Page, Row};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::extent::Filter;
-use crate::fanout::Step;
 use crate::field::{Flag, Integer, Key, Text, Timestamp};
 use crate::id::Id;
 use crate::run::Run;
@@ -30,7 +29,7 @@ pub(super) static SOURCE: Source = Source {
         name: "contact_lists",
         keys: &["list_id"],
         replication_key: None,
-        schema: schema::of::<ContactList>,
+        schema: LazyLock::new(schema::of::<ContactList>),
         needs: NEEDS,
         narrowed_by: |_| Filter::default(),
         bookmark_keys: &[],
@@ -49,28 +48,20 @@ pub(crate) struct ContactList {
     /// Unique id of the list.
     pub(crate) list_id: Key,
     /// Name of the list.
-    #[serde(default)]
     pub(crate) name: Text,
     /// Text that describes the list.
-    #[serde(default)]
     pub(crate) description: Text,
     /// Whether the account marked the list as a favorite.
-    #[serde(default)]
     pub(crate) favorite: Flag,
     /// When the list was created.
-    #[serde(default)]
     pub(crate) created_at: Timestamp,
     /// When the list was last updated.
-    #[serde(default)]
     pub(crate) updated_at: Timestamp,
     /// For a deleted list, when it was deleted.
-    #[serde(default)]
     pub(crate) deleted_at: Timestamp,
     /// Number of contacts on the list. Segments have none.
-    #[serde(default)]
     pub(crate) membership_count: Integer,
     /// The listing the row came from: `email` or `sms`. Filled in by the tap.
-    #[serde(default)]
     pub(crate) channel_type: Text,
 }
 
@@ -168,11 +159,7 @@ impl ChannelListing {
             client.pages::<ContactList>(ENDPOINT, "/contact_lists", &query, priority)
         };
         let mut read = Vec::new();
-        let outcome = every_row(client, "lists", vec![channel], pages, &mut Seen::default(), |_, step, seen| {
-            let page = match step {
-                Step::Item(page) => page,
-                Step::End(outcome) => return outcome,
-            };
+        let outcome = every_row(client, "lists", vec![channel], pages, &mut Seen::default(), |_, page, seen| {
             for list in &page.rows {
                 let (created_at, updated_at) = (list.created_at.instant(), list.updated_at.instant());
                 seen.insert(Sighting {
@@ -202,7 +189,7 @@ impl ChannelListing {
         // If the listing repeats a row, the last one is the newest.
         let mut newest = BTreeMap::new();
         for page in &self.pages {
-            run.note_oddities(stream, page.rows.len(), &page.oddities);
+            run.odd_rows.note(stream, page.rows.len(), &page.oddities);
             newest.extend(page.rows.iter().map(|list| (list.list_id.as_str(), (list, &page.extracted))));
         }
         for (id, (list, extracted)) in newest {
@@ -228,5 +215,5 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
         }
         end => end.clone()?,
     }
-    run.check_oddities(&SOURCE.stream)
+    run.odd_rows.check(&SOURCE.stream)
 }

@@ -52,18 +52,14 @@ pub(super) struct CustomFields {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub(super) struct Definition {
     custom_field_id: Key,
-    #[serde(default)]
     pub(super) name: Text,
-    #[serde(default)]
     pub(super) label: Text,
-    #[serde(default)]
     pub(super) r#type: Text,
     #[serde(default, deserialize_with = "objects")]
     choices: Option<Vec<Choice>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(default)]
 struct Choice {
     choice_id: Text,
     choice_label: Text,
@@ -72,7 +68,6 @@ struct Choice {
 #[derive(Deserialize, JsonSchema)]
 struct Tag {
     tag_id: Key,
-    #[serde(default)]
     name: Text,
 }
 

@@ -16,16 +16,16 @@ use std::time::Duration;
 use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::quota::DAILY_QUOTA;
+use crate::quota::{DAILY_QUOTA, runs_in_words};
 use crate::run::Run;
 use crate::stream::{Needs, Stream};
-pub(crate) use campaigns::Summary as CampaignSummary;
+pub(crate) use campaigns::{Summary as CampaignSummary, details as campaign_details};
 pub(crate) use contact_lists::{ContactList, Lists};
 pub(crate) use contacts::Contact;
 pub(crate) use contacts::parse_and_write as parse_and_write_contacts;
 pub(crate) use definitions::Names;
 pub(crate) use email_campaigns::record::EmailCampaign;
-pub(crate) use reports::ActivityDetail;
+pub(crate) use reports::{ActivityDetail, Tracked, details_path, tracking_path};
 
 /// A stream and how it is read.
 pub(crate) struct Source {
@@ -39,7 +39,7 @@ pub(crate) struct Source {
 /// What one stream has fetched and another can use, so that no call is made twice in a run.
 #[derive(Default)]
 pub(crate) struct Shared {
-    pub(crate) reports: reports::Learnt,
+    pub(crate) reports: reports::Fetched,
     pub(crate) lists: Lists,
     /// Which fields to deselect to save most of the planned calls, in words.
     pub(crate) how_to_save: Option<String>,
@@ -70,6 +70,12 @@ pub(crate) static ALL: [&Source; 5] =
 
 /// The stream whose rows the campaign route starts from.
 pub(crate) static CAMPAIGNS: &Stream = &email_campaigns::SOURCE.stream;
+
+/// What Singer is told of each stream.
+pub(crate) fn all() -> impl Iterator<Item = &'static Stream> {
+    ALL.iter().map(|source| &source.stream)
+}
+
 /// An example of `--select`: two streams, and a field to leave out.
 pub(crate) fn example_selection() -> String {
     let (contacts, campaigns) = (contacts::SOURCE.stream.name, email_campaigns::SOURCE.stream.name);
@@ -78,13 +84,14 @@ pub(crate) fn example_selection() -> String {
 
 /// Whether the catalog selects a contact report.
 fn selects_reports(run: &Run) -> bool {
-    ALL.iter().any(|source| source.stream.has_routes() && run.selects(&source.stream))
+    all().any(|stream| stream.has_routes() && run.selects(stream))
 }
 
 /// What reading takes, with how it is read.
 pub(crate) struct Plan {
     pub(crate) calls: u64,
     per_second: f64,
+    max_requests: Option<u64>,
     /// What could be saved, and the route of the contact reports.
     notes: Vec<String>,
 }
@@ -104,6 +111,9 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(&reports::cost(self.calls, self.per_second))?;
+        if let Some(most) = self.max_requests.filter(|most| *most < self.calls) {
+            write!(f, ", at least {} at max_requests = {most}", runs_in_words(self.calls, most))?;
+        }
         self.notes.iter().try_for_each(|note| write!(f, "; {note}"))
     }
 }
@@ -124,7 +134,7 @@ pub(crate) fn plan(run: &mut Run, shared: &mut Shared, sources: &[&'static Sourc
     }
     let route = shared.reports.words().map(str::to_owned);
     let notes = [shared.how_to_save.take(), route].into_iter().flatten().collect();
-    Ok(Plan { calls, per_second: run.config.requests_per_second, notes })
+    Ok(Plan { calls, per_second: run.config.requests_per_second, max_requests: run.config.max_requests, notes })
 }
 
 /// What reading one stream costs, in words; `None` if the service does not say how much there is.

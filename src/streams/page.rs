@@ -85,7 +85,7 @@ pub(super) fn every_row<P, T, I>(
     listings: Vec<P>,
     pages: impl Fn(&Arc<Client>, &P, usize) -> I + Clone + Send + Sync + 'static,
     seen: &mut Seen,
-    mut each: impl FnMut(&P, Step<Page<T>>, &mut Seen) -> Result<()>,
+    mut each: impl FnMut(&P, Page<T>, &mut Seen) -> Result<()>,
 ) -> Result<Coverage>
 where
     P: Clone + Send + Sync + 'static,
@@ -119,11 +119,11 @@ where
                         let left = page.count.unwrap_or(0).saturating_sub(seen.rows_of_pass());
                         client.note_calls_to_progress(left.div_ceil(rows));
                     }
-                    each(&pending.listing, Step::Item(page), seen)?;
+                    each(&pending.listing, page, seen)?;
                     seen.end_page()
                 }
                 Step::End(outcome) => {
-                    each(&pending.listing, Step::End(outcome), seen)?;
+                    outcome?;
                     is_under_way = false;
                     let began = seen.began();
                     if again.add_if_unsettled(pass, &seen.end_pass()) {
@@ -186,7 +186,7 @@ impl AnotherPass {
 /// Takes the rows out of a page, and warns about odd ones in the name of the stream.
 pub(super) fn rows<T>(run: &mut Run, stream: &Stream, page: &mut Page<T>) -> Vec<T> {
     let rows = std::mem::take(&mut page.rows);
-    run.note_oddities(stream, rows.len(), &page.oddities);
+    run.odd_rows.note(stream, rows.len(), &page.oddities);
     rows
 }
 

@@ -68,7 +68,7 @@ pub(super) struct Sighting {
     pub(super) entered_at: Option<DateTime<Utc>>,
     /// The latest change of the row that the service dates.
     pub(super) changed_at: Option<DateTime<Utc>>,
-    /// Whether to write the row. It is false for one older than the lower bound: see `run::query_bound`.
+    /// Whether to write the row. It is false for one older than the lower bound: see `window::query_bound`.
     pub(super) is_wanted: bool,
 }
 

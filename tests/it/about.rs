@@ -1,4 +1,4 @@
-//! What the tap says of itself, and how it says what it does.
+//! What the tap says about itself: `--about`, completions, the manual, and the format of the log.
 
 use std::fs;
 use std::io::Write;
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::tap::{self, Ran, command};
 
-/// What the tap answers, in a folder and an environment that have nothing of use.
+/// The output of the tap, in an environment without settings.
 fn answer(arguments: &[&str]) -> String {
     let output = command().args(arguments).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{arguments:?}");
@@ -25,12 +25,12 @@ fn about() -> Value {
 
 /// `UPDATE=1 cargo test --test it about::` rewrites it.
 #[test]
-fn the_readme_has_the_settings_that_the_tap_has() {
+fn docs_settings_lists_the_settings_of_the_tap() {
     let markdown = answer(&["--about", "--format", "markdown"]);
     let table = &markdown[markdown.find("| setting |").unwrap()..];
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/settings.md");
-    let readme = fs::read_to_string(&path).unwrap();
-    let (before, rest) = readme.split_once("<!-- settings -->\n").unwrap();
+    let page = fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once("<!-- settings -->\n").unwrap();
     let (_, after) = rest.split_once("<!-- /settings -->").unwrap();
     let expected = format!("{before}<!-- settings -->\n{table}<!-- /settings -->{after}");
     if std::env::var_os("UPDATE").is_some() {
@@ -48,7 +48,7 @@ fn about_has_the_keys_of_the_sdk_and_a_schema_of_the_settings() {
     assert_eq!(about["version"], env!("CARGO_PKG_VERSION"));
     let schema = &about["settings"];
     assert!(jsonschema::meta::is_valid(schema));
-    // The type's own comment is for developers.
+    // The doc comment of the type is for developers.
     assert!(schema.get("description").is_none());
     let settings = schema["properties"].as_object().unwrap();
     let secret: Vec<_> = settings.iter().filter(|(_, s)| s["secret"] == true).map(|(name, _)| name).collect();
@@ -113,7 +113,7 @@ fn about_wins_over_a_sync_and_needs_no_file() {
 }
 
 #[test]
-fn shells_and_man_read_what_is_made_for_them() {
+fn completions_and_the_manual_can_be_read() {
     let mut bash = Command::new("bash").arg("-n").stdin(Stdio::piped()).spawn().unwrap();
     let completions = answer(&["completions", "bash"]);
     assert!(completions.contains("--log-format"));
@@ -129,10 +129,10 @@ fn shells_and_man_read_what_is_made_for_them() {
     assert_eq!(command().args(["man", "nothing"]).output().unwrap().status.code(), Some(2));
 }
 
-/// The fields of a structured line, beside `metric_info` on a metric.
+/// The fields of a structured line; a metric also has `metric_info`.
 const FIELDS: [&str; 8] = ["level", "pid", "logger_name", "ts", "thread_name", "app_name", "stream_name", "message"];
 
-/// Runs a sync and takes its log apart.
+/// Runs a sync and parses its log, whose lines must have the right fields.
 fn log_lines(fake: &Fake, arguments: &[&str], logging_config: Option<&Path>) -> (Option<i32>, Vec<Value>) {
     let config = tap::file(&fake.config());
     let mut command = command();
@@ -186,7 +186,7 @@ fn a_failure_is_a_structured_line_as_well() {
 }
 
 #[test]
-fn the_logging_config_of_meltano_is_heeded_unless_the_command_line_says_otherwise() {
+fn the_logging_config_of_meltano_applies_unless_log_format_is_set() {
     let structured = serde_json::json!({
         "version": 1,
         "formatters": {"structured": {"()": "singer_sdk.logging.StructuredFormatter"}},
@@ -204,37 +204,13 @@ fn the_logging_config_of_meltano_is_heeded_unless_the_command_line_says_otherwis
     }
 }
 
-/// Runs the tap with its stderr on a terminal, and returns what that showed.
-#[cfg(unix)]
-fn on_a_terminal(mut command: Command) -> String {
-    use std::ffi::OsStr;
-    use std::io::Read;
-    use std::os::unix::ffi::OsStrExt;
-
-    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-
-    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&terminal).unwrap();
-    unlockpt(&terminal).unwrap();
-    let name = ptsname(&terminal, Vec::new()).unwrap();
-    let other_end = fs::File::options().write(true).open(OsStr::from_bytes(name.as_bytes())).unwrap();
-    let mut child = command.env("TERM", "xterm").stdout(Stdio::null()).stderr(other_end).spawn().unwrap();
-    // `read_to_end` only returns once the other end is closed everywhere.
-    drop(command);
-    let mut shown = Vec::new();
-    // On Linux, reading from a terminal without another end is an error.
-    let _ = fs::File::from(terminal).read_to_end(&mut shown);
-    assert!(child.wait().unwrap().success());
-    String::from_utf8(shown).unwrap()
-}
-
 #[cfg(unix)]
 #[test]
-fn discovery_on_a_terminal_says_how_to_choose() {
+fn discovery_on_a_terminal_says_how_to_select() {
     let shown = |arguments: &[&str]| {
         let mut discover = command();
-        discover.args(arguments);
-        on_a_terminal(discover).trim_end().to_owned()
+        discover.args(arguments).env("TERM", "xterm");
+        crate::terminal::watch(discover, 200).trim_end().to_owned()
     };
     let patterns = "--select contacts,email_campaigns --select '!contacts.notes'";
     assert_eq!(shown(&["--discover"]), format!("To read a part of this: tap-constant-contact {patterns}"));

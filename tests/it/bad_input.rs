@@ -1,4 +1,4 @@
-//! Config, catalog and state files that cannot be used: the run exits with 2, names the place, makes no call and
+//! Config, catalog and state files that cannot be used: the run exits with 2, says where the mistake is, makes no call and
 //! overwrites nothing.
 
 use std::fs;
@@ -91,14 +91,14 @@ fn every_wrong_value_is_refused_with_what_is_allowed() {
     let fake = fake();
     for (key, value, allowed) in cases {
         let ran = tap(&fake, &json!({key: value}), None);
-        let told = critical(&ran);
-        assert_eq!(ran.code, Some(2), "{key} {value}: {told}");
-        assert!(told.contains(&format!(": {key} is ")), "{key} {value}: {told}");
-        assert!(told.contains(allowed), "{key} {value}: {told}");
+        let message = critical(&ran);
+        assert_eq!(ran.code, Some(2), "{key} {value}: {message}");
+        assert!(message.contains(&format!(": {key} is ")), "{key} {value}: {message}");
+        assert!(message.contains(allowed), "{key} {value}: {message}");
         let is_hidden = ["client_id", "client_secret", "refresh_token", "access_token"].contains(&key);
         let is_plain = |text: &&str| text.is_ascii() && !text.contains(['\n', '"', '?', '@']);
         if let Some(text) = value.as_str().filter(|text| !is_hidden && is_plain(text)) {
-            assert!(told.contains(text), "{key} {value}: {told}");
+            assert!(message.contains(text), "{key} {value}: {message}");
         }
         assert!(ran.messages.is_empty());
     }
@@ -150,7 +150,7 @@ fn settings_that_do_not_go_together_are_refused() {
     assert!(fake.calls().is_empty());
 }
 
-/// Runs with one of the three files being `bytes`, and the others good.
+/// Runs with this content in one of the three files, and good content in the others.
 fn with_file(fake: &Fake, flag: &str, bytes: &[u8]) -> (Ran, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("given.json");
@@ -162,13 +162,13 @@ fn with_file(fake: &Fake, flag: &str, bytes: &[u8]) -> (Ran, PathBuf) {
     }
     let ran = Ran::of(&command.arg(flag).arg(&path).output().unwrap());
     assert_eq!(fs::read(&path).unwrap(), bytes, "{flag} was overwritten");
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "something was left beside {flag}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a file was left beside {flag}");
     (ran, path)
 }
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
-fn files_that_cannot_be_used_are_named_and_left_alone() {
+fn unusable_files_are_named_and_not_changed() {
     let fake = fake();
     let deep = |open: &str, close: &str| (open.repeat(5000) + &close.repeat(5000)).into_bytes();
     let huge = format!("{{\"client_id\": \"{}\"", "x".repeat(20_000_000)).into_bytes();
@@ -262,28 +262,28 @@ fn files_that_cannot_be_used_are_named_and_left_alone() {
             text(json!({"bookmarks": {"contacts": {"full_refresh_at": "2999-01-01"}}})),
             &["contacts.full_refresh_at", "in the future"],
         ),
-        // What Meltano and others keep around a tap's state.
+        // The form in which Meltano stores a tap's state.
         ("--state", text(json!({"singer_state": {"bookmarks": {}}})), &["singer_state"]),
     ]);
     assert!(cases.len() >= 60);
     for (flag, bytes, words) in cases {
         let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(120)]).into_owned();
         let (ran, path) = with_file(&fake, flag, &bytes);
-        let told = critical(&ran);
-        assert_eq!(ran.code, Some(2), "{flag} {shown}: {told}");
-        assert!(told.contains(path.to_str().unwrap()), "{flag} {shown}: {told}");
-        assert!(words.iter().all(|word| told.contains(word)), "{flag} {shown}: {told}");
-        assert!(told.len() < 1000, "{flag} {shown}: {told}");
+        let message = critical(&ran);
+        assert_eq!(ran.code, Some(2), "{flag} {shown}: {message}");
+        assert!(message.contains(path.to_str().unwrap()), "{flag} {shown}: {message}");
+        assert!(words.iter().all(|word| message.contains(word)), "{flag} {shown}: {message}");
+        assert!(message.len() < 1000, "{flag} {shown}: {message}");
         assert!(ran.messages.is_empty(), "{flag} {shown}");
     }
     assert!(fake.calls().is_empty());
 }
 
 #[test]
-fn a_byte_order_mark_is_no_part_of_a_file() {
+fn a_byte_order_mark_is_ignored() {
     let fake = fake();
     let marked = |text: &Value| ["\u{feff}".as_bytes(), text.to_string().as_bytes()].concat();
-    // Its tokens rotate: the second run has what the first wrote back.
+    // The tokens rotate, so the second run uses the config that the first one wrote.
     let config = tap::file(&json!(null));
     fs::write(config.path(), marked(&fake.config())).unwrap();
     for _ in 0..2 {
@@ -302,7 +302,7 @@ fn a_byte_order_mark_is_no_part_of_a_file() {
 }
 
 #[test]
-fn paths_that_lead_nowhere_are_named() {
+fn paths_without_a_file_are_named() {
     let fake = fake();
     let config = tap::file(&fake.config());
     for flag in ["--config", "--catalog", "--state"] {

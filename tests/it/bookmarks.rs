@@ -1,4 +1,4 @@
-//! What a bookmark speaks for, and that it speaks for no more than was read.
+//! What a bookmark covers, and that it never covers more than was read.
 
 use chrono::{DateTime, Days, TimeDelta, Utc};
 use fake::account::Size;
@@ -6,7 +6,7 @@ use fake::{Account, Fake, Fault, Switches, What};
 use serde_json::{Value, json};
 
 use crate::merge::is_at_rest;
-use crate::tap::{Ran, incremental, only, sorted, streams, tap, tap_with, without_nulls};
+use crate::tap::{Ran, incremental, only, sorted, streams, tap, tap_with, truth, without, without_nulls};
 
 const DETAILS: &str = "contact_activity_details";
 const SUMMARY: &str = "contact_action_summary";
@@ -16,7 +16,7 @@ fn account(seed: u64) -> Account {
 }
 
 fn fake(seed: u64) -> Fake {
-    Fake::start_with(account(seed), Switches { rotating: false, per_day: 1_000_000, ..Switches::default() })
+    Fake::start_with(account(seed), Switches { per_day: 1_000_000, ..Switches::long_lived() })
 }
 
 fn read(fake: &Fake, more: &Value, state: Option<&Value>, streams: &[&str]) -> Ran {
@@ -25,23 +25,9 @@ fn read(fake: &Fake, more: &Value, state: Option<&Value>, streams: &[&str]) -> R
     ran
 }
 
-/// The same without some fields of the first stream.
-fn read_without(fake: &Fake, more: &Value, state: Option<&Value>, streams: &[&str], fields: &[&str]) -> Ran {
-    tap_with(fake, more, state, Some(&without(streams, fields)))
-}
-
-fn without(streams: &[&str], fields: &[&str]) -> Value {
-    let mut catalog = only(streams);
-    for field in fields {
-        let path = ["properties", field];
-        let deselected = json!({"breadcrumb": path, "metadata": {"selected": false}});
-        catalog["streams"][0]["metadata"].as_array_mut().unwrap().push(deselected);
-    }
-    catalog
-}
-
-fn truth(fake: &Fake, stream: &str) -> Vec<String> {
-    sorted(fake.account().truth(stream).iter().map(without_nulls))
+/// The same for one stream without a field.
+fn read_without(fake: &Fake, more: &Value, state: Option<&Value>, stream: &str, field: &str) -> Ran {
+    tap_with(fake, more, state, Some(&without(stream, &[&[field]])))
 }
 
 fn value(ran: &Ran, stream: &str) -> DateTime<Utc> {
@@ -66,29 +52,29 @@ fn a_state_of_another_account_is_refused_before_the_first_record() {
         }
         assert!(!ran.messages.iter().any(|message| message["type"] == "RECORD"));
         assert_eq!(ran.last_state()["account"], first.last_state()["account"]);
-        assert_eq!(other.api_calls().len(), 1, "the lists are asked for first");
+        assert_eq!(other.api_calls().len(), 1, "the first call lists the lists");
     }
-    // The way out: no account is no check, and the run remembers its own.
+    // Without "account" there is no check, and the run writes the account that it read.
     let mut state = first.last_state();
     state.as_object_mut().unwrap().remove("account");
     let ran = read(&other, &json!({}), Some(&state), &["contacts"]);
     assert_ne!(ran.last_state()["account"], first.last_state()["account"]);
-    // The same account, most of whose lists are gone.
+    // The same account, after most of its lists were deleted.
     one.account().lists.truncate(5);
     read(&one, &json!({}), Some(&first.last_state()), &["contacts"]);
 }
 
 #[test]
-fn lists_that_cannot_be_read_are_no_check() {
+fn without_lists_the_account_is_not_checked() {
     let (one, other) = (fake(1), fake(2));
     let state = read(&one, &json!({}), None, &["contacts"]).last_state();
     let error = |status| What::Status(status, "[]".into(), "application/json");
     for what in [What::Forbidden, What::NotFound, error(400), error(500)] {
-        other.fault(Fault { path: "/contact_lists".into(), skip: 0, times: usize::MAX, what });
-        // The names of the lists are another matter.
+        other.fault(Fault::always("/contact_lists", what));
+        // Without sub-resources, so that the names of the lists are not needed.
         let more = json!({"max_retries": 1, "include_subresources": false});
         let ran = read(&other, &more, Some(&state), &["contacts", "email_campaigns"]);
-        assert_eq!(ran.last_state()["account"], state["account"], "what stood there stays");
+        assert_eq!(ran.last_state()["account"], state["account"], "the state keeps its account");
         assert!(ran.stderr.contains("so the account is not compared with that of the state"), "{}", ran.stderr);
         let ran = read(&other, &more, None, &["contacts"]);
         assert!(!ran.stderr.contains("compared"), "there is nothing to compare: {}", ran.stderr);
@@ -110,16 +96,19 @@ fn the_lists_are_read_once_a_run() {
         read(&fake, &json!({}), None, streams);
         assert_eq!(listings(&fake), expected, "{streams:?}");
         assert!(fake.api_calls()[0].path.ends_with("/contact_lists"));
-        assert!(!fake.api_calls().iter().any(|call| call.path.ends_with("/contacts/counts")), "the time is known");
+        assert!(
+            !fake.api_calls().iter().any(|call| call.path.ends_with("/contacts/counts")),
+            "the first call already gave the service's time"
+        );
     }
 }
 
 #[test]
-fn sms_lists_that_are_refused_take_nothing_with_them() {
+fn email_lists_and_campaigns_are_read_even_if_sms_lists_are_refused() {
     let error = |status| What::Status(status, "[]".into(), "application/json");
     for what in [What::Forbidden, What::NotFound, error(400), error(500)] {
         let fake = fake(4);
-        fake.fault(Fault { path: "channel_type=sms".into(), skip: 0, times: usize::MAX, what });
+        fake.fault(Fault::always("channel_type=sms", what));
         let ran = read(&fake, &json!({"max_retries": 1}), None, &["contact_lists", "email_campaigns"]);
         let expected = fake.account().truth("contact_lists");
         let expected = expected.iter().filter(|list| list["channel_type"] == "email").map(without_nulls);
@@ -130,7 +119,7 @@ fn sms_lists_that_are_refused_take_nothing_with_them() {
 }
 
 #[test]
-fn no_clock_but_that_of_a_good_answer_moves_a_bookmark() {
+fn only_the_clock_of_a_successful_answer_moves_a_bookmark() {
     for what in [What::Ahead(TimeDelta::hours(20), Some(503)), What::Ahead(TimeDelta::days(3), None)] {
         let fake = fake(5);
         let begun = Utc::now();
@@ -172,16 +161,16 @@ fn rows_that_are_attributed_hours_late_come_with_the_next_run() {
     }
 }
 
-/// Automations and landing pages stand in no listing, so that the oldest listed campaign bounds nothing.
+/// Automations and landing pages are in no listing, so activity may be older than every listed campaign.
 #[test]
-fn a_first_read_has_no_bound_that_the_settings_do_not_name() {
+fn a_first_read_has_no_lower_bound_unless_a_setting_has() {
     let mut account = account(7);
     let listed: Vec<_> = account.campaigns.iter().map(|campaign| campaign.created_at).collect();
     let oldest = *listed.iter().min().unwrap();
     for row in account.activities.iter_mut().step_by(3) {
         row.at = oldest - TimeDelta::days(4000);
     }
-    let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+    let fake = Fake::start_with(account, Switches::long_lived());
     let ran = read(&fake, &json!({"activity_route": "contacts"}), None, &[SUMMARY, DETAILS]);
     for report in [SUMMARY, DETAILS] {
         assert_eq!(sorted(ran.records(report)), truth(&fake, report), "{report}");
@@ -196,30 +185,30 @@ fn a_field_that_is_selected_later_starts_its_stream_over() {
         [("contacts", "first_name"), (DETAILS, "campaign_activity_name"), ("email_campaigns", "name")]
     {
         let more = json!({"contacts_full_refresh_days": 0});
-        let first = read_without(&fake, &more, None, &[stream], &[field]);
+        let first = read_without(&fake, &more, None, stream, field);
         assert_eq!(first.last_state()["bookmarks"][stream]["deselected"], field);
         let next = read(&fake, &more, Some(&first.last_state()), &[stream]);
         assert!(next.stderr.contains(&format!("WARNING {stream}: {field} was not selected before")), "{}", next.stderr);
         assert!(next.stderr.contains("read from the start (about "), "{}", next.stderr);
         assert_eq!(sorted(next.records(stream)), truth(&fake, stream));
         assert_eq!(next.last_state()["bookmarks"][stream]["deselected"], "");
-        // Fewer fields go on.
-        let fewer = read_without(&fake, &more, Some(&next.last_state()), &[stream], &[field]);
+        // A run with fewer fields continues.
+        let fewer = read_without(&fake, &more, Some(&next.last_state()), stream, field);
         assert!(!is_restarted(&fewer) && fewer.records(stream).len() < truth(&fake, stream).len());
         assert_eq!(fewer.last_state()["bookmarks"][stream]["deselected"], field);
     }
-    // A field that the route leaves null is no reason.
+    // A field that the route leaves null is not a reason.
     let more = json!({"activity_route": "contacts"});
-    let first = read_without(&fake, &more, None, &[DETAILS], &["link_url"]);
+    let first = read_without(&fake, &more, None, DETAILS, "link_url");
     assert_eq!(first.last_state()["bookmarks"][DETAILS]["deselected"], "");
     assert!(!is_restarted(&read(&fake, &more, Some(&first.last_state()), &[DETAILS])));
 }
 
 #[test]
-fn a_round_keeps_every_field_that_any_of_its_runs_left_out() {
+fn a_read_over_several_runs_remembers_every_field_that_one_of_them_left_out() {
     let fake = fake(9);
     let more = json!({"activity_route": "contacts"});
-    let catalog = without(&[DETAILS], &["campaign_activity_name"]);
+    let catalog = without(DETAILS, &[&["campaign_activity_name"]]);
     fake.forget_calls();
     assert_eq!(tap_with(&fake, &more, None, Some(&catalog)).code, Some(0));
     let limited = json!({"activity_route": "contacts", "max_requests": fake.api_calls().len() - 4});
@@ -237,7 +226,7 @@ fn a_round_keeps_every_field_that_any_of_its_runs_left_out() {
 }
 
 #[test]
-fn other_settings_that_read_less_go_on_and_those_that_read_more_start_over() {
+fn settings_that_read_less_continue_and_those_that_read_more_start_over() {
     let fake = fake(10);
     for (stream, wide, narrow) in [
         ("contacts", json!({"contact_status": "all"}), json!({"contact_status": "active"})),
@@ -263,7 +252,7 @@ fn other_settings_that_read_less_go_on_and_those_that_read_more_start_over() {
         let less = read(&fake, &narrow, Some(&first.last_state()), &[stream]);
         assert!(!is_restarted(&less), "{stream} {narrow}: {}", less.stderr);
         let filter = |ran: &Ran| ran.last_state()["bookmarks"][stream]["filter"].clone();
-        assert_ne!(filter(&less), filter(&first), "the narrower one is written");
+        assert_ne!(filter(&less), filter(&first), "the state has the narrower filter");
         let more = read(&fake, &wide, Some(&less.last_state()), &[stream]);
         assert!(is_restarted(&more), "{stream} {wide}: {}", more.stderr);
         assert_eq!(sorted(more.records(stream)), sorted(first.records(stream)), "{stream}");
@@ -272,7 +261,7 @@ fn other_settings_that_read_less_go_on_and_those_that_read_more_start_over() {
 }
 
 #[test]
-fn older_rows_that_stay_unread_are_told_once_with_the_way_to_them() {
+fn older_rows_that_stay_unread_draw_one_warning_with_the_command_that_reads_them() {
     let fake = fake(11);
     let date = |days| json!((Utc::now() - Days::new(days)).format("%Y-%m-%d").to_string());
     for (was, is, why) in [
@@ -314,7 +303,7 @@ fn an_earlier_start_brings_the_older_contacts_and_campaigns() {
     let date = |days: i64| json!((Utc::now() - TimeDelta::days(days)).format("%Y-%m-%d").to_string());
     let streams = ["contacts", "email_campaigns"];
     let far = json!({"start_date": date(12_000)});
-    // One bound that is as early is no reason to read anything again.
+    // A later start is not a reason to read anything again.
     for (is, is_earlier) in [(far, true), (json!({}), true), (json!({"start_date": date(5)}), false)] {
         let was = json!({"start_date": date(60), "contacts_full_refresh_days": 0});
         let first = read(&fake, &was, None, &streams);
@@ -331,7 +320,7 @@ fn an_earlier_start_brings_the_older_contacts_and_campaigns() {
         let quiet = read(&fake, &more, Some(&next.last_state()), &streams);
         assert!(!is_restarted(&quiet), "{}", quiet.stderr);
     }
-    // Here it is only the bound of the first run.
+    // `updated_days_back` bounds only the first run.
     let first = read(&fake, &json!({"updated_days_back": 60}), None, &streams);
     assert!(!is_restarted(&read(&fake, &json!({"updated_days_back": 60}), Some(&first.last_state()), &streams)));
 }
@@ -349,9 +338,9 @@ fn the_contacts_are_read_completely_every_night() {
     }
 }
 
-/// What another STATE has left behind.
+/// A merged state may say of both reports that they are finished in this round.
 #[test]
-fn a_complete_report_is_left_alone_only_while_another_one_is_unfinished() {
+fn a_finished_report_is_skipped_only_while_the_other_one_is_unfinished() {
     let fake = fake(13);
     let more = json!({"activity_route": "contacts", "activity_lookback_days": 3650});
     let first = tap(&fake, &more, None);
@@ -372,7 +361,7 @@ fn a_complete_report_is_left_alone_only_while_another_one_is_unfinished() {
 }
 
 #[test]
-fn bookmarks_of_others_are_kept_and_told() {
+fn bookmarks_of_other_streams_are_kept_with_a_warning() {
     let fake = fake(14);
     let state = json!({
         "bookmarks": {"contacts": {"updated_at": "2026-01-01"}, "orders": {"id": 7, "page": {"n": 1}}}, "theirs": [1],

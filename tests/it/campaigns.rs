@@ -1,4 +1,5 @@
-//! The campaigns with their counts, activities and e-mails: what is written, what it costs, and what a refusal costs.
+//! The campaigns with their counts, activities and e-mails: what is written, how many calls it takes, and what a refusal
+//! leaves null.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +8,7 @@ use fake::account::Size;
 use fake::{Account, Fake, Fault, Id, Kind, Switches, What};
 use serde_json::{Value, json};
 
-use crate::tap::{Ran, only, sorted, tap, tap_with, without_nulls};
+use crate::tap::{self, Ran, only, sorted, tap, tap_with, without_nulls};
 
 const STREAM: &str = "email_campaigns";
 const COUNTS: [&str; 9] = [
@@ -27,24 +28,20 @@ const EMAIL: [&str; 7] =
 /// Thirty campaigns of all kinds: drafts, removed ones, a repeated one, one whose e-mail answers 404.
 fn fake() -> Fake {
     let account = Account::generate(11, Size { contacts: 40, lists: 9, campaigns: 30 });
-    Fake::start_with(account, Switches { rotating: false, ..Switches::default() })
+    Fake::start_with(account, Switches::long_lived())
 }
 
 fn read(fake: &Fake, state: Option<&Value>) -> Ran {
     tap_with(fake, &json!({}), state, Some(&only(&[STREAM])))
 }
 
-/// A catalog of this stream without these fields.
+/// A catalog of this stream without these groups of fields.
 fn without(fields: &[&[&str]]) -> Value {
-    let mut catalog = only(&[STREAM]);
-    for field in fields.iter().copied().flatten() {
-        let deselected = json!({"breadcrumb": ["properties", field], "metadata": {"selected": false}});
-        catalog["streams"][0]["metadata"].as_array_mut().unwrap().push(deselected);
-    }
-    catalog
+    let fields: Vec<&[&str]> = fields.iter().flat_map(|group| group.chunks(1)).collect();
+    tap::without(STREAM, &fields)
 }
 
-/// How many calls went to the listing, the summaries, details and e-mails.
+/// The number of calls for the listing, the summaries, the details and the e-mails.
 fn calls(fake: &Fake) -> [usize; 4] {
     let calls = fake.api_calls();
     let count = |is: &dyn Fn(&str) -> bool| calls.iter().filter(|call| is(&call.path)).count();
@@ -69,7 +66,7 @@ fn ids(ran: &Ran) -> Vec<String> {
 }
 
 #[test]
-fn a_full_read_has_the_counts_activities_and_e_mails_of_every_campaign() {
+fn a_full_read_writes_the_counts_activities_and_e_mails_of_every_campaign() {
     let fake = fake();
     fake.account().add_undocumented_roles(0);
     let ran = read(&fake, None);
@@ -87,7 +84,7 @@ fn a_full_read_has_the_counts_activities_and_e_mails_of_every_campaign() {
 }
 
 #[test]
-fn a_removed_campaign_that_was_never_sent_costs_no_call() {
+fn a_campaign_that_was_removed_before_it_was_sent_takes_no_call() {
     let fake = fake();
     let removed: Vec<String> = {
         let account = fake.account();
@@ -100,14 +97,13 @@ fn a_removed_campaign_that_was_never_sent_costs_no_call() {
         let ran = tap_with(&fake, &json!({}), None, Some(&catalog));
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
         assert!(fake.api_calls().iter().all(|call| removed.iter().all(|id| !call.path.contains(id))));
-        // Of the thirty, two were removed unsent, and one that was sent is removed.
         assert_eq!(calls(&fake)[2], 30 - removed.len());
         assert!(warnings(&ran, "refuses the details").is_empty(), "{}", ran.stderr);
     }
 }
 
 #[test]
-fn calls_follow_the_selection() {
+fn only_what_selected_fields_need_is_requested() {
     let asked = |fields: &[&[&str]]| {
         let fake = fake();
         fake.account().campaigns.retain(|campaign| campaign.status != "Removed");
@@ -124,7 +120,7 @@ fn calls_follow_the_selection() {
     let activities: &[&str] = &["campaign_activities"];
     assert_eq!(asked(&[]), [1, 1, 27, 27]);
     assert_eq!(asked(&[&EMAIL]), [1, 1, 27, 0]);
-    // Which e-mail is the primary one, only the details say.
+    // Only the details say which e-mail is the primary one.
     assert_eq!(asked(&[activities, &EMAIL[1..]]), [1, 1, 27, 27]);
     assert_eq!(asked(&[activities, &EMAIL]), [1, 1, 0, 0]);
     assert_eq!(asked(&[&COUNTS]), [1, 0, 27, 27]);
@@ -132,7 +128,7 @@ fn calls_follow_the_selection() {
     assert_eq!(asked(&[&COUNTS, activities, &EMAIL]), [1, 0, 0, 0]);
 }
 
-/// The bookmark of a run that has just ended.
+/// A state whose bookmark is now.
 fn up_to_now(fake: &Fake) -> Value {
     let at = fake.now().format("%FT%TZ").to_string();
     json!({"bookmarks": {STREAM: {"replication_key": "updated_at", "replication_key_value": at}}})
@@ -146,7 +142,7 @@ fn a_later_run_writes_what_was_updated_and_what_was_sent_lately() {
         let mut account = fake.account();
         let now = account.now();
         for (i, campaign) in account.campaigns.iter_mut().enumerate() {
-            // The first was sent twenty days ago, the others before anybody watched.
+            // The first one was sent twenty days ago, the others before the lookback begins.
             let age = TimeDelta::days(if i == 0 { 20 } else { 40 });
             campaign.updated_at = now - age;
             campaign.activities.iter_mut().for_each(|a| a.sent_at = a.sent_at.map(|_| now - age));
@@ -161,15 +157,15 @@ fn a_later_run_writes_what_was_updated_and_what_was_sent_lately() {
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     let expected = BTreeSet::from([lately.clone(), updated.clone()]);
     assert_eq!(ids(&ran).into_iter().collect::<BTreeSet<_>>(), expected);
-    // Each row is whole, since what a target does not get, it clears.
+    // Every row has all fields, since a target clears those that a row omits.
     let truth = truth(&fake).into_iter().filter(|row| expected.contains(row["campaign_id"].as_str().unwrap()));
     assert_eq!(sorted(ran.records(STREAM)), sorted(truth));
-    // Two calls for each campaign that is written, and no more.
+    // Two calls for each campaign that is written.
     assert_eq!(calls(&fake), [1, 1, 2, 2]);
 
     let fewer = tap_with(&fake, &json!({"activity_lookback_days": 10}), Some(&state), Some(&only(&[STREAM])));
     assert_eq!(ids(&fewer), std::slice::from_ref(&updated));
-    // Without counts nothing grows, and the service is asked for what was updated alone.
+    // Without counts, only the updated campaigns are requested.
     fake.forget_calls();
     let plain = tap_with(&fake, &json!({}), Some(&state), Some(&without(&[&COUNTS])));
     assert_eq!(ids(&plain), [updated]);
@@ -190,17 +186,17 @@ fn a_sent_campaign_that_the_listing_lacks_is_read_by_its_id() {
     };
     let ran = read(&fake, None);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    // The third is known neither way, and there is nothing to write of it.
+    // The third is in no listing and unknown by its id, so it cannot be written.
     let truth = truth(&fake).into_iter().filter(|row| row["campaign_id"] != missing[2]);
     assert_eq!(sorted(ran.records(STREAM)), sorted(truth));
     assert!(ids(&ran).is_sorted());
-    let told = warnings(&ran, &missing[2]);
-    assert!(told.len() == 1 && told[0].contains("not written"), "{}", ran.stderr);
+    let warnings = warnings(&ran, &missing[2]);
+    assert!(warnings.len() == 1 && warnings[0].contains("not written"), "{}", ran.stderr);
     assert_eq!(calls(&fake)[1], 1);
 }
 
 #[test]
-fn a_refusal_costs_fields_and_one_warning_a_kind() {
+fn a_refusal_leaves_fields_null_with_one_warning() {
     let refusals = || {
         [
             What::Status(400, r#"[{"error_key": "no", "error_message": "No"}]"#.into(), "application/json"),
@@ -213,10 +209,10 @@ fn a_refusal_costs_fields_and_one_warning_a_kind() {
         ("/emails/activities/", &[&EMAIL], "refuses the e-mail"),
         ("/v3/emails/", &[&EMAIL, &["campaign_activities"]], "refuses the details"),
     ];
-    for (path, fields, told) in kinds {
+    for (path, fields, words) in kinds {
         for what in refusals() {
             let fake = fake();
-            fake.fault(Fault { path: path.into(), skip: 0, times: usize::MAX, what: what.clone() });
+            fake.fault(Fault::always(path, what.clone()));
             let ran = read(&fake, None);
             assert_eq!(ran.code, Some(0), "{path} {what:?} {}", ran.stderr);
             let gone: BTreeSet<&str> = fields.iter().copied().flatten().copied().collect();
@@ -225,18 +221,18 @@ fn a_refusal_costs_fields_and_one_warning_a_kind() {
                 row
             });
             assert_eq!(sorted(ran.records(STREAM)), sorted(truth), "{path} {what:?}");
-            let warnings = warnings(&ran, told);
+            let warnings = warnings(&ran, words);
             assert_eq!(warnings.len(), 1, "{path} {what:?} {}", ran.stderr);
-            // A person knows a campaign by its name.
+            // With the name of the campaign, since a person does not know its id.
             let names = fake.account().campaigns.iter().any(|campaign| warnings[0].contains(&campaign.name));
-            assert_eq!(names, !told.ends_with("counts"), "{}", warnings[0]);
+            assert_eq!(names, !words.ends_with("counts"), "{}", warnings[0]);
             assert!(ran.last_state()["bookmarks"][STREAM]["replication_key_value"].is_string());
         }
     }
 }
 
 #[test]
-fn any_other_failure_ends_the_stream_before_a_row_lacks_what_it_could_have() {
+fn any_other_failure_ends_the_stream_before_an_incomplete_row_is_written() {
     let failures = [
         What::Status(500, "[]".into(), "application/json"),
         What::Empty200,
@@ -246,12 +242,12 @@ fn any_other_failure_ends_the_stream_before_a_row_lacks_what_it_could_have() {
     ];
     for path in ["email_campaign_summaries", "/emails/activities/", "/v3/emails/"] {
         for what in failures.clone() {
-            // A summary without rows on a first page means that nothing was sent.
+            // A first page of summaries without rows means that nothing was sent.
             if path.starts_with("email") && matches!(&what, What::Status(200, body, _) if body == "{}") {
                 continue;
             }
             let fake = fake();
-            fake.fault(Fault { path: path.into(), skip: 0, times: usize::MAX, what: what.clone() });
+            fake.fault(Fault::always(path, what.clone()));
             let ran = tap_with(&fake, &json!({"max_retries": 1}), None, Some(&only(&[STREAM])));
             assert_eq!(ran.code, Some(1), "{path} {what:?} {}", ran.stderr);
             let truth = sorted(truth(&fake));
@@ -263,7 +259,7 @@ fn any_other_failure_ends_the_stream_before_a_row_lacks_what_it_could_have() {
 }
 
 #[test]
-fn what_passes_is_tried_again() {
+fn failures_that_pass_are_retried() {
     let fake = fake();
     for path in ["email_campaign_summaries", "/emails/activities/", "/v3/emails/"] {
         fake.fault(Fault::once(path, What::Status(503, String::new(), "text/html")));
@@ -275,7 +271,7 @@ fn what_passes_is_tried_again() {
 }
 
 #[test]
-fn an_odd_value_of_a_detail_costs_itself_and_a_warning_with_the_id() {
+fn an_odd_value_of_a_detail_becomes_null_with_a_warning_that_has_the_id() {
     let fake = fake();
     let id = {
         let mut account = fake.account();
@@ -285,7 +281,7 @@ fn an_odd_value_of_a_detail_costs_itself_and_a_warning_with_the_id() {
     let body = json!({"campaign_activity_id": id, "subject": "Kept", "contact_list_ids": "none", "segment_ids": [1, "x", null],
         "role": "primary_email", "format_type": 5, "html_content": "<p>"});
     let what = What::Status(200, body.to_string(), "application/json");
-    fake.fault(Fault { path: "/emails/activities/".into(), skip: 0, times: usize::MAX, what });
+    fake.fault(Fault::always("/emails/activities/", what));
     let ran = read(&fake, None);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     let row = &ran.records(STREAM)[0];
@@ -294,13 +290,13 @@ fn an_odd_value_of_a_detail_costs_itself_and_a_warning_with_the_id() {
         (&json!("Kept"), &json!([1]), None)
     );
     for field in ["contact_list_ids", "segment_ids"] {
-        let told = warnings(&ran, field);
-        assert!(told.len() == 1 && told[0].contains(&id), "{}", ran.stderr);
+        let warnings = warnings(&ran, field);
+        assert!(warnings.len() == 1 && warnings[0].contains(&id), "{}", ran.stderr);
     }
 }
 
 #[test]
-fn details_are_asked_for_once_a_run_whoever_needs_them() {
+fn details_are_requested_once_a_run_for_all_streams() {
     let fake = fake();
     let ran = tap(&fake, &json!({"activity_route": "campaigns"}), None);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
@@ -315,9 +311,9 @@ fn details_are_asked_for_once_a_run_whoever_needs_them() {
 }
 
 #[test]
-fn all_contacts_are_written_before_the_first_detail_is_asked_for() {
+fn all_contacts_are_written_before_the_first_detail_is_requested() {
     let account = Account::generate(12, Size { contacts: 200, lists: 3, campaigns: 60 });
-    let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+    let fake = Fake::start_with(account, Switches::long_lived());
     let ran = tap_with(&fake, &json!({"page_size": 50}), None, Some(&only(&["contacts", STREAM])));
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     let calls = fake.api_calls();
@@ -338,7 +334,7 @@ fn campaigns_that_slip_between_pages_are_read_all_the_same() {
     fake.before_call(Box::new(move |target, account| {
         if left > 0 && target.contains("/emails?") && target.contains("next=") {
             left -= 1;
-            // One leaves and another enters, so that no count would show it.
+            // One is removed and another added, so that the count stays the same.
             account.campaigns.remove(0);
             account.send_campaign("Sent meanwhile", &[]);
         }
@@ -445,7 +441,7 @@ fn summaries_at_rest_are_read_once() {
 }
 
 #[test]
-fn a_read_that_was_cut_off_goes_on_after_the_last_campaign_written() {
+fn an_interrupted_read_continues_after_the_last_written_campaign() {
     let fake = fake();
     let (mut state, mut read, mut runs) = (None, Vec::new(), 0);
     loop {
@@ -467,7 +463,7 @@ fn a_read_that_was_cut_off_goes_on_after_the_last_campaign_written() {
         assert_eq!(bookmark["resume_after"], read.last().unwrap()["campaign_id"]);
         assert!(bookmark["resume_until"].is_string() && bookmark["resume_since"] == "", "{last}");
         if runs == 1 {
-            // What changes meanwhile behind the place comes with the next run.
+            // A change of a campaign that is already written comes with the next run.
             let mut account = fake.account();
             let now = account.now() + TimeDelta::seconds(1);
             let id = read[0]["campaign_id"].as_str().unwrap();
@@ -479,7 +475,6 @@ fn a_read_that_was_cut_off_goes_on_after_the_last_campaign_written() {
         assert!(runs < 10);
     }
     assert!(runs > 2, "{runs}");
-    // Each campaign once, in order.
     let ids: Vec<&str> = read.iter().map(|row| row["campaign_id"].as_str().unwrap()).collect();
     assert!(ids.is_sorted_by(|a, b| a < b));
     assert_eq!(ids.len(), fake.account().campaigns.len());
@@ -495,9 +490,9 @@ fn state_of(fake: &Fake, state: &Value) -> Value {
 }
 
 #[test]
-fn the_plan_counts_the_details_and_says_what_saves_them() {
+fn the_plan_counts_the_details_and_says_how_to_save_them() {
     let account = Account::generate(13, Size { contacts: 5, lists: 3, campaigns: 150 });
-    let fake = Fake::start_with(account, Switches { rotating: false, per_day: 100_000, ..Switches::default() });
+    let fake = Fake::start_with(account, Switches { per_day: 100_000, ..Switches::long_lived() });
     let ran = read(&fake, None);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     let planned = |ran: &Ran| -> usize {
@@ -506,7 +501,7 @@ fn the_plan_counts_the_details_and_says_what_saves_them() {
         calls.replace(',', "").parse().unwrap()
     };
     let made = fake.api_calls().len();
-    // A campaign that turns out not to be known by its id costs one call less.
+    // A campaign that is unknown by its id takes one call less.
     assert!(planned(&ran).abs_diff(made) <= made / 10, "{} for {made}", planned(&ran));
     assert!(ran.stderr.contains("deselect its fields campaign_activities, subject"), "{}", ran.stderr);
     fake.forget_calls();

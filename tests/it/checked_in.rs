@@ -1,4 +1,4 @@
-//! What is checked in beside the code is what the code says. `UPDATE=1 cargo test --test it checked_in::` rewrites it.
+//! The generated files are up to date. `UPDATE=1 cargo test --test it checked_in::` rewrites them.
 
 use std::fs;
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::process::Command;
 
 use serde_json::{Map, Value, json};
 
-/// The same as what is checked in at this path of the repository.
-fn same(path: &str, expected: &str) {
+/// Compares a generated file with its content.
+fn assert_current(path: &str, expected: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     if std::env::var_os("UPDATE").is_some() {
         fs::write(&path, expected).unwrap();
@@ -27,14 +27,14 @@ fn answer(arguments: &[&str]) -> Value {
 #[test]
 fn schemas_and_example_catalog_are_those_of_the_types() {
     let catalog = answer(&["--discover"]);
-    same("catalog.example.json", &pretty(&catalog));
+    assert_current("catalog.example.json", &pretty(&catalog));
     for stream in catalog["streams"].as_array().unwrap() {
         let name = stream["tap_stream_id"].as_str().unwrap();
-        same(&format!("schemas/{name}.json"), &pretty(&stream["schema"]));
+        assert_current(&format!("schemas/{name}.json"), &pretty(&stream["schema"]));
     }
 }
 
-/// Every fact of a stream stands in its row of the table, so that a new stream is one file and one line.
+/// Everything that depends on the stream is derived from its `Source`, so that a new stream is one file and one line.
 #[test]
 fn outside_its_folder_no_stream_is_named() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -54,7 +54,7 @@ fn outside_its_folder_no_stream_is_named() {
             let text = fs::read_to_string(&path).unwrap();
             let code = text.rsplit_once("\n#[cfg(test)]\n").map_or(&*text, |(code, _)| code);
             for (number, line) in code.lines().enumerate() {
-                // A route has the name of a stream, and an endpoint has it in its path.
+                // One of the routes has the name of a stream.
                 let is_of_route = place == "config/words.rs" && line.ends_with("Contacts = \"contacts\",");
                 if names.iter().any(|name| names_stream(line, name)) && !is_of_route {
                     found.push(format!("{place}:{}: {}", number + 1, line.trim()));
@@ -65,7 +65,8 @@ fn outside_its_folder_no_stream_is_named() {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
-/// Whether a line names the stream in a string or as code in a comment: as a word of English, `contacts` is none.
+/// Whether a line has the name of the stream in a string, or as code in a comment. The English word "contacts" does not
+/// count.
 fn names_stream(line: &str, name: &str) -> bool {
     let is_of_word = |c: char| c.is_alphanumeric() || c == '_';
     line.match_indices(name).any(|(at, _)| {
@@ -81,11 +82,10 @@ const GENERATED: &str = "# Generated from src/config/mod.rs by `UPDATE=1 cargo t
 #[test]
 fn the_definition_for_meltano_hub_has_the_settings_that_the_tap_has() {
     let definition = answer(&["--about", "--format", "meltano"]);
-    same("meltano/hub.yml", &format!("{GENERATED}{}", yaml(&definition)));
+    assert_current("meltano/hub.yml", &format!("{GENERATED}{}", yaml(&definition)));
 }
 
-/// The keys of these in the order in which `meltano config set` rewrites the file, so that a user's settings are the
-/// only change to it.
+/// The keys in the order in which `meltano config set` rewrites the file, so that a user's diff has only the settings.
 const PLUGIN: [&str; 9] = [
     "name",
     "namespace",
@@ -121,7 +121,7 @@ fn the_meltano_project_has_the_settings_that_the_tap_has() {
                 "name": "target-jsonl",
                 "namespace": "target_jsonl",
                 "label": "JSON Lines",
-                // Its dependencies need what later setuptools do not bring.
+                // Its dependencies need pkg_resources, which later setuptools do not have.
                 "pip_url": "target-jsonl==0.1.4 setuptools==75.8.0",
                 "executable": "target-jsonl",
                 "settings": [
@@ -133,10 +133,10 @@ fn the_meltano_project_has_the_settings_that_the_tap_has() {
                 "config": {"destination_path": "output"},
             }],
         },
-        // Meltano adds one where there is none.
+        // Otherwise Meltano adds one.
         "project_id": "tap-constant-contact",
     });
-    same("meltano.yml", &format!("{GENERATED}{}", yaml(&project)));
+    assert_current("meltano.yml", &format!("{GENERATED}{}", yaml(&project)));
 }
 
 #[test]

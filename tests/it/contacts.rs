@@ -1,4 +1,4 @@
-//! When the contacts are read completely, and when only what changed.
+//! When all contacts are read, and when only those that changed.
 
 use fake::account::Size;
 use fake::{Account, Fake, Switches};
@@ -9,7 +9,7 @@ use crate::tap::{Ran, only, tap_with};
 /// An account with 240 contacts. The service counts `counted_too_many` more.
 fn fake(counted_too_many: usize) -> Fake {
     let account = Account::generate(21, Size { contacts: 240, lists: 3, campaigns: 0 });
-    let switches = Switches { rotating: false, contacts_counted_too_many: counted_too_many, ..Switches::default() };
+    let switches = Switches { contacts_counted_too_many: counted_too_many, ..Switches::long_lived() };
     Fake::start_with(account, switches)
 }
 
@@ -19,7 +19,7 @@ fn read(fake: &Fake, more: &Value, state: Option<&Value>) -> Ran {
     ran
 }
 
-/// The state of a run whose last complete read is long ago.
+/// The state of a run, changed so that a complete read is due.
 fn overdue(ran: &Ran) -> Value {
     let mut state = ran.last_state();
     state["bookmarks"]["contacts"]["full_refresh_at"] = json!("2020-01-01T00:00:00Z");
@@ -31,18 +31,17 @@ fn listing_calls(fake: &Fake) -> usize {
 }
 
 #[test]
-fn a_complete_read_that_max_requests_cannot_pay_is_put_off() {
+fn a_complete_read_that_exceeds_max_requests_is_postponed() {
     let fake = fake(0);
     let state = overdue(&read(&fake, &json!({}), None));
     fake.account().rename(3, "Renamed");
     fake.forget_calls();
-    // 24 pages are not to be had for 22 calls.
+    // It would take 24 calls.
     let short = read(&fake, &json!({"page_size": 10, "max_requests": 22}), Some(&state));
     assert!(short.stderr.contains("a complete read is due, but would take 23 more calls"), "{}", short.stderr);
     assert_eq!(short.records("contacts").len(), 1);
-    // One of them is the count for the plan.
+    // The changes, the opt-outs, the first page of the complete read, and the count for the plan.
     assert_eq!(listing_calls(&fake), 4);
-    // It is still due.
     assert_eq!(
         short.last_state()["bookmarks"]["contacts"]["full_refresh_at"],
         state["bookmarks"]["contacts"]["full_refresh_at"]
@@ -51,12 +50,12 @@ fn a_complete_read_that_max_requests_cannot_pay_is_put_off() {
     let enough = read(&fake, &json!({"page_size": 10, "max_requests": 29}), Some(&short.last_state()));
     assert!(!enough.stderr.contains("a complete read is due"), "{}", enough.stderr);
     assert_eq!(enough.records("contacts").len(), 240);
-    // The first page is read once; the plan's count is one call more.
+    // 24 pages, and the count for the plan.
     assert_eq!(listing_calls(&fake), 25);
 }
 
 #[test]
-fn a_complete_read_over_half_of_a_day_is_put_off() {
+fn a_complete_read_of_over_half_of_the_quota_is_postponed() {
     let fake = fake(5000);
     let state = overdue(&read(&fake, &json!({}), None));
     let ran = read(&fake, &json!({"page_size": 1}), Some(&state));
@@ -65,7 +64,7 @@ fn a_complete_read_over_half_of_a_day_is_put_off() {
 }
 
 #[test]
-fn a_first_read_is_not_put_off() {
+fn a_first_read_is_not_postponed() {
     let fake = fake(5000);
     let ran = read(&fake, &json!({"page_size": 40}), None);
     assert_eq!(ran.records("contacts").len(), 240);
@@ -73,7 +72,7 @@ fn a_first_read_is_not_put_off() {
 }
 
 #[test]
-fn a_status_filter_that_loses_changes_is_warned_of() {
+fn a_status_filter_that_loses_changes_draws_a_warning() {
     let fake = fake(0);
     for (status, is_warned) in [("all", false), ("active", true), ("active,deleted", true)] {
         let ran = read(&fake, &json!({"contact_status": status}), None);

@@ -1,33 +1,21 @@
-//! What the ids on a contact mean: custom fields, choices, tags and lists, from definitions that are read once a run.
+//! The names behind the ids on a contact: custom fields, choices, tags and lists, from definitions that are read once a run.
 
 use fake::account::Size;
 use fake::{Account, Fake, Fault, Switches, What};
 use serde_json::{Value, json};
 
-use crate::tap::{Ran, only, sorted, tap_with, without_nulls};
+use crate::tap::{Ran, only, sorted, tap_with, without, without_nulls};
 
 fn fake() -> Fake {
     let account = Account::generate(7, Size { contacts: 40, lists: 12, campaigns: 1 });
-    Fake::start_with(account, Switches { rotating: false, ..Switches::default() })
-}
-
-/// A catalog of the contacts without these fields.
-fn without(fields: &[&[&str]]) -> Value {
-    let mut catalog = only(&["contacts"]);
-    let metadata = catalog["streams"][0]["metadata"].as_array_mut().unwrap();
-    for path in fields {
-        let breadcrumb: Vec<&str> = path.iter().flat_map(|name| ["properties", name]).collect();
-        metadata.push(json!({"breadcrumb": breadcrumb, "metadata": {"selected": false}}));
-    }
-    catalog
+    Fake::start_with(account, Switches::long_lived())
 }
 
 fn contacts(fake: &Fake, more: &Value) -> Ran {
     tap_with(fake, more, None, Some(&only(&["contacts"])))
 }
 
-/// How often each endpoint of definitions was called: custom fields, tags, lists. The e-mail lists are listed by every
-/// run, to know the account.
+/// The number of calls for custom fields, tags and lists. Every run lists the e-mail lists to recognize the account.
 fn calls(fake: &Fake) -> [usize; 3] {
     let calls = fake.api_calls();
     ["/v3/contact_custom_fields", "/v3/contact_tags", "/v3/contact_lists"]
@@ -36,11 +24,11 @@ fn calls(fake: &Fake) -> [usize; 3] {
 
 const PATHS: [&str; 3] = ["/contact_custom_fields", "/contact_tags", "/contact_lists"];
 
-/// The fields that each endpoint of definitions fills, of the record or of each custom field.
+/// The fields that each endpoint fills, in the record or in each custom field.
 const FILLED: [&[&str]; 3] =
     [&["custom_field_values", "name", "label", "type", "choice_labels"], &["tag_names"], &["list_names"]];
 
-/// The account's contacts without these fields.
+/// The expected contacts without these fields.
 fn truth_without(fake: &Fake, fields: &[&str]) -> Vec<String> {
     let rows = fake.account().truth("contacts").into_iter().map(|mut contact| {
         contact.as_object_mut().unwrap().retain(|name, _| !fields.contains(&&**name));
@@ -65,16 +53,15 @@ fn every_awkward_definition_is_read_as_the_account_has_it() {
         let values: Vec<&Value> = records.iter().map(|record| &record["custom_field_values"]).collect();
         let account = fake.account();
         let id = |name: &str| account.custom_fields.iter().find(|field| field.name == name).unwrap().id.to_string();
-        // Several choices; one has the same label as a deleted one.
+        // Several choices, one with the label of a deleted one.
         assert!(values.iter().any(|v| v["Colours"] == json!(["Red", "Blue"])));
-        // A single choice, of a field whose name differs from another's only in case; and a choice without a
-        // definition.
+        // A single choice and one without a definition, of a field whose name differs from another's only in case.
         for single in ["Large", "000007"] {
             assert!(values.iter().any(|v| v[id("Size")] == single), "{single}");
         }
-        // A field that was deleted.
+        // A deleted field.
         assert!(values.iter().any(|v| v[id("Forgotten")] == "2021-03-04"));
-        // Tags that were deleted stand as their ids.
+        // Deleted tags have their ids as names.
         let deleted: Vec<&str> = account.tags.iter().filter(|tag| tag.deleted).map(|tag| &*tag.id).collect();
         let names = records.iter().flat_map(|record| record["tag_names"].as_array().unwrap());
         assert!(names.into_iter().any(|name| deleted.contains(&name.as_str().unwrap())));
@@ -82,7 +69,7 @@ fn every_awkward_definition_is_read_as_the_account_has_it() {
 }
 
 #[test]
-fn definitions_come_before_the_first_contact() {
+fn definitions_are_read_before_the_contacts() {
     let fake = fake();
     contacts(&fake, &json!({}));
     // The plan only counts the contacts.
@@ -103,7 +90,7 @@ fn lists_of_the_run_are_not_listed_again() {
 }
 
 #[test]
-fn what_no_selected_field_needs_is_not_asked_for() {
+fn definitions_that_no_selected_field_needs_are_not_requested() {
     let field = |name| ["custom_fields", name];
     let nested = ["name", "label", "type", "choice_labels"].map(field);
     let but_for_values: Vec<&[&str]> = nested.iter().map(|path| &path[..]).collect();
@@ -118,7 +105,7 @@ fn what_no_selected_field_needs_is_not_asked_for() {
     ];
     for (deselected, expected) in cases {
         let fake = fake();
-        let ran = tap_with(&fake, &json!({}), None, Some(&without(&deselected)));
+        let ran = tap_with(&fake, &json!({}), None, Some(&without("contacts", &deselected)));
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
         assert_eq!(calls(&fake), expected, "{deselected:?}");
     }
@@ -130,10 +117,10 @@ fn what_no_selected_field_needs_is_not_asked_for() {
 }
 
 #[test]
-fn sub_resources_are_asked_for_where_a_selected_field_needs_them() {
+fn sub_resources_are_requested_if_a_selected_field_needs_them() {
     let include = |deselected: &[&[&str]]| {
         let fake = fake();
-        let ran = tap_with(&fake, &json!({}), None, Some(&without(deselected)));
+        let ran = tap_with(&fake, &json!({}), None, Some(&without("contacts", deselected)));
         let call = fake.api_calls().into_iter().rfind(|call| call.path == "/v3/contacts").unwrap();
         (call.query, ran.records("contacts"))
     };
@@ -147,18 +134,18 @@ fn sub_resources_are_asked_for_where_a_selected_field_needs_them() {
 }
 
 #[test]
-fn definitions_that_are_refused_cost_their_fields_and_no_row() {
+fn refused_definitions_leave_their_fields_null() {
     for (path, fields) in PATHS.into_iter().zip(FILLED) {
         for what in [What::Status(400, "[]".into(), "application/json"), What::Forbidden, What::NotFound] {
             let fake = fake();
-            fake.fault(Fault { path: path.into(), skip: 0, times: usize::MAX, what: what.clone() });
+            fake.fault(Fault::always(path, what.clone()));
             let ran = contacts(&fake, &json!({}));
             assert_eq!(ran.code, Some(0), "{path} {what:?}: {}", ran.stderr);
             assert_eq!(sorted(ran.records("contacts")), truth_without(&fake, fields), "{path} {what:?}");
             let warnings: Vec<&str> = ran.stderr.lines().filter(|l| l.starts_with("WARNING contacts:")).collect();
             assert_eq!(warnings.len(), 1, "{path} {what:?}: {}", ran.stderr);
             assert!(warnings[0].contains(fields[0]), "{warnings:?}");
-            // The field is null and not left out, so that the target does not keep an outdated value.
+            // The field is null and not omitted, so that the target does not keep an outdated value.
             let records = ran.messages.iter().filter(|m| m["type"] == "RECORD").map(|m| &m["record"]);
             for record in records {
                 assert_eq!(record.get(fields[0]), Some(&Value::Null), "{path}");
@@ -169,7 +156,7 @@ fn definitions_that_are_refused_cost_their_fields_and_no_row() {
 }
 
 #[test]
-fn definitions_that_fail_otherwise_end_the_stream_before_a_record() {
+fn definitions_that_fail_otherwise_end_the_stream_before_its_first_record() {
     for path in PATHS {
         for what in [
             What::Status(503, String::new(), "text/html"),
@@ -178,7 +165,7 @@ fn definitions_that_fail_otherwise_end_the_stream_before_a_record() {
             What::Status(200, r#"{"other": 1}"#.into(), "application/json"),
         ] {
             let fake = fake();
-            fake.fault(Fault { path: path.into(), skip: 0, times: usize::MAX, what: what.clone() });
+            fake.fault(Fault::always(path, what.clone()));
             let ran = contacts(&fake, &json!({"max_retries": 1}));
             assert_eq!(ran.code, Some(1), "{path} {what:?}: {}", ran.stderr);
             assert_eq!(ran.records("contacts").len(), 0);
@@ -188,7 +175,7 @@ fn definitions_that_fail_otherwise_end_the_stream_before_a_record() {
 }
 
 #[test]
-fn a_complete_read_brings_new_names() {
+fn a_complete_read_writes_new_names() {
     let fake = fake();
     let first = contacts(&fake, &json!({}));
     {

@@ -1,4 +1,4 @@
-//! `doctor` against the fake account under every setting of its switches.
+//! `doctor` against the fake account with every switch.
 
 use std::collections::BTreeMap;
 use std::process::Output;
@@ -8,13 +8,11 @@ use fake::account::{Moves, Size};
 use fake::{Account, Case, Fake, Kind, Switches};
 use serde_json::{Value, json};
 
-use crate::tap::{command, file};
+use crate::tap::{command, config, file};
 
-/// One examination; `more` settings.
+/// Runs `doctor` with `more` settings.
 fn examine(fake: &Fake, more: &Value, arguments: &[&str]) -> Output {
-    let mut config = fake.config();
-    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let config = file(&config);
+    let config = file(&config(fake, more));
     command().args(["doctor", "--config"]).arg(config.path()).args(arguments).output().unwrap()
 }
 
@@ -59,112 +57,49 @@ fn account(moves: Moves, opt_outs_move: bool) -> Account {
 const STAYS: Moves = Moves { lists: false, tags: false, notes: false, sms: false, delete: false };
 const MOVES: Moves = Moves { lists: true, tags: true, notes: true, sms: true, delete: true };
 
-fn long_lived() -> Switches {
-    Switches { rotating: false, ..Switches::default() }
-}
-
 #[test]
-fn both_sides_of_every_switch_are_told_apart() {
-    // What is switched, the account and the switches, the finding and its verdict.
-    let table: Vec<(&str, Account, Switches, &str, &str)> = vec![
+fn every_switch_is_recognized() {
+    let plain = Switches::long_lived;
+    let (moving, staying) = (|| account(MOVES, false), || account(STAYS, false));
+    // Finding, account, switches and verdict.
+    let table: Vec<(&str, Account, Switches, &str)> = vec![
+        ("updated_after_is_inclusive", moving(), Switches { updated_after_inclusive: true, ..plain() }, "confirmed"),
+        ("updated_after_is_inclusive", moving(), plain(), "refuted"),
+        ("optout_after_is_inclusive", moving(), Switches { updated_after_inclusive: true, ..plain() }, "confirmed"),
+        ("optout_after_is_inclusive", moving(), plain(), "refuted"),
+        ("opt_outs_move_updated_at", account(MOVES, true), plain(), "confirmed"),
+        ("opt_outs_move_updated_at", moving(), plain(), "refuted"),
+        ("deletions_move_updated_at", moving(), plain(), "confirmed"),
+        ("deletions_move_updated_at", staying(), plain(), "refuted"),
+        ("notes_move_updated_at", moving(), plain(), "confirmed"),
+        ("notes_move_updated_at", staying(), plain(), "refuted"),
+        ("consents_move_updated_at", staying(), plain(), "refuted"),
+        // Memberships and tags have no date, so reads cannot tell.
+        ("list_memberships_move_updated_at", moving(), plain(), "cannot_tell"),
+        ("list_memberships_move_updated_at", staying(), plain(), "cannot_tell"),
+        ("tags_move_updated_at", moving(), plain(), "cannot_tell"),
+        ("tags_move_updated_at", staying(), plain(), "cannot_tell"),
+        ("deleted_contacts_keep_their_reports", moving(), plain(), "confirmed"),
         (
-            "a bound that is inclusive",
-            account(MOVES, false),
-            Switches { updated_after_inclusive: true, ..long_lived() },
-            "updated_after_is_inclusive",
-            "confirmed",
-        ),
-        ("a bound that is exclusive", account(MOVES, false), long_lived(), "updated_after_is_inclusive", "refuted"),
-        (
-            "an opt-out bound that is inclusive",
-            account(MOVES, false),
-            Switches { updated_after_inclusive: true, ..long_lived() },
-            "optout_after_is_inclusive",
-            "confirmed",
-        ),
-        (
-            "an opt-out bound that is exclusive",
-            account(MOVES, false),
-            long_lived(),
-            "optout_after_is_inclusive",
-            "refuted",
-        ),
-        ("opt-outs that move the record", account(MOVES, true), long_lived(), "opt_outs_move_updated_at", "confirmed"),
-        ("opt-outs that do not", account(MOVES, false), long_lived(), "opt_outs_move_updated_at", "refuted"),
-        (
-            "deletions that move the record",
-            account(MOVES, false),
-            long_lived(),
-            "deletions_move_updated_at",
-            "confirmed",
-        ),
-        ("deletions that do not", account(STAYS, false), long_lived(), "deletions_move_updated_at", "refuted"),
-        ("notes that move the record", account(MOVES, false), long_lived(), "notes_move_updated_at", "confirmed"),
-        ("notes that do not", account(STAYS, false), long_lived(), "notes_move_updated_at", "refuted"),
-        (
-            "consents that do not move the record",
-            account(STAYS, false),
-            long_lived(),
-            "consents_move_updated_at",
-            "refuted",
-        ),
-        // Memberships and tags have no date, so reads cannot decide it.
-        (
-            "memberships that move the record",
-            account(MOVES, false),
-            long_lived(),
-            "list_memberships_move_updated_at",
-            "cannot_tell",
-        ),
-        (
-            "memberships that do not",
-            account(STAYS, false),
-            long_lived(),
-            "list_memberships_move_updated_at",
-            "cannot_tell",
-        ),
-        ("tags that move the record", account(MOVES, false), long_lived(), "tags_move_updated_at", "cannot_tell"),
-        ("tags that do not", account(STAYS, false), long_lived(), "tags_move_updated_at", "cannot_tell"),
-        (
-            "a deleted contact's report that answers",
-            account(MOVES, false),
-            long_lived(),
             "deleted_contacts_keep_their_reports",
-            "confirmed",
-        ),
-        (
-            "one that does not",
-            account(MOVES, false),
-            Switches { deleted_contact_reports_404: true, ..long_lived() },
-            "deleted_contacts_keep_their_reports",
+            moving(),
+            Switches { deleted_contact_reports_404: true, ..plain() },
             "refuted",
         ),
-        (
-            "a thousand lists a page",
-            account(MOVES, false),
-            Switches { lists_limit_1000_ok: true, ..long_lived() },
-            "page_size_1000_is_honoured",
-            "confirmed",
-        ),
-        ("no thousand lists a page", account(MOVES, false), long_lived(), "page_size_1000_is_honoured", "refuted"),
-        ("a count that is right", account(MOVES, false), long_lived(), "contacts_are_all_listed", "confirmed"),
-        (
-            "a count that is too high",
-            account(MOVES, false),
-            Switches { contacts_counted_too_many: 3, ..long_lived() },
-            "contacts_are_all_listed",
-            "refuted",
-        ),
+        ("page_size_1000_is_honoured", moving(), Switches { lists_limit_1000_ok: true, ..plain() }, "confirmed"),
+        ("page_size_1000_is_honoured", moving(), plain(), "refuted"),
+        ("contacts_are_all_listed", moving(), plain(), "confirmed"),
+        ("contacts_are_all_listed", moving(), Switches { contacts_counted_too_many: 3, ..plain() }, "refuted"),
     ];
-    for (what, account, switches, finding, verdict) in table {
+    for (finding, account, switches, verdict) in table {
         let fake = Fake::start_with(account, switches);
         let (found, _) = findings(&fake, &json!({}));
-        assert_eq!(found[finding]["verdict"], verdict, "{what}: {:#}", found[finding]);
+        assert_eq!(found[finding]["verdict"], verdict, "{:#}", found[finding]);
     }
 }
 
 #[test]
-fn campaigns_are_reconciled_with_their_counts_and_with_the_contacts() {
+fn a_campaign_is_compared_with_its_counts_and_its_contacts() {
     let mut account = account(MOVES, false);
     let ids: Vec<_> = account.contacts.iter().map(|contact| contact.id.clone()).collect();
     let activity = account.send_campaign("Settled", &ids[40..90]);
@@ -177,7 +112,7 @@ fn campaigns_are_reconciled_with_their_counts_and_with_the_contacts() {
     }
     let campaign = account.campaigns.last_mut().unwrap();
     campaign.activities[0].sent_at = campaign.activities[0].sent_at.map(|at| at - TimeDelta::days(3));
-    let fake = Fake::start_with(account, long_lived());
+    let fake = Fake::start_with(account, Switches::long_lived());
     let (found, code) = findings(&fake, &json!({}));
     for finding in ["both_routes_give_the_same_rows", "unique_counts_are_those_of_the_rows"] {
         assert_eq!(found[finding]["verdict"], "confirmed", "{:#}", found[finding]);
@@ -186,7 +121,7 @@ fn campaigns_are_reconciled_with_their_counts_and_with_the_contacts() {
 }
 
 #[test]
-fn activity_that_no_listed_campaign_has_is_found_and_lost_by_campaign() {
+fn activity_without_a_listed_campaign_is_a_loss_on_the_campaign_route() {
     let mut account = account(MOVES, false);
     let ids: Vec<_> = account.contacts.iter().map(|contact| contact.id.clone()).collect();
     for contact in &ids {
@@ -197,12 +132,12 @@ fn activity_that_no_listed_campaign_has_is_found_and_lost_by_campaign() {
             at: account.contacts[0].created_at,
         });
     }
-    let fake = Fake::start_with(account, long_lived());
+    let fake = Fake::start_with(account, Switches::long_lived());
     let name = "all_activity_is_of_listed_campaigns";
     let (found, code) = findings(&fake, &json!({}));
     assert_eq!((&found[name]["verdict"], code), (&json!("refuted"), Some(5)), "{:#}", found[name]);
     assert!(found[name]["setting"].as_str().unwrap().contains("activity_route"));
-    // Ids only where they are asked for.
+    // Ids only with --show-ids.
     assert_eq!(found[name]["ids"], json!([]));
     let shown = examine(&fake, &json!({}), &["--show-ids"]);
     assert!(String::from_utf8_lossy(&shown.stdout).contains("0a0a0a0a-0000-11ef-8000-000000000000"));
@@ -212,8 +147,8 @@ fn activity_that_no_listed_campaign_has_is_found_and_lost_by_campaign() {
 }
 
 #[test]
-fn changes_that_no_read_brings_are_a_loss_without_complete_reads() {
-    let fake = Fake::start_with(account(STAYS, false), long_lived());
+fn changes_that_only_complete_reads_find_are_a_loss_without_them() {
+    let fake = Fake::start_with(account(STAYS, false), Switches::long_lived());
     let (found, code) = findings(&fake, &json!({"contacts_full_refresh_days": 0}));
     assert_eq!((&found["notes_move_updated_at"]["loses_data"], code), (&json!(true), Some(5)));
     let text = String::from_utf8(examine(&fake, &json!({"contacts_full_refresh_days": 0}), &[]).stdout).unwrap();
@@ -227,7 +162,7 @@ fn changes_that_no_read_brings_are_a_loss_without_complete_reads() {
 }
 
 #[test]
-fn nothing_personal_is_in_the_report() {
+fn the_report_has_no_personal_data() {
     let account = account(MOVES, false);
     let people: Vec<String> = account
         .contacts
@@ -239,7 +174,7 @@ fn nothing_personal_is_in_the_report() {
         .flatten()
         .filter(|text| text.trim().len() > 3)
         .collect();
-    let fake = Fake::start_with(account, long_lived());
+    let fake = Fake::start_with(account, Switches::long_lived());
     for format in ["text", "json"] {
         let output = examine(&fake, &json!({}), &["--format", format, "--show-ids"]);
         let shown = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
@@ -249,23 +184,25 @@ fn nothing_personal_is_in_the_report() {
 }
 
 #[test]
-fn an_account_with_nothing_in_it_or_without_scopes_gets_a_report() {
-    let fake = Fake::start_with(Account::empty(), long_lived());
+fn an_empty_account_and_a_login_without_scopes_get_a_report() {
+    let fake = Fake::start_with(Account::empty(), Switches::long_lived());
     let (found, code) = findings(&fake, &json!({}));
     assert_eq!((found.len() > 10, code), (true, Some(0)));
     for scope in ["contact_data", "campaign_data"] {
-        let fake = Fake::start_with(account(MOVES, false), long_lived());
+        let fake = Fake::start_with(account(MOVES, false), Switches::long_lived());
         fake.tokens().granted_scopes.retain(|granted| granted != scope);
         let (found, _) = findings(&fake, &json!({}));
-        let told = if scope == "contact_data" { "contacts_are_all_listed" } else { "campaigns_can_be_listed" };
-        assert_eq!(found[told]["verdict"], "cannot_tell", "{:#}", found[told]);
+        let finding = if scope == "contact_data" { "contacts_are_all_listed" } else { "campaigns_can_be_listed" };
+        assert_eq!(found[finding]["verdict"], "cannot_tell", "{:#}", found[finding]);
     }
 }
 
 #[test]
 fn a_large_account_is_sampled_within_two_hundred_calls() {
-    let fake =
-        Fake::start_with(Account::generate(26, Size { contacts: 26_000, lists: 5, campaigns: 22 }), long_lived());
+    let fake = Fake::start_with(
+        Account::generate(26, Size { contacts: 26_000, lists: 5, campaigns: 22 }),
+        Switches::long_lived(),
+    );
     let (found, _) = findings(&fake, &json!({}));
     assert_eq!(found["contacts_are_all_listed"]["verdict"], "confirmed");
     assert!(fake.api_calls().len() < 200);
@@ -276,7 +213,7 @@ fn a_large_account_is_sampled_within_two_hundred_calls() {
 fn the_sample_in_the_documents_is_what_the_command_writes() {
     let day = "2026-01-15T12:00:00Z".parse().unwrap();
     let account = Account::generate_at(1, Size { contacts: 300, lists: 6, campaigns: 10 }, day).with_all_details();
-    let fake = Fake::start_with(account, long_lived());
+    let fake = Fake::start_with(account, Switches::long_lived());
     let output = examine(&fake, &json!({}), &[]);
     let text = String::from_utf8(output.stdout).unwrap();
     let shown = [

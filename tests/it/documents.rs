@@ -1,4 +1,4 @@
-//! What the documents say, held to what there is.
+//! The documentation agrees with the code.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,14 +19,14 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
-/// All pages of Markdown, with their paths from the top.
+/// The paths of all Markdown pages.
 fn pages() -> Vec<PathBuf> {
     let folders = ["", "docs", "benches"].map(|folder| root().join(folder));
     let files = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|e| e == "md")).collect()
 }
 
-/// The anchors that the headings of a page make on the usual hosts.
+/// The anchors that GitHub and others make of the headings of a page.
 fn anchors(page: &str) -> BTreeSet<String> {
     let anchor = |heading: &str| {
         let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
@@ -53,7 +53,7 @@ fn blocks(page: &str, language: &str) -> Vec<String> {
     page.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
-/// The rows of the tables in which a heading stands, as cells.
+/// The rows of the table with this heading, as cells.
 fn table(page: &str, heading: &str) -> Vec<Vec<String>> {
     let lines = page.lines().skip_while(|line| *line != heading).skip(2).take_while(|line| line.starts_with('|'));
     lines.map(|line| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect()).collect()
@@ -82,11 +82,11 @@ fn every_link_leads_somewhere() {
 
 fn small() -> Fake {
     let account = Account::generate(2, Size { contacts: 4, lists: 3, campaigns: 2 });
-    Fake::start_with(account, Switches { rotating: false, ..Switches::default() })
+    Fake::start_with(account, Switches::long_lived())
 }
 
 #[test]
-fn every_config_works_as_it_stands() {
+fn every_config_works() {
     let mut configs = 0;
     for page in ["README.md", "docs/cookbook.md"] {
         for block in blocks(&read(page), "json") {
@@ -98,7 +98,7 @@ fn every_config_works_as_it_stands() {
             let fake = small();
             let mut more = shown.clone();
             let settings = more.as_object_mut().unwrap();
-            // What a reader puts in.
+            // The placeholders.
             for key in ["client_id", "client_secret", "token_file"] {
                 settings.remove(key);
             }
@@ -120,23 +120,23 @@ fn the_state_shown_is_one_that_the_tap_reads() {
     let page = read("docs/guarantees.md");
     let shown = blocks(&page, "json").into_iter().find(|block| block.contains("currently_syncing")).unwrap();
     let mut state: Value = serde_json::from_str(&shown).unwrap();
-    // It is that of another account.
+    // The state is of another account.
     assert_eq!(tap(&small(), &json!({}), Some(&state)).code, Some(2));
     state["account"] = json!("");
     let more = json!({"include_subresources": "custom_fields,notes", "tracking_activity_types": "em_opens,em_clicks"});
     let ran = tap(&small(), &more, Some(&state));
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    // It holds the settings it was made with, and the unfinished read continues.
+    // With the settings that it was made with, the interrupted read continues.
     assert!(!ran.stderr.contains("WARNING"), "{}", ran.stderr);
-    // What was cut off comes first.
+    // The interrupted stream is first.
     assert_eq!(ran.messages[0]["stream"], state["currently_syncing"]);
     assert!(ran.stderr.contains("continuing the read that ends at 2026-11-23T10:00:00Z"), "{}", ran.stderr);
 }
 
 #[test]
-fn the_picture_shows_what_the_demonstration_shows() {
+fn the_picture_shows_the_output_of_cargo_demo() {
     let picture = read("docs/demo.svg");
-    // As the program makes its account.
+    // The account of `cargo demo`.
     let mut account = Account::generate(1, Size { contacts: 60, lists: 6, campaigns: 8 });
     account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
     for stream in streams() {
@@ -189,11 +189,11 @@ fn every_message_explained_is_one_that_the_tap_has() {
         let lines = page.lines().filter(|line| line.starts_with("| `")).filter(|line| !line.starts_with("| `-"));
         let messages = lines.filter_map(|line| line.trim_start_matches("| ").split(" | ").next());
         for message in messages.flat_map(|cell| cell.split('`').skip(1).step_by(2)) {
-            // Names in capitals, numbers and … stand for something that the code fills in.
+            // The code fills in names in capitals, numbers and ….
             let fixed =
                 message.split(|c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || "…:;()\"{}".contains(c));
             for words in fixed.map(|words| words.trim_matches([' ', ':', ';', ',', '.'])) {
-                // One message is the system's own.
+                // One message is the operating system's.
                 if words.split(' ').count() > 4 && !words.contains("such file") {
                     assert!(code.contains(words), "no message says {words:?}, of {message:?}");
                     checked += 1;

@@ -1,5 +1,5 @@
-//! Each call of a sync times each fault: the data are complete, or the run ends with the right code, one CRITICAL line
-//! that helps and a STATE from which the next run brings the rest.
+//! Each call of a sync with each fault: the data are complete, or the run ends with the right exit code, one helpful CRITICAL
+//! line, and a STATE from which the next run reads the rest.
 
 use std::sync::Mutex;
 use std::thread;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::tap::{Ran, only, sorted, tap_with, without_nulls};
 
-/// A call of a sync: where it goes, how many alike to let pass, and the stream that makes it.
+/// A call of a sync: its path, how many of them to skip, the route, and the streams that make it.
 struct Call {
     name: &'static str,
     path: &'static str,
@@ -53,7 +53,7 @@ const CALLS: &[Call] = &[
     Call { name: "sends, later page", path: "/tracking/sends?next", skip: 0, route: "campaigns", streams: REPORTS },
 ];
 
-/// A fault, the exit code if it does not pass, and words of the line that reports it.
+/// A fault, the exit code if it lasts, and words of its CRITICAL line.
 struct Trouble {
     what: What,
     code: i32,
@@ -115,13 +115,13 @@ fn lasting() -> Vec<Trouble> {
 }
 
 impl Call {
-    /// Whether the plan makes this call before the stream does.
+    /// Whether the plan makes this call first.
     fn is_first_of_the_plan(&self) -> bool {
         let names = ["campaigns", "contacts", "summary of a contact", "details of a contact"];
         names.contains(&self.name)
     }
 
-    /// What a fault that lasts does at this call, where it is not what it does at most: the code and words.
+    /// The exit code and words if a lasting fault has another effect on this call than on most.
     fn exception(&self, what: &What) -> Option<(i32, &'static str)> {
         let later = self.path.ends_with("?next") || self.path.ends_with("?cursor");
         let report = self.path.contains("/activity_") || self.path.contains("/tracking/") || self.path == "/v3/emails/";
@@ -135,7 +135,7 @@ impl Call {
                 What::Redirect(_) => (1, "302"),
                 What::TruncatedJson | What::Empty200 | What::Html200 | What::Status(200, ..) => (1, "200"),
                 What::NotFound => (1, "404"),
-                // They have no meaning there.
+                // The authorization server sends no links and no large answers.
                 What::NextLink(_) | What::LoopingLink | What::Big(_) => (0, ""),
                 _ => return None,
             }),
@@ -143,11 +143,11 @@ impl Call {
             What::NextLink(_) | What::LoopingLink if self.name == "campaign" => Some((0, "")),
             // A refused campaign or activity is skipped with a warning, whatever the status.
             What::Status(400, ..) | What::Forbidden if self.name == "campaign" || self.name == "opens" => Some((0, "")),
-            // After its first page, a report that is refused has failed.
+            // A refusal after the first page of a report is a failure.
             What::Forbidden if report && later => Some((1, "403")),
-            // Something that the service does not know is skipped, but only if its first page says so.
+            // An unknown contact or activity is skipped, but only if the first page says so.
             What::NotFound if report && !later => Some((0, "")),
-            // A first page that is empty twice means that there are no rows.
+            // A first page without the list of rows, twice, means that there are none.
             What::Status(200, body, _) if self.name != "campaign" && !later && body == "{}" => Some((0, "")),
             _ => None,
         }
@@ -165,10 +165,10 @@ struct Cell<'a> {
 }
 
 impl Cell<'_> {
-    /// Runs the tap. The error says what is wrong.
+    /// Runs the tap with the fault, and again without it. The error says what is wrong.
     fn run(&self) -> Result<(), String> {
         let Call { path, skip, route, streams, .. } = *self.call;
-        let fake = Fake::start_with(account(), Switches { rotating: false, gzip: false, ..Switches::default() });
+        let fake = Fake::start_with(account(), Switches { gzip: false, ..Switches::long_lived() });
         let truth: Vec<String> = {
             let account = fake.account();
             sorted(streams.iter().flat_map(|stream| account.truth(stream)).map(|row| without_nulls(&row)))
@@ -180,7 +180,7 @@ impl Cell<'_> {
         let catalog = only(streams);
         let first = tap_with(&fake, &more, None, Some(&catalog));
         let (code, words) = self.call.exception(&self.trouble.what).unwrap_or((self.trouble.code, self.trouble.words));
-        // One try more is what passing trouble needs.
+        // A retry is enough if the fault passes.
         let passes = matches!(
             self.trouble.what,
             What::Status(200 | 403 | 500.., ..)
@@ -196,9 +196,9 @@ impl Cell<'_> {
                 | What::Unauthorized
                 | What::Big(_)
         ) || self.call.name == "token" && code == 1
-            // A range that is refused is asked for in shorter ones.
+            // If a range is refused, the tap requests shorter ones.
             || self.call.name == "summary of a contact" && matches!(self.trouble.what, What::Status(400, ..))
-            // It hits a call of the plan, and the read continues without the answer.
+            // It hits a call of the plan, and the sync continues without it.
             || self.call.is_first_of_the_plan() && matches!(self.trouble.what, What::Forbidden)
             || self.call.name == "contacts" && matches!(self.trouble.what, What::LoopingLink);
         let spared = self.call.name == "token" && matches!(self.trouble.what, What::Unauthorized);
@@ -224,8 +224,8 @@ impl Cell<'_> {
             matches!(self.trouble.what, What::NotFound | What::Forbidden | What::Status(400, ..)) && !passes;
         let skipped = code == 0 && (lacks_rows || is_refused);
         if skipped {
-            // What is skipped lacks its rows; whatever else is written is as the account has it, and nothing by halves.
-            // The summary is counted from the rows that came.
+            // Only whole contacts, activities or lists are missing, and the other rows are right. A summary is counted from
+            // rows, so it is not compared if some of those are missing.
             all.retain(|row| !lacks_rows || row.get("em_opens").is_none());
             let all = sorted(all);
             if let Some(wrong) = all.iter().find(|row| !truth.contains(row)) {
@@ -238,7 +238,7 @@ impl Cell<'_> {
             };
             let halved = all.iter().find(|row| truth.iter().any(|other| of(other) == of(row) && !all.contains(other)));
             if let Some(row) = halved {
-                return say(&format!("only some of the rows that belong to {row}"));
+                return say(&format!("some of the rows that belong to {row} are missing"));
             }
             return if first.last_state()["bookmarks"].is_null() { say("no bookmark") } else { Ok(()) };
         }
@@ -247,7 +247,7 @@ impl Cell<'_> {
             let lacking = truth.iter().find(|row| !read.contains(row));
             return say(&format!("the data are not complete: {lacking:?} is missing, of {} rows", truth.len()));
         }
-        // Whatever happened, the last STATE is true: what comes after it is the rest.
+        // The next run reads the rest from the last STATE.
         fake.heal();
         let state = first.messages.last().map_or(json!({}), |m| m["value"].clone());
         let second = tap_with(&fake, &more, Some(&state), Some(&catalog));
@@ -258,12 +258,12 @@ impl Cell<'_> {
         let mut all = sorted(all);
         all.dedup();
         fake.violations();
-        if all == truth { Ok(()) } else { say("the next run did not bring the rest") }
+        if all == truth { Ok(()) } else { say("the next run did not read the rest") }
     }
 }
 
 #[test]
-fn every_call_meets_every_fault() {
+fn every_call_survives_every_fault() {
     let troubles = lasting();
     let cells: Vec<Cell> = CALLS
         .iter()
@@ -273,7 +273,7 @@ fn every_call_meets_every_fault() {
         .collect();
     assert_eq!(cells.len(), CALLS.len() * troubles.len() * 2);
     let (left, failed) = (Mutex::new(cells.iter()), Mutex::new(Vec::new()));
-    // Most of the time they wait for another try.
+    // Eight at once, since they mostly wait for a retry.
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
@@ -296,9 +296,9 @@ fn every_call_meets_every_fault() {
 fn a_clock_ten_minutes_off_loses_nothing() {
     for minutes in [-10, 10] {
         let skew = TimeDelta::minutes(minutes);
-        let fake = Fake::start_with(account(), Switches { rotating: false, clock_skew: skew, ..Switches::default() });
+        let fake = Fake::start_with(account(), Switches { clock_skew: skew, ..Switches::long_lived() });
         let first = tap_with(&fake, &json!({}), None, Some(&only(&["contacts"])));
-        // By the service's clock, unless it is ahead: a bookmark in the future would skip what happens until then.
+        // The bookmark is by the service's clock, unless that is ahead: a bookmark in the future would skip rows.
         let at = first.last_state()["bookmarks"]["contacts"]["replication_key_value"].as_str().unwrap().to_owned();
         let off = fake.now().min(chrono::Utc::now())
             - at.parse::<chrono::DateTime<chrono::Utc>>().unwrap()

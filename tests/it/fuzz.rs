@@ -29,6 +29,7 @@ const SHARE: u64 = 60;
 
 /// The longest that a run may take. Settings and mutations leave no reason to wait.
 const LONGEST: Duration = Duration::from_secs(20);
+const NO_END: &str = "it did not end";
 
 #[test]
 fn what_the_service_sends() {
@@ -98,14 +99,17 @@ fn play(case: impl Fn(u64) -> Result<(), String> + Sync) {
                         break;
                     }
                     if let Err(why) = case(first + n) {
-                        failed.lock().unwrap().push(format!("FUZZ_SEED={}: {why}", first + n));
+                        failed.lock().unwrap().push((first + n, why));
                     }
                 }
             });
         }
     });
     let played = next.into_inner().min(cases);
-    let failed = failed.into_inner().unwrap();
+    let mut failed = failed.into_inner().unwrap();
+    // A busy machine may have kept it from its end.
+    failed.retain(|(seed, why)| !why.starts_with(NO_END) || case(*seed).is_err());
+    let failed: Vec<_> = failed.into_iter().map(|(seed, why)| format!("FUZZ_SEED={seed}: {why}")).collect();
     assert!(failed.is_empty(), "{} of {played} cases from seed {first} failed:\n{}", failed.len(), failed.join("\n\n"));
 }
 
@@ -291,7 +295,7 @@ impl Ran {
 
     fn complaint(&self, log: &str, secrets: &BTreeSet<String>) -> Option<String> {
         if self.took > LONGEST {
-            return Some("it did not end".into());
+            return Some(NO_END.into());
         }
         if log.contains("panicked") || !matches!(self.code, Some(0..=4)) {
             return Some("it panicked, or ended with a code that the contract does not have".into());

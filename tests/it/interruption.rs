@@ -1,5 +1,4 @@
-//! Runs that are cut off at any moment: what stands before their last STATE, and what the next run brings, is the
-//! account.
+//! Interrupted runs: the rows before the last STATE and those of the next run are together the whole account.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
@@ -16,21 +15,19 @@ use tempfile::NamedTempFile;
 
 use crate::merge::is_at_rest;
 use crate::round;
-use crate::tap::{REPORTS, Ran, file, only, sorted, streams, tap, tap_with, without_nulls};
+use crate::tap::{REPORTS, Ran, config, file, only, sorted, streams, tap, tap_with, without_nulls};
 
 fn spawn(fake: &Fake, more: &Value, arguments: &[&str]) -> (Child, NamedTempFile) {
-    let mut config = fake.config();
-    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let config = file(&config);
+    let config = file(&config(fake, more));
     let mut command = Command::new(env!("CARGO_BIN_EXE_tap-constant-contact"));
     command.args(arguments).arg("--config").arg(config.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
     (command.spawn().unwrap(), config)
 }
 
-/// A tap that runs while the test looks at it.
+/// A running tap.
 struct Running {
     child: Child,
-    /// What it writes, read as it comes, so that it never waits for a reader.
+    /// Its stdout, read by a thread so that the tap never waits for a reader.
     out: JoinHandle<String>,
     _config: NamedTempFile,
 }
@@ -55,7 +52,7 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Reads to the end: the whole lines of stdout, what follows the last of them, and how the process ended.
+    /// Waits for the end. Returns the whole lines of stdout, and what follows the last of them.
     fn end(mut self) -> (Ran, String) {
         let text = self.out.join().unwrap();
         let (whole, torn) = text.rsplit_once('\n').unwrap_or(("", &text));
@@ -67,7 +64,7 @@ impl Running {
     }
 }
 
-/// Waits for a call that the fake has seen.
+/// Waits until the fake has received such a call.
 fn until(fake: &Fake, seen: impl Fn(&fake::Call) -> bool) {
     let begun = Instant::now();
     while !fake.calls().iter().any(&seen) {
@@ -76,7 +73,7 @@ fn until(fake: &Fake, seen: impl Fn(&fake::Call) -> bool) {
     }
 }
 
-/// What a target has kept of a run: all that stands before its last STATE.
+/// What a target has stored of a run: everything before the last STATE. Also returns that state.
 fn kept(ran: &Ran) -> (Ran, Option<Value>) {
     let last = ran.messages.iter().rposition(|m| m["type"] == "STATE");
     let messages = ran.messages[..last.map_or(0, |at| at + 1)].to_vec();
@@ -84,12 +81,12 @@ fn kept(ran: &Ran) -> (Ran, Option<Value>) {
     (Ran { code: ran.code, messages, stderr: String::new() }, state)
 }
 
-fn assert_union_is_truth(fake: &Fake, runs: &[Ran], told: &str) {
+fn assert_union_is_truth(fake: &Fake, runs: &[Ran], context: &str) {
     for stream in streams() {
         let truth = sorted(fake.account().truth(stream).iter().map(without_nulls));
         let mut read = sorted(runs.iter().flat_map(|ran| ran.records(stream)));
         read.dedup();
-        assert!(read == truth, "{told}: {stream} has {} rows, the account {}", read.len(), truth.len());
+        assert!(read == truth, "{context}: {stream} has {} rows, the account {}", read.len(), truth.len());
     }
 }
 
@@ -97,13 +94,14 @@ fn account(seed: u64) -> Account {
     Account::generate(seed, Size { contacts: 40, lists: 4, campaigns: 6 })
 }
 
-/// Cuts a full sync of so many calls off at a moment that the seed chooses, and lets the next run go on.
+/// Interrupts a full sync, which takes this many calls, at a random moment. Checks that the next run reads the rest. Returns
+/// whether the first run was interrupted.
 fn cut_off(signal: Signal, route: &str, seed: u64, calls: usize) -> bool {
-    let switches = Switches { rotating: false, ..Switches::default() };
+    let switches = Switches::long_lived();
     let fake = Fake::start_with(account(seed % 4), switches);
     let more = json!({"activity_route": route});
-    // By calls rather than by the clock, which runs faster on one machine than on another; and a little later, to meet
-    // all that happens between two of them.
+    // After a number of calls, which unlike a time does not depend on the speed of the machine; and a little later, to hit
+    // every step between two calls.
     let mut random = fastrand::Rng::with_seed(seed);
     let (call, later) = (random.usize(..calls), Duration::from_micros(random.u64(..8000)));
     let mut running = Running::start(&fake, &more);
@@ -113,26 +111,26 @@ fn cut_off(signal: Signal, route: &str, seed: u64, calls: usize) -> bool {
     thread::sleep(later);
     running.signal(signal);
     let (first, torn) = running.end();
-    let told = format!("{signal:?} {later:?} after call {call} on the route {route}, seed {seed}");
+    let context = format!("{signal:?} {later:?} after call {call} on the route {route}, seed {seed}");
     let cut = first.code != Some(0);
     if cut && signal == Signal::TERM {
-        assert_eq!(torn, "", "{told}");
-        // Before the handlers stand nothing is written, and the system ends the process.
+        assert_eq!(torn, "", "{context}");
+        // Before the signal handlers are installed, the system ends the process, and nothing was written.
         if let Some(code) = first.code {
-            assert_eq!(code, 143, "{told}: {}", first.stderr);
+            assert_eq!(code, 143, "{context}: {}", first.stderr);
             if !first.messages.is_empty() {
                 first.last_state();
             }
         } else {
-            assert!(first.messages.is_empty(), "{told}");
+            assert!(first.messages.is_empty(), "{context}");
         }
     }
     let (first, state) = kept(&first);
     let second = tap(&fake, &more, state.as_ref());
-    assert_eq!(second.code, Some(0), "{told}: {}", second.stderr);
+    assert_eq!(second.code, Some(0), "{context}: {}", second.stderr);
     let end = second.last_state();
-    assert!(is_at_rest(&end), "{told}: {end}");
-    assert_union_is_truth(&fake, &[first, second], &told);
+    assert!(is_at_rest(&end), "{context}: {end}");
+    assert_union_is_truth(&fake, &[first, second], &context);
     cut
 }
 
@@ -156,7 +154,7 @@ fn cut_off_at_100_moments(signal: Signal) {
             });
         }
     });
-    // Moments close to the end may cut nothing off; most must.
+    // A run may end before the signal; most must not.
     assert!(*cut.lock().unwrap() >= 80, "only {} of 100 runs were cut off", cut.lock().unwrap());
 }
 
@@ -214,10 +212,10 @@ fn a_signal_ends_every_kind_of_wait_within_two_seconds() {
 }
 
 #[test]
-fn a_token_being_refreshed_reaches_the_disk_before_a_signal_ends_the_run() {
+fn a_refreshed_token_is_on_disk_before_a_signal_ends_the_run() {
     let cases = [
         (&[][..], Signal::TERM, 800),
-        // Longer than the two seconds that all else is given.
+        // Longer than the two seconds that everything else may take.
         (&[], Signal::INT, 3000),
         (&[], Signal::HUP, 800),
         (&["--test"], Signal::INT, 800),
@@ -244,7 +242,7 @@ fn a_token_being_refreshed_reaches_the_disk_before_a_signal_ends_the_run() {
 }
 
 #[test]
-fn a_hangup_ends_nothing_that_is_to_outlive_its_terminal() {
+fn a_hangup_does_not_end_a_run_under_nohup() {
     let fake = Fake::start(account(2));
     fake.switches().latency = Duration::from_millis(100);
     let config = file(&fake.config());
@@ -258,15 +256,15 @@ fn a_hangup_ends_nothing_that_is_to_outlive_its_terminal() {
 }
 
 #[test]
-fn a_reader_that_goes_ends_the_run_at_once_and_quietly() {
-    // Also while nothing is written: the quota's wait is hours long.
+fn a_run_ends_at_once_and_quietly_when_its_reader_is_gone() {
+    // Also while nothing is written: the wait for the quota takes hours.
     for quota in [false, true] {
         let fake = Fake::start(Account::generate(3, Size { contacts: 24, lists: 1, campaigns: 1 }));
         let mut more = json!({"activity_route": "contacts"});
         if quota {
             more["on_quota"] = json!("wait");
             fake.fault(Fault {
-                // The plan has read twenty contacts before the first line is written.
+                // The plan reads twenty contacts before the first line is written.
                 path: "activity_details".into(),
                 skip: 21,
                 times: usize::MAX,
@@ -278,7 +276,7 @@ fn a_reader_that_goes_ends_the_run_at_once_and_quietly() {
         let mut line = String::new();
         out.read_line(&mut line).unwrap();
         if quota {
-            // What comes before the wait fits into the pipe, so that only the closing is left to notice.
+            // Everything before the wait fits into the pipe, so the tap can only notice that it was closed.
             let details = || fake.api_calls().iter().filter(|call| call.path.contains("activity_details")).count();
             let began = Instant::now();
             while details() <= 21 && began.elapsed() < Duration::from_secs(20) {
@@ -303,14 +301,14 @@ fn a_reader_that_goes_ends_the_run_at_once_and_quietly() {
 
 #[test]
 fn a_round_over_three_days_reads_every_contact_once() {
-    // A tenth of a real account on a tenth of the day's calls; the benchmark runs it whole.
-    round::over_three_days(2500, 1000, 50);
+    // A tenth of a real account with a tenth of the quota; the benchmark uses the real numbers.
+    round::read_over_three_days(2500, 1000, 50);
 }
 
 #[test]
-fn the_quotas_wait_ends_with_the_day_and_takes_a_fresh_token() {
+fn the_wait_for_the_quota_ends_with_the_day_and_renews_the_login() {
     let fake = Fake::start(account(4));
-    // The service's day turns two seconds from now; its token lives no longer.
+    // The day of the service ends in two seconds, and so does the access token.
     let midnight = (Utc::now().date_naive() + Days::new(1)).and_time(NaiveTime::MIN).and_utc();
     {
         let mut switches = fake.switches();
@@ -326,11 +324,11 @@ fn the_quotas_wait_ends_with_the_day_and_takes_a_fresh_token() {
 }
 
 #[test]
-fn a_quota_that_comes_back_late_is_not_waited_for_another_day() {
+fn a_quota_that_is_reset_late_is_tried_again_after_seconds() {
     let fake = Fake::start(account(4));
     let midnight = (Utc::now().date_naive() + Days::new(1)).and_time(NaiveTime::MIN).and_utc();
     fake.switches().clock_skew = midnight - Utc::now() - chrono::TimeDelta::seconds(4);
-    // Once before the day turns, and once after that.
+    // Once before the day ends, and once after.
     fake.fault(Fault { path: "/emails".into(), skip: 0, times: 2, what: What::QuotaExceeded });
     let begun = Instant::now();
     let ran = tap_with(&fake, &json!({"on_quota": "wait"}), None, Some(&only(&["email_campaigns"])));
@@ -342,14 +340,14 @@ fn a_quota_that_comes_back_late_is_not_waited_for_another_day() {
 }
 
 #[test]
-fn a_limit_that_gets_a_run_nowhere_is_told_and_one_that_does_not() {
-    let fake = Fake::start_with(account(6), Switches { rotating: false, ..Switches::default() });
+fn a_max_requests_that_allows_no_progress_is_reported_and_others_are_not() {
+    let fake = Fake::start_with(account(6), Switches::long_lived());
     let reports = &REPORTS[..];
-    for (route, streams, limit, gets_somewhere) in [
+    for (route, streams, limit, makes_progress) in [
         ("auto", streams(), 1, false),
         ("contacts", &["contact_activity_details"], 2, false),
         ("campaigns", reports, 3, false),
-        // The calls that are made ahead for later contacts are of no use to a run that ends before.
+        // Calls made ahead for later contacts are lost when the run ends.
         ("contacts", streams(), 40, true),
         ("campaigns", reports, 30, true),
     ] {
@@ -357,41 +355,41 @@ fn a_limit_that_gets_a_run_nowhere_is_told_and_one_that_does_not() {
         let mut state: Option<Value> = None;
         for run in 0.. {
             let ran = tap_with(&fake, &more, state.as_ref(), Some(&only(streams)));
-            let told = format!("{route} {limit}, run {run}: {}", ran.stderr);
+            let context = format!("{route} {limit}, run {run}: {}", ran.stderr);
             if ran.code == Some(0) {
-                assert!(gets_somewhere && run > 0, "{told}");
+                assert!(makes_progress && run > 0, "{context}");
                 break;
             }
-            assert_eq!(ran.code, Some(4), "{told}");
-            assert!(run < 30, "neither an end nor a word: {told}");
+            assert_eq!(ran.code, Some(4), "{context}");
+            assert!(run < 30, "the read does not end: {context}");
             if ran.stderr.contains(&format!("max_requests = {limit} is not enough to make progress; raise it to ")) {
-                assert!(!gets_somewhere && !ran.stderr.contains("run again"), "{told}");
-                // And so it is: another run changes nothing.
+                assert!(!makes_progress && !ran.stderr.contains("run again"), "{context}");
+                // It is true: another run makes no progress.
                 let again = tap_with(&fake, &more, Some(&ran.last_state()), Some(&only(streams)));
-                assert_eq!(again.last_state(), ran.last_state(), "{told}");
+                assert_eq!(again.last_state(), ran.last_state(), "{context}");
                 break;
             }
-            assert!(ran.stderr.contains("run again with the last STATE to go on"), "{told}");
+            assert!(ran.stderr.contains("run again with the last STATE to go on"), "{context}");
             state = Some(ran.last_state());
         }
     }
 }
 
-/// The number after these words.
+/// The number after these words, if they are there.
 fn number_after(text: &str, words: &str) -> Option<u64> {
     let (_, rest) = text.split_once(words)?;
     rest.split_once(' ')?.0.parse().ok()
 }
 
 #[test]
-fn the_smallest_limits_bring_everything_or_name_the_one_that_does() {
+fn the_smallest_limits_read_everything_or_name_one_that_does() {
     for (route, limit) in [("auto", 3), ("auto", 7), ("auto", 10), ("contacts", 4), ("contacts", 8)] {
         let mut account = Account::generate(1, Size { contacts: 30, lists: 3, campaigns: 6 });
         account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
-        let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+        let fake = Fake::start_with(account, Switches::long_lived());
         let mut limit: u64 = limit;
         let (mut all, mut state): (Vec<Ran>, Option<Value>) = (Vec::new(), None);
-        // The details come last, so that everything else was read before them.
+        // The details are read last.
         while state.as_ref().is_none_or(|state| state["bookmarks"][REPORTS[1]]["replication_key_value"].is_null()) {
             let more = json!({"activity_route": route, "max_requests": limit});
             let ran = tap(&fake, &more, state.as_ref());
@@ -407,15 +405,15 @@ fn the_smallest_limits_bring_everything_or_name_the_one_that_does() {
     }
 }
 
-/// What the streams before the reports cost every run, and what the plan costs, must not starve the reports.
+/// The calls that every run makes for the plan and for the first streams must leave some for the reports.
 #[test]
-fn a_small_limit_brings_every_stream_in_the_end() {
+fn runs_with_a_small_limit_read_every_stream_in_the_end() {
     for (route, limit, runs) in [("campaigns", 20, 30), ("contacts", 50, 12)] {
         let mut account = Account::generate(1, Size { contacts: 60, lists: 6, campaigns: 10 });
-        // The rows of a campaign whose details are hidden come by contact only.
+        // Otherwise some campaigns could be read only contact by contact.
         account.campaigns.iter_mut().for_each(|campaign| campaign.detail_404 = false);
-        let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
-        // Every run writes all campaigns again, as far as it gets.
+        let fake = Fake::start_with(account, Switches::long_lived());
+        // With this lookback, every run writes all campaigns again.
         let more = json!({"activity_route": route, "max_requests": limit, "activity_lookback_days": 3650});
         let (mut all, mut state): (Vec<Ran>, Option<Value>) = (Vec::new(), None);
         for _ in 0..runs {
@@ -431,13 +429,44 @@ fn a_small_limit_brings_every_stream_in_the_end() {
 }
 
 #[test]
-fn a_finished_report_is_left_alone_until_its_round_ends() {
+fn a_read_over_several_runs_says_how_much_is_left_and_when_it_is_complete() {
+    let fake = Fake::start_with(account(6), Switches::long_lived());
+    let complete = "INFO the read that an earlier run began is complete";
+    let more = json!({"activity_route": "contacts", "max_requests": 40});
+    let (mut state, mut cut_off) = (None, 0);
+    loop {
+        let ran = tap(&fake, &more, state.as_ref());
+        state = Some(ran.last_state());
+        assert_eq!(ran.stderr.contains(complete), ran.code == Some(0), "{}", ran.stderr);
+        if ran.code == Some(0) {
+            break;
+        }
+        cut_off += 1;
+        let planned = number_after(&ran.stderr, "plan: about ").unwrap();
+        // Calls made ahead for later contacts may use up the limit before the planned number is reached.
+        let left = match planned {
+            0..=40 => "to go on\n".to_owned(),
+            41..=80 => format!("to go on (about {} calls left, at least 1 run)\n", planned - 40),
+            _ => {
+                format!("to go on (about {} calls left, at least {} runs)\n", planned - 40, (planned - 40).div_ceil(40))
+            }
+        };
+        assert!(ran.stderr.contains(&left), "{left}: {}", ran.stderr);
+        assert!(cut_off < 10, "{}", ran.stderr);
+    }
+    assert!(cut_off > 1, "{cut_off}");
+    // A run that continues nothing has nothing to announce.
+    assert!(!tap(&fake, &json!({}), state.as_ref()).stderr.contains(complete));
+}
+
+#[test]
+fn a_finished_report_is_skipped_until_the_other_one_is_finished() {
     let fake = Fake::start(account(5));
     for report in [json!({}), json!({"report_start_date": "2020-01-01"})] {
         let folder = tempfile::tempdir().unwrap();
         let mut more = json!({"activity_route": "contacts", "token_file": folder.path().join("tokens.json")});
         more.as_object_mut().unwrap().extend(report.as_object().unwrap().clone());
-        // Behind the sample of contacts that the plan reads.
+        // After the sample of contacts that the plan reads.
         fake.fault(Fault { path: "activity_details".into(), skip: 30, times: 1, what: What::QuotaExceeded });
         let first = tap(&fake, &more, None);
         assert_eq!(first.code, Some(4), "{}", first.stderr);
@@ -451,6 +480,6 @@ fn a_finished_report_is_left_alone_until_its_round_ends() {
         assert!(is_at_rest(&end), "{end}");
         let bookmark = &end["bookmarks"]["contact_action_summary"]["replication_key_value"];
         assert_eq!(bookmark.is_string(), report == json!({}));
-        assert_union_is_truth(&fake, &[first, second], "a round of two runs");
+        assert_union_is_truth(&fake, &[first, second], "two runs");
     }
 }

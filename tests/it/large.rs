@@ -1,4 +1,4 @@
-//! What a read of a larger account costs in calls and memory.
+//! The calls and memory that a larger account takes.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,14 +13,14 @@ use tempfile::NamedTempFile;
 
 use crate::tap::{REPORTS, command, file, only, tap_with};
 
-/// The largest resident size of a process so far, in KiB.
+/// The peak memory of a running process in KiB.
 fn peak(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM"))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Watches a process until it ends, and returns its peak in KiB.
+/// Watches a process until it ends. Returns its peak memory in KiB.
 pub fn watch_peak(pid: u32) -> thread::JoinHandle<u64> {
     thread::spawn(move || {
         let mut most = 0;
@@ -32,7 +32,7 @@ pub fn watch_peak(pid: u32) -> thread::JoinHandle<u64> {
     })
 }
 
-/// A tap that reads the contacts while the test looks at it, with the files that it needs meanwhile.
+/// A running tap that reads the contacts, and its files.
 fn reads_contacts(fake: &Fake) -> (Child, [NamedTempFile; 2]) {
     let files = [file(&fake.config()), file(&only(&["contacts"]))];
     let mut command = command();
@@ -49,7 +49,7 @@ fn twenty_thousand_contacts_take_little_memory_and_few_calls() {
         if line.unwrap().starts_with(r#"{"type":"RECORD""#) {
             records += 1;
             if records % 1000 == 0 {
-                // At the last one it may have ended.
+                // After the last one the process may have ended.
                 most = most.max(peak(tap.id()).unwrap_or_default());
             }
         }
@@ -58,9 +58,9 @@ fn twenty_thousand_contacts_take_little_memory_and_few_calls() {
     assert_eq!(records, fake.account().contacts.len());
     assert!(most > 1000 && most < 40 * 1024, "{most} KiB");
     let listing = fake.api_calls().iter().filter(|call| call.path.ends_with("/contacts")).count();
-    // The plan asks for the count.
+    // The pages, and a call of the plan for the count.
     assert_eq!(listing, 20_000 / 500 + 1);
-    // Beside the listing: custom fields, tags and both kinds of lists, and one to spare.
+    // Beside these: custom fields, tags and both kinds of lists, and one to spare.
     assert!(fake.api_calls().len() <= listing + 5, "{}", fake.api_calls().len());
 }
 
@@ -87,7 +87,7 @@ fn activity_of_twenty_six_thousand_contacts_by_campaign_takes_little_memory() {
 }
 
 #[test]
-fn the_next_pages_are_under_way_while_one_is_written() {
+fn the_next_pages_are_fetched_while_one_is_written() {
     let fake = Fake::start(Account::generate(42, Size { contacts: 5000, lists: 1, campaigns: 0 }));
     let (mut tap, _files) = reads_contacts(&fake);
     let mut out = BufReader::with_capacity(1 << 10, tap.stdout.take().unwrap());
@@ -98,7 +98,7 @@ fn the_next_pages_are_under_way_while_one_is_written() {
     // A pipe holds less than a page, so the tap is still writing its first page.
     thread::sleep(Duration::from_secs(2));
     let listing = || fake.api_calls().iter().filter(|call| call.path.ends_with("/contacts")).count();
-    // The call for the count, the page being written, the page that waits for it, and the one that is fetched next.
+    // The call for the count, the page that is being written, the one that waits, and the one that is fetched next.
     assert_eq!(listing(), 4);
     std::io::copy(&mut out, &mut std::io::sink()).unwrap();
     assert_eq!(tap.wait().unwrap().code(), Some(0));
@@ -106,7 +106,7 @@ fn the_next_pages_are_under_way_while_one_is_written() {
 }
 
 #[test]
-fn a_long_report_says_how_far_it_is_every_ten_thousand_records() {
+fn a_long_report_writes_a_state_every_ten_thousand_records() {
     let (contacts, each) = (300, 90);
     let mut account = Account::generate(42, Size { contacts, lists: 1, campaigns: 1 });
     account.activities.clear();
@@ -121,7 +121,7 @@ fn a_long_report_says_how_far_it_is_every_ten_thousand_records() {
     let more = json!({"activity_route": "contacts", "requests_per_second": 10_000});
     let ran = tap_with(&fake, &more, None, Some(&only(&["contact_activity_details"])));
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    let (mut since, mut on_the_way, mut last) = (0, 0, String::new());
+    let (mut since, mut in_between, mut last) = (0, 0, String::new());
     for message in &ran.messages {
         match message["type"].as_str().unwrap() {
             "RECORD" => {
@@ -129,18 +129,18 @@ fn a_long_report_says_how_far_it_is_every_ten_thousand_records() {
                 last = message["record"]["contact_id"].as_str().unwrap().to_owned();
             }
             "STATE" => {
-                // It is due within a contact's rows, and true only after them.
+                // It may be due within a contact's rows, and is written after them.
                 assert!(since <= 10_000 + each, "{since} records before a STATE");
                 since = 0;
                 let bookmark = &message["value"]["bookmarks"]["contact_activity_details"];
                 if let Some(after) = bookmark["resume_after"].as_str().filter(|after| !after.is_empty()) {
                     assert_eq!(after, last);
-                    on_the_way += 1;
+                    in_between += 1;
                 }
             }
             _ => {}
         }
     }
     let records = ran.records("contact_activity_details").len();
-    assert!(records >= 25_000 && on_the_way == records / 10_000, "{records} records, {on_the_way} on the way");
+    assert!(records >= 25_000 && in_between == records / 10_000, "{records} records, {in_between} on the way");
 }

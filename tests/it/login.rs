@@ -1,11 +1,9 @@
-//! `login`, with a client that plays the browser, and what the tokens it stores are good for.
+//! `login`, with a client that plays the browser, and syncs with the tokens that it stores.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -13,13 +11,13 @@ use std::thread::{self, JoinHandle};
 
 use fake::account::Size;
 use fake::{Account, Fake, Fault, What};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::tap::{Ran, command, free_port, without_times};
+use crate::terminal::terminal;
 
-/// A fake account, and a folder with a config that nobody has logged in with.
+/// A fake account, and a folder with a config without a login.
 struct Place {
     fake: Fake,
     folder: TempDir,
@@ -27,14 +25,14 @@ struct Place {
 }
 
 impl Place {
-    /// `secret`: whether the application is of the authorization code type.
-    fn new(secret: bool) -> Place {
+    /// `has_secret`: whether the application is of the authorization code type.
+    fn new(has_secret: bool) -> Place {
         let fake = Fake::start(Account::generate(3, Size { contacts: 5, lists: 2, campaigns: 2 }));
         let port = free_port();
         let place =
             Place { fake, folder: tempfile::tempdir().unwrap(), redirect: format!("http://localhost:{port}/callback") };
         place.fake.tokens().redirect_uris = vec![place.redirect.clone()];
-        if !secret {
+        if !has_secret {
             place.fake.tokens().client_secret = None;
         }
         place.configure(&json!({}));
@@ -67,28 +65,28 @@ impl Place {
     }
 }
 
-/// A login under way.
+/// A running login.
 struct Login {
     child: Child,
     url: String,
-    said: JoinHandle<String>,
+    log: JoinHandle<String>,
 }
 
 impl Login {
-    /// Starts it and waits for the first address that it shows.
+    /// Starts it and waits for the first address that it prints.
     fn start(command: &mut Command) -> Login {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let (mut said, mut url) = (String::new(), String::new());
-        while url.is_empty() && stderr.read_line(&mut said).unwrap() > 0 {
-            let line = said.lines().next_back().unwrap_or_default().trim();
+        let (mut log, mut url) = (String::new(), String::new());
+        while url.is_empty() && stderr.read_line(&mut log).unwrap() > 0 {
+            let line = log.lines().next_back().unwrap_or_default().trim();
             url = if line.starts_with("http") { line.to_owned() } else { String::new() };
         }
-        let said = thread::spawn(move || {
+        let log = thread::spawn(move || {
             let rest: Vec<String> = stderr.lines().map_while(Result::ok).collect();
-            said + &rest.join("\n")
+            log + &rest.join("\n")
         });
-        Login { child, url, said }
+        Login { child, url, log }
     }
 
     fn paste(&mut self, line: &str) {
@@ -97,7 +95,7 @@ impl Login {
 
     fn end(mut self) -> (Option<i32>, String) {
         let code = self.child.wait().unwrap().code();
-        (code, without_times(&self.said.join().unwrap()))
+        (code, without_times(&self.log.join().unwrap()))
     }
 }
 
@@ -106,23 +104,23 @@ fn agent(redirects: u32) -> ureq::Agent {
     config.max_redirects_will_error(false).proxy(None).build().into()
 }
 
-/// Opens an address as a browser would, and returns the page that it ends on.
+/// Opens an address as a browser does, and returns the page at which the redirects end.
 fn browse(url: &str) -> String {
     agent(5).get(url).call().unwrap().body_mut().read_to_string().unwrap()
 }
 
-/// Where the consent page would send a browser that runs on another machine.
+/// The address to which the consent page redirects.
 fn consent(url: &str) -> String {
     let answer = agent(0).get(url).call().unwrap();
     answer.headers()["location"].to_str().unwrap().to_owned()
 }
 
-fn critical(said: &str) -> String {
-    said.lines().find_map(|line| line.strip_prefix("CRITICAL ")).unwrap_or_else(|| panic!("{said}")).to_owned()
+fn critical(log: &str) -> String {
+    log.lines().find_map(|line| line.strip_prefix("CRITICAL ")).unwrap_or_else(|| panic!("{log}")).to_owned()
 }
 
 #[test]
-fn a_browser_brings_the_code_and_two_syncs_follow() {
+fn a_login_in_a_browser_is_good_for_two_syncs() {
     for secret in [true, false] {
         let place = Place::new(secret);
         let token_file = place.folder.path().join("new/tokens.json");
@@ -133,14 +131,14 @@ fn a_browser_brings_the_code_and_two_syncs_follow() {
         let page = browse(&login.url);
         assert!(page.contains("You are logged in") && page.contains("close this window"), "{page}");
         assert!(!page.contains("<script") && !page.contains("http"), "{page}");
-        let (code, said) = login.end();
-        assert_eq!(code, Some(0), "{said}");
-        assert!(said.contains("--test") && !said.contains("WARNING"), "{said}");
+        let (code, log) = login.end();
+        assert_eq!(code, Some(0), "{log}");
+        assert!(log.contains("--test") && !log.contains("WARNING"), "{log}");
         let config: Value = serde_json::from_str(&fs::read_to_string(place.config()).unwrap()).unwrap();
         assert_eq!(config.get("refresh_token").is_some(), secret);
         assert_eq!(token_file.exists(), !secret);
         for _ in 0..2 {
-            // The access token that came along ends, so that each sync must refresh.
+            // The access token of the login is revoked, so that each sync must refresh.
             place.fake.tokens().revoke_access_tokens();
             let ran = place.sync();
             assert_eq!(ran.code, Some(0), "{}", ran.stderr);
@@ -163,16 +161,16 @@ fn the_answer_can_be_pasted() {
         login.paste("http://localhost/callback?code=forged&state=guessed");
         let address = consent(&login.url);
         login.paste(&format!("  {address}#_  "));
-        let (code, said) = login.end();
-        assert_eq!(code, Some(0), "{said}");
-        assert_eq!(said.contains("in use by another program"), taken, "{said}");
-        assert_eq!(said.matches("belongs to another login").count(), 2, "{said}");
+        let (code, log) = login.end();
+        assert_eq!(code, Some(0), "{log}");
+        assert_eq!(log.contains("in use by another program"), taken, "{log}");
+        assert_eq!(log.matches("belongs to another login").count(), 2, "{log}");
         assert_eq!(place.sync().code, Some(0));
     }
 }
 
 #[test]
-fn an_answer_of_another_login_is_not_taken() {
+fn an_answer_that_belongs_to_another_login_is_ignored() {
     let place = Place::new(true);
     let login = place.login(&[]);
     let page = browse(&format!("{}?code=forged&state=guessed", place.redirect));
@@ -193,9 +191,9 @@ fn a_device_login_waits_and_slows_down() {
     place.fake.switches().token_per_second = Some(1);
     let login = place.login(&["--device"]);
     assert!(login.url.ends_with("/activate"), "{}", login.url);
-    let (code, said) = login.end();
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("ABCDEFGH"), "{said}");
+    let (code, log) = login.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("ABCDEFGH"), "{log}");
     let polls: Vec<_> =
         place.fake.calls().iter().filter(|c| c.path.ends_with("/token")).map(|c| (c.status, c.at)).collect();
     assert_eq!(polls.iter().map(|p| p.0).collect::<Vec<_>>(), [400, 400, 400, 200]);
@@ -210,7 +208,7 @@ fn a_device_login_waits_and_slows_down() {
 }
 
 #[test]
-fn a_device_login_that_runs_out_of_time_says_what_it_waited_for() {
+fn a_device_login_that_times_out_says_what_it_waited_for() {
     let unavailable = What::Status(503, json!({"error": "server_error"}).to_string(), "application/json");
     for (what, expected, words) in
         [(None, 3, "the code was not confirmed in time"), (Some(unavailable), 1, "503 server_error")]
@@ -219,46 +217,47 @@ fn a_device_login_that_runs_out_of_time_says_what_it_waited_for() {
         place.configure(&json!({"max_retries": 0}));
         place.fake.tokens().device_pending = u32::MAX;
         if let Some(what) = what {
-            place.fake.fault(Fault { path: "/token".into(), skip: 0, times: usize::MAX, what });
+            place.fake.fault(Fault::always("/token", what));
         }
-        let (code, said) = place.login(&["--device", "--timeout", "2"]).end();
-        assert_eq!(code, Some(expected), "{said}");
-        assert!(critical(&said).contains(words), "{said}");
-        assert!(place.fake.calls().len() > 2, "it asked but once");
+        let (code, log) = place.login(&["--device", "--timeout", "2"]).end();
+        assert_eq!(code, Some(expected), "{log}");
+        assert!(critical(&log).contains(words), "{log}");
+        assert!(place.fake.calls().len() > 2, "it polled only once");
     }
 }
 
 #[test]
-fn a_code_of_the_protocol_that_holds_a_secret_is_still_understood() {
+fn an_error_code_that_contains_a_secret_is_still_recognized() {
     let place = Place::new(false);
-    let starts = json!({
-        "device_code": "pending", "user_code": "ABCDEFGH", "verification_uri": "https://example.com/activate",
-        "expires_in": 600, "interval": 0,
-    });
-    place.fake.fault(Fault::once("/device", What::Status(200, starts.to_string(), "application/json")));
+    place.fake.fault(device_answer("ABCDEFGH"));
     place.fake.fault(refusal("/token", 400, "authorization_pending", "pending"));
     place.fake.fault(refusal("/token", 400, "no_pending_code", "pending"));
-    let (code, said) = place.login(&["--device"]).end();
-    assert_eq!(code, Some(3), "{said}");
-    assert!(critical(&said).ends_with("no_***_code ***"), "{said}");
+    let (code, log) = place.login(&["--device"]).end();
+    assert_eq!(code, Some(3), "{log}");
+    assert!(critical(&log).ends_with("no_***_code ***"), "{log}");
 }
 
 #[test]
 fn a_device_code_cannot_move_the_cursor() {
     let place = Place::new(false);
-    let starts = json!({
-        "device_code": "pending", "user_code": "AB\u{1b}[2JCD\r\nCRITICAL forged\u{7}",
-        "verification_uri": "https://example.com/activate", "expires_in": 600, "interval": 0,
-    });
-    place.fake.fault(Fault::once("/device", What::Status(200, starts.to_string(), "application/json")));
+    place.fake.fault(device_answer("AB\u{1b}[2JCD\r\nCRITICAL forged\u{7}"));
     place.fake.fault(refusal("/token", 400, "expired_token", ""));
-    let (code, said) = place.login(&["--device"]).end();
-    assert_eq!(code, Some(3), "{said}");
-    assert!(said.contains("AB\u{fffd}[2JCD  CRITICAL forged"), "{said}");
-    assert!(!said.contains(|c: char| c.is_control() && c != '\n'), "{said:?}");
+    let (code, log) = place.login(&["--device"]).end();
+    assert_eq!(code, Some(3), "{log}");
+    assert!(log.contains("AB\u{fffd}[2JCD  CRITICAL forged"), "{log}");
+    assert!(!log.contains(|c: char| c.is_control() && c != '\n'), "{log:?}");
 }
 
-/// A case of the table below: what is arranged, and words of the sentence that tells it.
+/// An answer to the start of a device login, with this user code.
+fn device_answer(user_code: &str) -> Fault {
+    let answer = json!({
+        "device_code": "pending", "user_code": user_code, "verification_uri": "https://example.com/activate",
+        "expires_in": 600, "interval": 0,
+    });
+    Fault::once("/device", What::Status(200, answer.to_string(), "application/json"))
+}
+
+/// A flag, what is wrong, and words of the message.
 type Case<'a> = (&'a str, &'a dyn Fn(&Fake), &'a [&'a str]);
 
 fn refusal(path: &str, status: u16, error: &str, text: &str) -> Fault {
@@ -267,7 +266,7 @@ fn refusal(path: &str, status: u16, error: &str, text: &str) -> Fault {
 }
 
 #[test]
-fn each_failure_has_its_own_sentence() {
+fn each_failure_has_its_own_message() {
     let consent_error = |error: &'static str, text: &'static str| {
         move |fake: &Fake| fake.tokens().refuse_consent = Some((error.into(), text.into()))
     };
@@ -315,11 +314,11 @@ fn each_failure_has_its_own_sentence() {
                 "{words:?}: {page}"
             );
         }
-        let (code, said) = login.end();
-        assert_eq!(code, Some(3), "{words:?}: {said}");
-        let sentence = critical(&said);
+        let (code, log) = login.end();
+        assert_eq!(code, Some(3), "{words:?}: {log}");
+        let sentence = critical(&log);
         assert!(words.iter().all(|word| sentence.contains(word)), "{words:?}: {sentence}");
-        assert!(sentences.insert(sentence), "the sentence of {words:?} stands for another failure too");
+        assert!(sentences.insert(sentence), "another failure has the message of {words:?} too");
         assert_eq!(fs::read_to_string(place.config()).unwrap(), before);
     }
     assert_eq!(sentences.len(), 10);
@@ -328,26 +327,29 @@ fn each_failure_has_its_own_sentence() {
 #[test]
 fn an_application_with_a_secret_cannot_log_in_on_a_device() {
     let place = Place::new(true);
-    let (code, said) = place.login(&["--device"]).end();
-    assert_eq!(code, Some(2), "{said}");
-    assert!(critical(&said).contains("client_secret"), "{said}");
+    let (code, log) = place.login(&["--device"]).end();
+    assert_eq!(code, Some(2), "{log}");
+    assert!(critical(&log).contains("client_secret"), "{log}");
     assert!(place.fake.calls().is_empty());
 }
 
 #[test]
-fn what_the_consent_page_alone_shows_is_told_when_the_time_is_over() {
+fn a_login_that_times_out_explains_the_errors_that_only_the_browser_shows() {
     let place = Place::new(true);
     place.fake.tokens().redirect_uris.clear();
     let login = place.login(&["--timeout", "1"]);
     assert!(browse(&login.url).contains("not registered"));
-    let (code, said) = login.end();
-    assert_eq!(code, Some(1), "{said}");
-    let told = critical(&said);
-    assert!(told.contains("within 1 s") && told.contains(&place.redirect) && told.contains("private"), "{told}");
+    let (code, log) = login.end();
+    assert_eq!(code, Some(1), "{log}");
+    let message = critical(&log);
+    assert!(
+        message.contains("within 1 s") && message.contains(&place.redirect) && message.contains("private"),
+        "{message}"
+    );
 }
 
 #[test]
-fn a_closed_stdin_ends_nothing_but_what_needs_it() {
+fn a_closed_stdin_ends_only_a_login_that_needs_a_pasted_address() {
     let place = Place::new(true);
     let mut login = place.login(&[]);
     drop(login.child.stdin.take());
@@ -359,31 +361,31 @@ fn a_closed_stdin_ends_nothing_but_what_needs_it() {
     place.fake.tokens().redirect_uris = vec!["https://example.com/callback".into()];
     let mut login = place.login(&[]);
     drop(login.child.stdin.take());
-    let (code, said) = login.end();
-    assert_eq!(code, Some(1), "{said}");
-    assert!(critical(&said).contains("stdin has ended"), "{said}");
+    let (code, log) = login.end();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(critical(&log).contains("stdin has ended"), "{log}");
 }
 
 #[test]
-fn a_missing_scope_is_told_at_once() {
+fn a_scope_that_was_not_granted_draws_a_warning() {
     let place = Place::new(true);
     place.fake.tokens().withheld = vec!["campaign_data".into()];
     let login = place.login(&[]);
     browse(&login.url);
-    let (code, said) = login.end();
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("WARNING the scope campaign_data was not granted"), "{said}");
+    let (code, log) = login.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("WARNING the scope campaign_data was not granted"), "{log}");
 }
 
 #[test]
-fn a_login_that_works_is_replaced_only_when_asked_to() {
+fn a_login_that_works_is_replaced_only_with_yes() {
     let place = Place::new(true);
     let old = place.fake.tokens().refresh_token.clone();
     place.configure(&json!({"refresh_token": old}));
-    let (code, said) = place.login(&[]).end();
-    assert_eq!(code, Some(2), "{said}");
-    assert!(critical(&said).contains("--yes"), "{said}");
-    // Trying it rotated it; what is stored still works.
+    let (code, log) = place.login(&[]).end();
+    assert_eq!(code, Some(2), "{log}");
+    assert!(critical(&log).contains("--yes"), "{log}");
+    // Trying it has rotated its token; the stored one works.
     let ran = place.sync();
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
 
@@ -392,7 +394,7 @@ fn a_login_that_works_is_replaced_only_when_asked_to() {
     assert_eq!(login.end().0, Some(0));
     assert_eq!(place.sync().code, Some(0));
 
-    // One that has ended, and tokens that cannot be read, are replaced without a question.
+    // A revoked login and an unreadable token file are replaced without a question.
     place.fake.tokens().revoke_grant();
     let login = place.login(&[]);
     browse(&login.url);
@@ -415,13 +417,13 @@ fn a_login_that_cannot_be_renewed_is_replaced_without_a_question() {
     place.configure(&json!({"refresh_token": old, "token_file": stored}));
     assert_eq!(place.sync().code, Some(0));
     place.configure(&json!({"token_file": stored}));
-    // Its access token goes on working.
+    // Its access token still works.
     place.fake.tokens().refresh_token = "of-another-login".into();
     let login = place.login(&[]);
     assert!(browse(&login.url).contains("You are logged in"));
-    let (code, said) = login.end();
-    assert_eq!(code, Some(0), "{said}");
-    // So it is with an access token alone.
+    let (code, log) = login.end();
+    assert_eq!(code, Some(0), "{log}");
+    // The same for an access token alone.
     let tokens: Value = serde_json::from_str(&fs::read_to_string(&stored).unwrap()).unwrap();
     place.configure(&json!({"access_token": tokens["access_token"]}));
     let login = place.login(&[]);
@@ -431,41 +433,41 @@ fn a_login_that_cannot_be_renewed_is_replaced_without_a_question() {
 }
 
 #[test]
-fn a_folder_for_a_token_file_is_told_before_the_consent() {
+fn a_token_file_that_is_a_folder_is_an_error_before_the_consent() {
     let place = Place::new(true);
     place.configure(&json!({"token_file": place.folder.path()}));
-    let (code, said) = place.login(&[]).end();
-    assert_eq!(code, Some(1), "{said}");
-    assert!(critical(&said).contains("a folder; name a file in it, such as"), "{said}");
+    let (code, log) = place.login(&[]).end();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(critical(&log).contains("a folder; name a file in it, such as"), "{log}");
 }
 
 #[test]
-fn a_config_that_is_not_there_yet_is_told_with_what_to_write() {
+fn a_missing_config_is_an_error_that_says_what_to_write() {
     let place = Place::new(true);
     fs::remove_file(place.config()).unwrap();
-    let (code, said) = place.login(&[]).end();
-    assert_eq!(code, Some(2), "{said}");
-    let told = critical(&said);
-    assert!(told.contains(place.config().to_str().unwrap()) && told.contains("does not exist"), "{told}");
-    assert!(told.contains("client_id") && told.contains("token_file"), "{told}");
+    let (code, log) = place.login(&[]).end();
+    assert_eq!(code, Some(2), "{log}");
+    let message = critical(&log);
+    assert!(message.contains(place.config().to_str().unwrap()) && message.contains("does not exist"), "{message}");
+    assert!(message.contains("client_id") && message.contains("token_file"), "{message}");
     assert!(!place.config().exists());
-    // Nobody is asked where there is no terminal.
+    // Without a terminal, login does not ask.
     let mut command = command();
     let output = command.arg("login").current_dir(&place.folder).stdin(Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    let told = critical(&without_times(&String::from_utf8(output.stderr).unwrap()));
+    let message = critical(&without_times(&String::from_utf8(output.stderr).unwrap()));
     let expected = "login needs a config, or a terminal to ask at. Write config.json with {\"client_id\": \"your API key\", \
                     \"client_secret\": \"your secret\", \"token_file\": \"tokens.json\"}, without client_secret for a PKCE or \
                     device application; then run: tap-constant-contact login --config config.json";
-    assert_eq!(told, expected);
+    assert_eq!(message, expected);
     assert_eq!(fs::read_dir(&place.folder).unwrap().count(), 0);
 }
 
-/// A login at a terminal, whose settings but for the application come from the environment.
+/// A login at a terminal that asks for the application; the other settings come from the environment.
 struct Asked {
     child: Child,
     stderr: BufReader<ChildStderr>,
-    said: String,
+    log: String,
     keyboard: File,
 }
 
@@ -479,15 +481,15 @@ impl Asked {
         command.env("TAP_CONSTANT_CONTACT_REDIRECT_URI", &place.redirect);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
-        Asked { child, stderr, said: String::new(), keyboard }
+        Asked { child, stderr, log: String::new(), keyboard }
     }
 
-    /// Waits for a line that begins so, and returns it.
+    /// Waits for a line with this beginning, and returns it.
     fn wait_for(&mut self, beginning: &str) -> String {
         loop {
             let mut line = String::new();
-            assert!(self.stderr.read_line(&mut line).unwrap() > 0, "no {beginning:?}: {}", self.said);
-            self.said += &line;
+            assert!(self.stderr.read_line(&mut line).unwrap() > 0, "no {beginning:?}: {}", self.log);
+            self.log += &line;
             if line.trim_start().starts_with(beginning) {
                 return line.trim().to_owned();
             }
@@ -499,14 +501,14 @@ impl Asked {
         writeln!(self.keyboard, "{text}").unwrap();
     }
 
-    /// The exit code, what was said, and what the terminal showed of what was typed.
+    /// The exit code, stderr, and what the terminal echoed of the input.
     fn end(mut self) -> (Option<i32>, String, String) {
-        self.stderr.read_to_string(&mut self.said).unwrap();
+        self.stderr.read_to_string(&mut self.log).unwrap();
         let code = self.child.wait().unwrap().code();
-        // Only now does the terminal end.
+        // The terminal ends only now.
         let mut echoed = Vec::new();
         let _ = self.keyboard.read_to_end(&mut echoed);
-        (code, without_times(&self.said), String::from_utf8(echoed).unwrap())
+        (code, without_times(&self.log), String::from_utf8(echoed).unwrap())
     }
 }
 
@@ -524,10 +526,10 @@ fn a_person_without_a_config_is_asked_for_the_application() {
         asked.answer("Secret", secret);
         let url = asked.wait_for("http");
         assert!(browse(&url).contains("You are logged in"));
-        let (code, said, echoed) = asked.end();
-        assert_eq!(code, Some(0), "{said}");
+        let (code, log, echoed) = asked.end();
+        assert_eq!(code, Some(0), "{log}");
         assert!(echoed.contains("client-0") && !echoed.contains("secret-0"), "{echoed}");
-        assert!(!said.contains("secret-0") && said.contains(&format!("Wrote {config}")), "{said}");
+        assert!(!log.contains("secret-0") && log.contains(&format!("Wrote {config}")), "{log}");
         let path = place.folder.path().join(config);
         let written: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
         let mut expected = json!({"client_id": "client-0"});
@@ -540,7 +542,7 @@ fn a_person_without_a_config_is_asked_for_the_application() {
         for file in [&path, &tokens] {
             assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
         }
-        // What is known is not asked again.
+        // A second login does not ask for the application again.
         let mut asked = Asked::start(&place, &["--config", "ENV", "--config", config]);
         asked.answer("The login stored", "n");
         assert_eq!(asked.end().0, Some(0));
@@ -553,9 +555,9 @@ fn a_config_that_names_no_application_gets_one_and_keeps_the_rest() {
     fs::write(place.config(), "{\n  \"page_size\": 7\n}\n").unwrap();
     let mut asked = Asked::start(&place, &["--device", "--config", "ENV", "--config", "config.json"]);
     asked.answer("API key:", "client-0");
-    let (code, said, _) = asked.end();
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("names no application yet") && !said.contains("Secret"), "{said}");
+    let (code, log, _) = asked.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("names no application yet") && !log.contains("Secret"), "{log}");
     let text = fs::read_to_string(place.config()).unwrap();
     let refresh_token = place.fake.tokens().refresh_token.clone();
     let expected = format!(
@@ -565,7 +567,7 @@ fn a_config_that_names_no_application_gets_one_and_keeps_the_rest() {
 }
 
 #[test]
-fn a_config_from_a_pipe_is_left_for_the_login_itself() {
+fn a_config_from_a_pipe_is_read_once() {
     let place = Place::new(true);
     let config = fs::read_to_string(place.config()).unwrap();
     let pipe = place.folder.path().join("pipe");
@@ -573,35 +575,35 @@ fn a_config_from_a_pipe_is_left_for_the_login_itself() {
     let mut asked = Asked::start(&place, &["--config", "config.json", "--config", "pipe"]);
     fs::write(&pipe, config).unwrap();
     assert!(browse(&asked.wait_for("http")).contains("You are logged in"));
-    let (code, said, _) = asked.end();
-    assert_eq!(code, Some(0), "{said}");
+    let (code, log, _) = asked.end();
+    assert_eq!(code, Some(0), "{log}");
 }
 
 #[test]
-fn a_login_without_a_config_writes_one_once_and_says_how_to_go_on() {
+fn a_login_without_a_config_writes_one_and_then_names_it() {
     let place = Place::new(true);
     fs::remove_file(place.config()).unwrap();
-    // Nobody consents, so that nothing is sent to the service itself.
+    // Without consent, so that nothing is sent to the service.
     let mut asked = Asked::start(&place, &["--timeout", "1"]);
     asked.answer("API key:", "client-0");
     asked.answer("Secret", "secret-0");
-    let (code, said, _) = asked.end();
-    assert_eq!(code, Some(1), "{said}");
+    let (code, log, _) = asked.end();
+    assert_eq!(code, Some(1), "{log}");
     assert!(place.config().exists() && !place.folder.path().join("tokens.json").exists());
-    let (code, said, _) = Asked::start(&place, &[]).end();
-    assert_eq!(code, Some(2), "{said}");
-    assert!(critical(&said).ends_with("Run: tap-constant-contact login --config config.json"), "{said}");
-    // An answer that does not come writes nothing.
+    let (code, log, _) = Asked::start(&place, &[]).end();
+    assert_eq!(code, Some(2), "{log}");
+    assert!(critical(&log).ends_with("Run: tap-constant-contact login --config config.json"), "{log}");
+    // Without an answer, no config is written.
     fs::remove_file(place.config()).unwrap();
     let mut asked = Asked::start(&place, &[]);
     asked.answer("API key:", "\u{4}");
-    let (code, said, _) = asked.end();
-    assert_eq!(code, Some(2), "{said}");
-    assert!(critical(&said).contains("no answer") && !place.config().exists(), "{said}");
+    let (code, log, _) = asked.end();
+    assert_eq!(code, Some(2), "{log}");
+    assert!(critical(&log).contains("no answer") && !place.config().exists(), "{log}");
 }
 
 #[test]
-fn both_of_the_localhosts_are_listened_on() {
+fn login_listens_on_both_loopback_addresses() {
     let v6 = TcpListener::bind("[::1]:0").is_ok();
     for host in ["127.0.0.1", "[::1]"].into_iter().take(if v6 { 2 } else { 1 }) {
         let place = Place::new(true);
@@ -613,18 +615,18 @@ fn both_of_the_localhosts_are_listened_on() {
 }
 
 #[test]
-fn connections_that_say_nothing_and_answers_that_come_twice_disturb_nobody() {
+fn silent_connections_and_repeated_answers_do_no_harm() {
     let place = Place::new(true);
     let login = place.login(&[]);
     let port = place.redirect.split([':', '/']).nth(4).unwrap().parse::<u16>().unwrap();
-    // Browsers connect ahead of need.
+    // Browsers open connections before they need them.
     let silent = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let address = consent(&login.url);
     let twice: Vec<_> = (0..2)
         .map(|_| {
             thread::spawn({
                 let address = address.clone();
-                // The second may find that the login has ended.
+                // The login may have ended before the second one.
                 move || {
                     agent(0)
                         .get(&address)
@@ -642,16 +644,11 @@ fn connections_that_say_nothing_and_answers_that_come_twice_disturb_nobody() {
     assert_eq!(place.sync().code, Some(0));
 }
 
-/// A terminal at which somebody has typed this already.
+/// A terminal at which this was already typed.
 fn typed(text: &str) -> (File, Stdio) {
-    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&terminal).unwrap();
-    unlockpt(&terminal).unwrap();
-    let name = ptsname(&terminal, Vec::new()).unwrap();
-    let other_end = File::options().read(true).write(true).open(OsStr::from_bytes(name.as_bytes())).unwrap();
-    let mut keyboard = File::from(terminal);
+    let (mut keyboard, terminal) = terminal(80);
     keyboard.write_all(text.as_bytes()).unwrap();
-    (keyboard, other_end.into())
+    (keyboard, terminal.into())
 }
 
 #[test]
@@ -668,10 +665,10 @@ fn a_person_is_asked_before_a_login_that_works_is_replaced() {
         if replaced {
             assert!(browse(&login.url).contains("You are logged in"));
         }
-        let (code, said) = login.end();
-        assert_eq!(code, Some(0), "{said}");
-        assert!(said.contains("still works. Replace it? [y/N]"), "{said}");
-        assert_eq!(said.contains("The stored login was kept."), !replaced, "{said}");
+        let (code, log) = login.end();
+        assert_eq!(code, Some(0), "{log}");
+        assert!(log.contains("still works. Replace it? [y/N]"), "{log}");
+        assert_eq!(log.contains("The stored login was kept."), !replaced, "{log}");
         let is_new = place.fake.calls().iter().any(|call| call.body.contains("authorization_code"));
         assert_eq!(is_new, replaced);
         assert_eq!(place.sync().code, Some(0));

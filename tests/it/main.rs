@@ -42,6 +42,7 @@ mod rotation;
 mod routes;
 mod secrets;
 mod selection;
+mod smuggling;
 mod snapshots;
 mod sync;
 mod tables;

@@ -1,24 +1,25 @@
-//! What runners make of states: some merge each STATE into those before it, key by key or at the top only, and some
-//! drop nulls on the way. Whatever they do, the next run must read the last STATE out of it.
+//! How runners merge states: some merge each STATE into those before it, key by key or only at the top, and some drop nulls.
+//! The next run must get what the last STATE says from any of them.
 
 use serde_json::{Map, Value, json};
 
 use crate::tap::{Ran, incremental, without_nulls};
 
-/// A way to put one state into another.
+/// A way to merge a state into another.
 #[derive(Clone, Copy, Debug)]
 pub enum Merge {
-    /// Objects key by key, all else replaced, as Meltano does.
+    /// Merges objects key by key and replaces everything else, as Meltano does.
     Deep,
-    /// The same, with nulls dropped before.
+    /// The same, after dropping nulls.
     DeepWithoutNulls,
-    /// The keys of the state itself.
+    /// Replaces the top-level keys.
     Top,
 }
 
 pub const MERGES: [Merge; 3] = [Merge::Deep, Merge::DeepWithoutNulls, Merge::Top];
 
 impl Merge {
+    /// Merges states in their order.
     pub fn all<'a>(self, states: impl IntoIterator<Item = &'a Value>) -> Value {
         let mut merged = json!({});
         for state in states {
@@ -43,19 +44,19 @@ fn put_into(old: &mut Value, new: &Value) {
     }
 }
 
-/// Whether a state has nothing that is unfinished.
+/// Whether a state has no unfinished read.
 pub fn is_at_rest(state: &Value) -> bool {
     state["currently_syncing"].is_null() && !has_interrupted_read(state)
 }
 
-/// Whether a state has a read that the next run continues.
+/// Whether a state has an interrupted read.
 pub fn has_interrupted_read(state: &Value) -> bool {
-    let says_something = |(key, value): (&String, &Value)| key.starts_with("resume_") && value != "" && value != false;
+    let is_set = |(key, value): (&String, &Value)| key.starts_with("resume_") && value != "" && value != false;
     let mut bookmarks = state["bookmarks"].as_object().unwrap().values();
-    bookmarks.any(|bookmark| bookmark.as_object().unwrap().iter().any(says_something))
+    bookmarks.any(|bookmark| bookmark.as_object().unwrap().iter().any(is_set))
 }
 
-/// Asserts of a run's STATEs that they may be merged into the state that it was given, and into each other.
+/// Checks that the STATEs of a run can be merged into the state that it was given, and into each other.
 pub fn assert_mergeable(given: Option<&Value>, ran: &Ran, selected: &[String]) {
     let states = ran.states();
     let (Some(first), Some(last)) = (states.first(), states.last()) else { return };

@@ -1,4 +1,4 @@
-//! Runs from states that a runner has merged.
+//! Runs that start from a merged state.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,14 @@ use crate::tap::{REPORTS, Ran, only, sorted, streams, tap, tap_with, without_nul
 
 fn fake(seed: u64) -> Fake {
     let account = Account::generate(seed, Size { contacts: 30, lists: 4, campaigns: 6 }).with_all_details();
-    Fake::start_with(account, Switches { rotating: false, per_day: 1_000_000, ..Switches::default() })
+    Fake::start_with(account, Switches { per_day: 1_000_000, ..Switches::long_lived() })
 }
 
 fn opens(ran: &Ran) -> Vec<String> {
     sorted(ran.records("contact_activity_details"))
 }
 
-/// Opens by contacts of the account, which the next run is to bring.
+/// Adds some opens, which the next run must read.
 fn open_some(fake: &Fake) {
     let mut account = fake.account();
     let activity = account.sent_activities()[0].to_string();
@@ -30,7 +30,7 @@ fn open_some(fake: &Fake) {
 
 /// A full refresh starts without a state, and its STATEs are merged into the old one.
 #[test]
-fn a_full_refresh_is_followed_by_what_is_new() {
+fn the_run_after_a_full_refresh_reads_what_is_new() {
     for route in ["contacts", "campaigns"] {
         for merge in MERGES {
             let fake = fake(31);
@@ -52,9 +52,8 @@ fn a_full_refresh_is_followed_by_what_is_new() {
     }
 }
 
-/// A run that is cut off, at many places, after a complete one or a first one.
 #[test]
-fn an_interrupted_run_goes_on_from_merged_states() {
+fn an_interrupted_run_continues_from_a_merged_state() {
     for (route, path) in
         [("contacts", "activity_details"), ("contacts", "activity_summary"), ("campaigns", "/tracking/")]
     {
@@ -80,12 +79,12 @@ fn an_interrupted_run_goes_on_from_merged_states() {
     }
 }
 
-/// A read that was cut off is overtaken by a complete one on the other route, which leaves it as it is. The run that
-/// finishes it reads its old days only: what came since is for the run after that.
+/// While a read is interrupted, a complete one runs on the other route and leaves it as it is. The run that continues it reads
+/// only its own days; newer rows come with the run after that.
 #[test]
 fn an_overtaken_read_is_finished_before_newer_rows_are_read() {
     for merge in MERGES {
-        // Two days go by before each run, more than any overlap of a bookmark.
+        // Two days pass before each run, more than the overlap of any bookmark.
         let (begin, days) = (Utc::now() - TimeDelta::days(30), TimeDelta::days(2));
         let size = Size { contacts: 30, lists: 4, campaigns: 6 };
         let fake = Fake::start(Account::generate_at(35, size, begin).with_all_details());
@@ -102,16 +101,16 @@ fn an_overtaken_read_is_finished_before_newer_rows_are_read() {
         };
         run("contacts");
         let last = format!("{}/tracking/", activities.last().unwrap());
-        fake.fault(Fault { path: last, skip: 0, times: usize::MAX, what: What::Empty200 });
+        fake.fault(Fault::always(&last, What::Empty200));
         run("campaigns");
         fake.heal();
         let overtaking = run("contacts");
         assert!(overtaking.contains("the state holds an interrupted read"), "{overtaking}");
-        // Of an activity that the interrupted read has behind it.
+        // Of an activity that the interrupted read has already written.
         (0..3).for_each(|contact| fake.account().open(contact, &activities[0]));
         for is_overtaken in [true, false] {
-            let told = run("auto");
-            assert_eq!(told.contains("continuing the read that ends at"), is_overtaken, "{told}");
+            let log = run("auto");
+            assert_eq!(log.contains("continuing the read that ends at"), is_overtaken, "{log}");
         }
         assert_eq!(runs.iter().map(|ran| ran.code.unwrap()).collect::<Vec<_>>(), [0, 1, 0, 0, 0]);
         for report in REPORTS {
@@ -125,7 +124,7 @@ fn an_overtaken_read_is_finished_before_newer_rows_are_read() {
     }
 }
 
-/// Settings under which a first run of these streams ends four calls before it is complete, amid the details.
+/// Settings with which a first run of these streams stops four calls before its end, within the details.
 fn cut_off(fake: &Fake, more: &Value, catalog: &Value) -> Value {
     fake.forget_calls();
     assert_eq!(tap_with(fake, more, None, Some(catalog)).code, Some(0));
@@ -135,7 +134,7 @@ fn cut_off(fake: &Fake, more: &Value, catalog: &Value) -> Value {
 }
 
 #[test]
-fn a_run_of_other_streams_leaves_resume_points_and_bookmarks() {
+fn a_run_of_other_streams_keeps_resume_points_and_bookmarks() {
     let fake = fake(33);
     let more = json!({"activity_route": "contacts"});
     let cut = tap(&fake, &cut_off(&fake, &more, &only(streams())), None);
@@ -151,14 +150,14 @@ fn a_run_of_other_streams_leaves_resume_points_and_bookmarks() {
     let rest = tap(&fake, &more, Some(&between.last_state()));
     assert_eq!(rest.code, Some(0), "{}", rest.stderr);
     let asked = fake.api_calls().iter().filter(|call| call.path.contains("activity_details")).count();
-    assert!(asked < 20, "{asked} contacts were asked for again");
+    assert!(asked < 20, "{asked} contacts were requested again");
     let mut read = sorted([&cut, &rest].iter().flat_map(|ran| ran.records("contact_activity_details")));
     read.dedup();
     assert_eq!(read, sorted(fake.account().truth("contact_activity_details").iter().map(without_nulls)));
 }
 
 #[test]
-fn a_report_window_leaves_bookmarks_and_unfinished_reads_alone() {
+fn a_report_window_changes_no_bookmark_and_no_interrupted_read() {
     let fake = fake(34);
     let more = json!({"activity_route": "contacts"});
     let day = (Utc::now() - TimeDelta::days(400)).format("%Y-%m-%d").to_string();
@@ -176,10 +175,10 @@ fn a_report_window_leaves_bookmarks_and_unfinished_reads_alone() {
         for key in ["replication_key_value", "filter", "read_from"] {
             assert_eq!(is["contact_action_summary"][key], state["bookmarks"]["contact_action_summary"][key]);
         }
-        let told = "WARNING contact_activity_details: the state holds an interrupted read with other settings";
-        assert_eq!(bounded.stderr.matches(told).count(), 1, "{}", bounded.stderr);
+        let warning = "WARNING contact_activity_details: the state holds an interrupted read with other settings";
+        assert_eq!(bounded.stderr.matches(warning).count(), 1, "{}", bounded.stderr);
     }
-    // Nor does it leave a resume point of its own beside a bookmark.
+    // With a bookmark there, it writes no resume point.
     let complete = tap_with(&fake, &more, None, Some(&reports)).last_state();
     let bounded = tap_with(&fake, &cut_off(&fake, &window, &reports), Some(&complete), Some(&reports));
     assert_eq!(bounded.code, Some(4), "{}", bounded.stderr);

@@ -1,4 +1,4 @@
-//! What the service holds back for a time: the run says so, and a later run brings it.
+//! Rows that the service does not give for a time: the run says so, and a later run reads them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,24 +7,16 @@ use fake::account::Size;
 use fake::{Account, Fake, Fault, Switches, What};
 use serde_json::{Value, json};
 
-use crate::tap::{REPORTS, Ran, only, sorted, tap_with, without_nulls};
-
-fn start(contacts: usize, campaigns: usize) -> Fake {
-    let account = Account::generate(31, Size { contacts, lists: 1, campaigns }).with_all_details();
-    Fake::start_with(account, Switches { rotating: false, ..Switches::default() })
-}
-
-fn truth(fake: &Fake, stream: &str) -> Vec<String> {
-    sorted(fake.account().truth(stream).iter().map(without_nulls))
-}
+use crate::activity::start;
+use crate::tap::{REPORTS, Ran, only, sorted, tap_with, truth, without_nulls};
 
 fn refuse(fake: &Fake, path: &str) {
     let what =
         What::Status(403, json!({"error_key": "forbidden", "error_message": "no"}).to_string(), "application/json");
-    fake.fault(Fault { path: path.into(), skip: 0, times: usize::MAX, what });
+    fake.fault(Fault::always(path, what));
 }
 
-/// Takes a field out of the first rows of an answer. `how_many` gets the number of rows that have it.
+/// Renames a field in the first rows of an answer. `how_many` gets the number of rows with the field.
 fn spoil(answer: &mut fake::Answer, field: &str, how_many: impl Fn(usize) -> usize) {
     let body = String::from_utf8(std::mem::take(&mut answer.body)).unwrap();
     let key = format!("\"{field}\":");
@@ -42,7 +34,7 @@ fn bookmark(ran: &Ran, stream: &str) -> Value {
 }
 
 #[test]
-fn a_refused_report_is_read_whole_once_it_is_allowed() {
+fn a_refused_report_is_read_completely_once_it_is_allowed() {
     for campaigns in [2, 12] {
         let fake = start(40, campaigns);
         let more = json!({"activity_route": "campaigns"});
@@ -63,7 +55,7 @@ fn a_refused_report_is_read_whole_once_it_is_allowed() {
 }
 
 #[test]
-fn too_many_unusable_rows_hold_up_bookmark_and_resume_point() {
+fn too_many_unusable_rows_stop_bookmark_and_resume_point() {
     for (route, path, field, streams) in [
         ("campaigns", "/tracking/", "contact_id", &REPORTS[..1]),
         ("campaigns", "/tracking/", "contact_id", &REPORTS[1..]),
@@ -82,11 +74,11 @@ fn too_many_unusable_rows_hold_up_bookmark_and_resume_point() {
         let ran = tap_with(&fake, &more, None, Some(&only(streams)));
         assert_eq!(ran.code, Some(1), "{case}: {}", ran.stderr);
         assert!(ran.stderr.contains("the service has changed its format"), "{case}: {}", ran.stderr);
-        // It names the first of the selected streams.
+        // The message names the first of the selected streams.
         assert!(ran.stderr.contains(&format!("CRITICAL {}: ", streams[0])), "{case}: {}", ran.stderr);
         let ran = tap_with(&fake, &more, Some(&ran.last_state()), Some(&only(streams)));
         assert_eq!(ran.code, Some(1), "{case}: {}", ran.stderr);
-        // A run that the quota ends has not moved either.
+        // A run that stops at max_requests does not move them either.
         fake.forget_calls();
         more["max_requests"] = json!(30);
         let ran = tap_with(&fake, &more, Some(&ran.last_state()), Some(&only(streams)));
@@ -107,7 +99,7 @@ fn too_many_unusable_rows_hold_up_bookmark_and_resume_point() {
 }
 
 #[test]
-fn what_is_missing_is_said_in_the_run_that_skips_it() {
+fn a_run_reports_what_it_skips_even_if_it_is_interrupted() {
     let fake = start(40, 12);
     let mut all: Vec<String> = fake.account().sent_activities().iter().map(ToString::to_string).collect();
     all.sort();
@@ -159,13 +151,13 @@ fn contacts_without_an_id_end_a_report_by_contact() {
     }
 }
 
-/// Lets each of the first passes over the campaigns bring one that the pass before it did not have.
+/// Makes each of the first passes over the campaigns find one that the pass before did not have.
 fn hide_campaigns(fake: &Fake, path: &'static str) {
     let passes = AtomicUsize::new(0);
     fake.before_call(Box::new(move |target, account| {
         let is_first_page = target.contains(path) && !target.contains("next=");
         let pass = if is_first_page { passes.fetch_add(1, Ordering::Relaxed) + 1 } else { return };
-        // A campaign that changes makes the second pass, and one from long ago that only now comes the third.
+        // A campaign with a recent date causes the second pass, and an old one that appears only then the third.
         let mut campaign = account.campaigns[0].clone();
         campaign.id = format!("00000000-0000-11ef-8000-{pass:012}").as_str().into();
         campaign.activities.clear();
@@ -183,7 +175,7 @@ fn hide_campaigns(fake: &Fake, path: &'static str) {
 }
 
 #[test]
-fn campaigns_that_slip_hold_up_the_bookmark() {
+fn campaigns_that_slip_between_pages_stop_the_bookmark() {
     for (streams, more) in [
         (&["email_campaigns"][..], json!({"page_size": 5})),
         (&REPORTS[..], json!({"page_size": 5, "activity_route": "campaigns"})),
@@ -205,7 +197,7 @@ fn campaigns_that_slip_hold_up_the_bookmark() {
 }
 
 #[test]
-fn a_campaign_whose_details_are_forbidden_takes_no_other_with_it() {
+fn a_campaign_whose_details_are_refused_is_skipped_with_a_warning() {
     let fake = start(40, 12);
     let campaign = {
         let account = fake.account();
@@ -221,7 +213,7 @@ fn a_campaign_whose_details_are_forbidden_takes_no_other_with_it() {
         let rest = fake.account().truth(stream).into_iter().filter(|row| !is_refused(row));
         assert!(sorted(ran.records(stream)) == sorted(rest.map(|row| without_nulls(&row))), "{stream}");
     }
-    // Where all are forbidden, the stream is.
+    // If all are refused, the stream is.
     let fake = start(40, 12);
     refuse(&fake, "/emails/");
     let ran = tap_with(&fake, &json!({"activity_route": "campaigns"}), None, Some(&only(&REPORTS)));
@@ -229,13 +221,13 @@ fn a_campaign_whose_details_are_forbidden_takes_no_other_with_it() {
 }
 
 #[test]
-fn a_list_that_is_read_twice_is_written_as_it_was_last() {
+fn a_list_that_is_read_twice_is_written_as_last_read() {
     let account = Account::generate(21, Size { contacts: 3, lists: 40, campaigns: 0 });
-    let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+    let fake = Fake::start_with(account, Switches::long_lived());
     let is_over = AtomicUsize::new(0);
     fake.before_call(Box::new(move |target, account| {
         if target.contains("/contact_lists?cursor") && is_over.fetch_add(1, Ordering::Relaxed) == 0 {
-            // One moves to the end, and another one of the first page gets a new name.
+            // One list of the first page moves to the end, and another one gets a new name.
             let mut lists: Vec<_> = account.lists.iter_mut().filter(|list| !list.sms).collect();
             lists.sort_by_key(|list| list.id.clone());
             lists[0].id = "ffffffff-0000-11ef-8000-000000000000".into();

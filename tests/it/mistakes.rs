@@ -1,4 +1,4 @@
-//! What people get wrong, and what they are told: each message says what is wrong and how to put it right.
+//! Common mistakes: each message says what is wrong and what to do.
 
 use std::fs;
 use std::path::Path;
@@ -11,39 +11,39 @@ use crate::tap::{command, without_times};
 
 fn fake() -> Fake {
     let account = Account::generate(3, Size { contacts: 3, lists: 1, campaigns: 1 });
-    Fake::start_with(account, Switches { rotating: false, ..Switches::default() })
+    Fake::start_with(account, Switches::long_lived())
 }
 
-/// Something that is wrong: the arguments, the files that differ from good ones, and the message.
+/// A mistake: the arguments, the files that differ from good ones, and the message.
 struct Mistake<'a> {
     arguments: &'a str,
     files: &'a [(&'a str, &'a str)],
-    told: &'a str,
+    message: &'a str,
 }
 
 const SYNC: &str = "--config config.json";
 
-/// A config with these members beside good ones.
-fn config<'a>(members: &'a str, told: &'a str) -> Mistake<'a> {
-    Mistake { arguments: SYNC, files: Box::leak(Box::new([("config.json", members)])), told }
+/// A config with these settings beside good ones.
+fn config<'a>(members: &'a str, message: &'a str) -> Mistake<'a> {
+    Mistake { arguments: SYNC, files: Box::leak(Box::new([("config.json", members)])), message }
 }
 
-/// Good files, and other arguments.
-fn arguments<'a>(arguments: &'a str, told: &'a str) -> Mistake<'a> {
-    Mistake { arguments, files: &[], told }
+/// Other arguments, with good files.
+fn arguments<'a>(arguments: &'a str, message: &'a str) -> Mistake<'a> {
+    Mistake { arguments, files: &[], message }
 }
 
-fn catalog<'a>(text: &'a str, told: &'a str) -> Mistake<'a> {
+fn catalog<'a>(text: &'a str, message: &'a str) -> Mistake<'a> {
     let files = Box::leak(Box::new([("catalog.json", text)]));
-    Mistake { arguments: "--config config.json --catalog catalog.json", files, told }
+    Mistake { arguments: "--config config.json --catalog catalog.json", files, message }
 }
 
-fn state<'a>(text: &'a str, told: &'a str) -> Mistake<'a> {
+fn state<'a>(text: &'a str, message: &'a str) -> Mistake<'a> {
     let files = Box::leak(Box::new([("state.json", text)]));
-    Mistake { arguments: "--config config.json --state state.json", files, told }
+    Mistake { arguments: "--config config.json --state state.json", files, message }
 }
 
-/// A folder with a config that works, a catalog and a state, in which the tap is run.
+/// A folder with a good config, catalog and state, unless `files` has others.
 fn folder(fake: &Fake, files: &[(&str, &str)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
@@ -57,7 +57,7 @@ fn folder(fake: &Fake, files: &[(&str, &str)]) -> tempfile::TempDir {
     write("state.json", r#"{"bookmarks": {}}"#);
     for (name, text) in files {
         match serde_json::from_str::<Value>(text) {
-            // Members for the good config.
+            // Settings for the good config.
             Ok(Value::Object(members)) if *name == "config.json" => {
                 let mut config = fake.config();
                 members.into_iter().for_each(|(key, value)| config[key] = value);
@@ -69,25 +69,25 @@ fn folder(fake: &Fake, files: &[(&str, &str)]) -> tempfile::TempDir {
     folder
 }
 
-/// Runs the tap and returns its exit code and what it told: the lines of these levels, or what stands before clap's
+/// Runs the tap in a folder. Returns its exit code and its messages: the lines of these levels, or clap's error without the
 /// hints.
 fn run(folder: &Path, arguments: &str, levels: &[&str]) -> (i32, String) {
     let output = command().current_dir(folder).args(shell_words(arguments)).output().unwrap();
     let stderr = without_times(&String::from_utf8(output.stderr).unwrap());
     assert!(!stderr.chars().any(|c| c.is_control() && c != '\n'), "{stderr:?}");
     assert!(stderr.lines().all(|line| line.len() <= 2000), "{stderr}");
-    let is_told = |line: &&str| levels.iter().any(|level| line.starts_with(level));
+    let has_level = |line: &&str| levels.iter().any(|level| line.starts_with(level));
     let lines: Vec<&str> = if stderr.starts_with("error: ") {
         let hints = ["Usage: ", "For more information"];
         let lines = stderr.lines().take_while(|line| !hints.iter().any(|hint| line.starts_with(hint)));
         lines.map(str::trim).filter(|line| !line.is_empty()).collect()
     } else {
-        stderr.lines().filter(is_told).collect()
+        stderr.lines().filter(has_level).collect()
     };
     (output.status.code().unwrap(), lines.join(" "))
 }
 
-/// Splits arguments at spaces; what stands in single quotes is one.
+/// Splits arguments at spaces that are not in single quotes.
 fn shell_words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     for (i, part) in text.split('\'').enumerate() {
@@ -102,7 +102,7 @@ fn shell_words(text: &str) -> Vec<String> {
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
-fn what_is_wrong_is_told_with_its_cure() {
+fn every_mistake_has_a_message_that_says_what_to_do() {
     let fake = fake();
     let mistakes = [
         // The command line.
@@ -208,7 +208,7 @@ fn what_is_wrong_is_told_with_its_cure() {
             "--config config.json --select contacts --full-table email_campaigns",
             "CRITICAL --full-table email_campaigns: this stream is not selected",
         ),
-        // One file for another.
+        // The wrong file.
         arguments(
             "--config catalog.json",
             "CRITICAL catalog.json is a catalog, not a config: pass it with --catalog catalog.json",
@@ -236,7 +236,7 @@ fn what_is_wrong_is_told_with_its_cure() {
         Mistake {
             arguments: "--config tokens.json",
             files: &[("tokens.json", r#"{"access_token": "a", "refresh_token": "r", "superseded": []}"#)],
-            told: r#"CRITICAL tokens.json holds the tokens that login stored, not a config: name it in the config, with "token_file": "tokens.json""#,
+            message: r#"CRITICAL tokens.json holds the tokens that login stored, not a config: name it in the config, with "token_file": "tokens.json""#,
         },
         Mistake {
             arguments: "--config config.json --state out.jsonl",
@@ -244,9 +244,9 @@ fn what_is_wrong_is_told_with_its_cure() {
                 "out.jsonl",
                 "{\"type\": \"STATE\", \"value\": {}}\n{\"type\": \"STATE\", \"value\": {\"bookmarks\": {}}}\n",
             )],
-            told: "CRITICAL out.jsonl holds the messages of a tap, not a state; the state of that run is its last line: tail -n 1 out.jsonl > state.json",
+            message: "CRITICAL out.jsonl holds the messages of a tap, not a state; the state of that run is its last line: tail -n 1 out.jsonl > state.json",
         },
-        // The config's text.
+        // The text of the config.
         config("", "CRITICAL config.json: the file is empty"),
         config(
             "{\n  \"client_id\": \"a\",\n}",
@@ -323,7 +323,7 @@ fn what_is_wrong_is_told_with_its_cure() {
         Mistake {
             arguments: SYNC,
             files: &[("config.json", r#"{"refresh_token": null, "token_file": "tokens.json"}"#), ("tokens.json", "{}")],
-            told: "CRITICAL tokens.json holds no tokens, so you are not logged in. Run: tap-constant-contact login --config config.json (or correct token_file)",
+            message: "CRITICAL tokens.json holds no tokens, so you are not logged in. Run: tap-constant-contact login --config config.json (or correct token_file)",
         },
         arguments(
             "--discover --select contacts",
@@ -422,18 +422,18 @@ fn what_is_wrong_is_told_with_its_cure() {
         ),
     ];
     assert!(mistakes.len() >= 60);
-    for Mistake { arguments, files, told } in &mistakes {
+    for Mistake { arguments, files, message } in &mistakes {
         let folder = folder(&fake, files);
-        assert_eq!(run(folder.path(), arguments, &["CRITICAL"]), (2, (*told).to_owned()), "{arguments} {files:?}");
+        assert_eq!(run(folder.path(), arguments, &["CRITICAL"]), (2, (*message).to_owned()), "{arguments} {files:?}");
     }
     assert!(fake.calls().is_empty());
 }
 
-/// What is odd, but does not keep the run from doing what was meant.
+/// Oddities that do not keep the run from doing what was meant.
 #[test]
-fn what_is_odd_draws_one_warning() {
+fn an_oddity_draws_one_warning() {
     let fake = fake();
-    for (members, told) in [
+    for (members, message) in [
         (
             r#"{"page_sise": ""}"#,
             r#"WARNING config.json: unknown setting "page_sise" is ignored; did you mean "page_size"?"#,
@@ -447,9 +447,9 @@ fn what_is_odd_draws_one_warning() {
     ] {
         let folder = folder(&fake, &[("config.json", members)]);
         let ran = run(folder.path(), "--config config.json --select contact_lists", &["WARNING", "CRITICAL"]);
-        assert_eq!(ran, (0, told.to_owned()), "{members}");
+        assert_eq!(ran, (0, message.to_owned()), "{members}");
     }
-    for (text, told) in [
+    for (text, message) in [
         (
             r#"{"streams": [{"stream": "contact_lists"}, {"stream": "contcts"}]}"#,
             "WARNING catalog.json: unknown streams are ignored: contcts (did you mean \"contacts\"?)",
@@ -474,15 +474,15 @@ fn what_is_odd_draws_one_warning() {
         let folder = folder(&fake, &[("catalog.json", text)]);
         let (code, all) = run(folder.path(), "--config config.json --catalog catalog.json", &["WARNING", "CRITICAL"]);
         assert_eq!(code, 0, "{all}");
-        assert!(all.contains(told), "{all}");
+        assert!(all.contains(message), "{all}");
     }
 }
 
 #[test]
-fn the_environment_names_its_variables() {
+fn a_message_about_the_environment_names_the_variable() {
     let fake = fake();
     let folder = folder(&fake, &[]);
-    let told = |variable: &str, value: &std::ffi::OsStr| {
+    let with = |variable: &str, value: &std::ffi::OsStr| {
         let mut command = command();
         command.current_dir(folder.path()).args([
             "--config",
@@ -495,44 +495,44 @@ fn the_environment_names_its_variables() {
         let output = command.env(variable, value).output().unwrap();
         (output.status.code().unwrap(), without_times(&String::from_utf8(output.stderr).unwrap()))
     };
-    let (code, all) = told("TAP_CONSTANT_CONTACT_PAGE_SISE", "7".as_ref());
+    let (code, all) = with("TAP_CONSTANT_CONTACT_PAGE_SISE", "7".as_ref());
     let expected = "CRITICAL environment: unknown setting \"TAP_CONSTANT_CONTACT_PAGE_SISE\": did you mean \
                     \"TAP_CONSTANT_CONTACT_PAGE_SIZE\"?\n";
     assert_eq!((code, all.as_str()), (2, expected));
-    let (code, all) = told("TAP_CONSTANT_CONTACT_CLIENT_ID", "two words".as_ref());
+    let (code, all) = with("TAP_CONSTANT_CONTACT_CLIENT_ID", "two words".as_ref());
     assert_eq!((code, all.contains("TAP_CONSTANT_CONTACT_CLIENT_ID is ***")), (2, true), "{all}");
     let output = command().args(["--config", "ENV"]).output().unwrap();
     let all = without_times(&String::from_utf8(output.stderr).unwrap());
     let expected = "CRITICAL environment: TAP_CONSTANT_CONTACT_CLIENT_ID is missing: set it to the API key of your \
                     application\n";
     assert_eq!(all, expected);
-    let (code, all) = told("TAP_CONSTANT_CONTACT_PAGE_SIZE", "many".as_ref());
+    let (code, all) = with("TAP_CONSTANT_CONTACT_PAGE_SIZE", "many".as_ref());
     let expected = "CRITICAL environment: TAP_CONSTANT_CONTACT_PAGE_SIZE is \"many\"; allowed: integer from 1 to 500\n";
     assert_eq!((code, all.as_str()), (2, expected));
-    // Those of Meltano's own and the level of the log are not meant for the config.
+    // Meltano's own variables and the log level are not settings.
     for variable in ["TAP_CONSTANT_CONTACT__SELECT", "TAP_CONSTANT_CONTACT_LOGLEVEL"] {
-        let (code, all) = told(variable, "INFO".as_ref());
+        let (code, all) = with(variable, "INFO".as_ref());
         assert!(code == 0 && !all.contains("WARNING"), "{all}");
     }
     #[cfg(unix)]
     {
         use std::os::unix::ffi::OsStrExt;
         let odd = std::ffi::OsStr::from_bytes(b"hu\xffsh");
-        let (code, all) = told("TAP_CONSTANT_CONTACT_CLIENT_ID", odd);
+        let (code, all) = with("TAP_CONSTANT_CONTACT_CLIENT_ID", odd);
         let expected = "CRITICAL the environment variable TAP_CONSTANT_CONTACT_CLIENT_ID is not UTF-8 text\n";
         assert_eq!((code, all.as_str()), (2, expected));
-        assert_eq!(told("ANOTHER_PROGRAM", odd).0, 0);
+        assert_eq!(with("ANOTHER_PROGRAM", odd).0, 0);
     }
 }
 
 #[test]
 fn under_meltano_the_commands_are_those_of_meltano() {
     let output = command().args(["--config", "none.json"]).env("MELTANO_EXTRACTOR_NAME", "tap-cc").output().unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(told.ends_with("; then run: meltano invoke tap-cc login\n"), "{told}");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.ends_with("; then run: meltano invoke tap-cc login\n"), "{message}");
 }
 
-/// Its text can be had once only: a second read would wait for ever.
+/// A pipe can be read only once; a second read would wait forever.
 #[cfg(unix)]
 #[test]
 fn a_config_from_a_pipe_is_read_once() {
@@ -547,7 +547,7 @@ fn a_config_from_a_pipe_is_read_once() {
     let output = child.wait_with_output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{stderr}");
-    // A pipe cannot keep the next refresh token.
+    // A pipe cannot store the next refresh token.
     assert!(stderr.contains("there is neither a token_file nor a config file"), "{stderr}");
 
     let folder = tempfile::tempdir().unwrap();

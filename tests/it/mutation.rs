@@ -1,9 +1,9 @@
-//! Damages JSON text the way that programs, proxies and people do.
+//! Damages JSON text as programs, proxies and people do.
 
 use fastrand::Rng;
 use serde_json::{Map, Value, json};
 
-/// What no [`Value`] can hold, each written where [`raw`] names it.
+/// Text that no [`Value`] can represent; [`raw`] inserts it.
 const RAW: [&str; 8] = [
     "1e400",
     "-1e999999999",
@@ -37,7 +37,7 @@ const TEXTS: [&str; 16] = [
     "\u{feff}\u{202e}\u{2028}😀",
 ];
 
-/// Changes a JSON text in up to three places. `words` are put into it as they are.
+/// Changes a JSON text in up to three places. `words` are inserted unchanged.
 pub fn mutate(random: &mut Rng, text: &[u8], words: &[String]) -> Vec<u8> {
     let Ok(mut value) = serde_json::from_slice::<Value>(text) else { return damage(random, text.to_vec()) };
     for _ in 0..random.usize(1..=3) {
@@ -47,7 +47,7 @@ pub fn mutate(random: &mut Rng, text: &[u8], words: &[String]) -> Vec<u8> {
     if random.u32(..8) == 0 { damage(random, bytes) } else { bytes }
 }
 
-/// Changes bytes without a look at what they say.
+/// Changes random bytes.
 fn damage(random: &mut Rng, mut bytes: Vec<u8>) -> Vec<u8> {
     let at = random.usize(..=bytes.len());
     match random.u32(..9) {
@@ -64,7 +64,7 @@ fn damage(random: &mut Rng, mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// Changes one value at any depth, or the members of one.
+/// Changes one value at any depth, or its members.
 fn change(random: &mut Rng, value: &mut Value, words: &[String]) {
     let mut pointers = Vec::new();
     collect(value, &mut String::new(), &mut pointers);
@@ -133,7 +133,7 @@ fn any_word(random: &mut Rng, words: &[String]) -> String {
     if words.is_empty() { "word".into() } else { words[random.usize(..words.len())].clone() }
 }
 
-/// The JSON pointers of a value and of all within.
+/// The JSON pointers of a value and of everything in it.
 fn collect(value: &Value, at: &mut String, pointers: &mut Vec<String>) {
     pointers.push(at.clone());
     let length = at.len();
@@ -150,7 +150,7 @@ fn collect(value: &Value, at: &mut String, pointers: &mut Vec<String>) {
     }
 }
 
-/// JSON text with repeated members and with [`RAW`] where they are named.
+/// JSON text with repeated members, and with [`RAW`] in place of its names.
 fn written(value: &Value) -> String {
     let text = value.to_string().replace("\"@again:", "\"");
     RAW.iter().enumerate().fold(text, |text, (n, raw)| text.replace(&format!("\"@raw:{n}\""), raw))

@@ -1,4 +1,4 @@
-//! Rows that break the service's own contract: what can be read is read, and what cannot is said.
+//! Rows that break the service's documented format: the tap reads what it can and warns about the rest.
 
 use fake::account::Size;
 use fake::{Account, Fake, Fault, Switches, What};
@@ -6,16 +6,16 @@ use serde_json::{Value, json};
 
 use crate::tap::{Ran, only, tap_with};
 
-/// A run over contacts with these rows, and a run over the account that it was before.
+/// An incremental run whose contacts are these rows, and the full run before it.
 fn read(rows: &[Value]) -> (Ran, Ran) {
     let account = Account::generate(7, Size { contacts: 2, lists: 1, campaigns: 0 });
-    let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
-    // Without days, the second run is incremental, and asks for opt-outs after these rows.
+    let fake = Fake::start_with(account, Switches::long_lived());
+    // With 0 days, the second run is incremental.
     let more = json!({"contacts_full_refresh_days": 0});
     let before = tap_with(&fake, &more, None, Some(&only(&["contacts"])));
     let body = json!({"contacts": rows, "contacts_count": rows.len()}).to_string();
     let what = What::Status(200, body, "application/json");
-    fake.fault(Fault { path: "updated_after".into(), skip: 0, times: usize::MAX, what });
+    fake.fault(Fault::always("updated_after", what));
     (tap_with(&fake, &more, Some(&before.last_state()), Some(&only(&["contacts"]))), before)
 }
 
@@ -68,7 +68,7 @@ fn a_value_that_its_field_cannot_hold_becomes_null_and_the_row_stays() {
 }
 
 #[test]
-fn a_value_whose_meaning_is_plain_is_converted_without_a_word() {
+fn a_value_with_a_clear_meaning_is_converted_without_a_warning() {
     for (field, value, becomes) in [
         ("first_name", json!(7), json!("7")),
         ("birthday_day", json!("12"), json!(12)),
@@ -122,7 +122,7 @@ fn a_row_without_a_usable_key_is_left_out_and_counted() {
 }
 
 #[test]
-fn a_page_without_a_usable_row_ends_the_run_and_the_bookmark_stays() {
+fn a_page_without_a_usable_row_ends_the_run_and_keeps_the_bookmark() {
     let (ran, before) = read(&[json!({"id": id(1)}), json!({"id": id(2)})]);
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     assert!(ran.stderr.contains("the service has changed its format"), "{}", ran.stderr);
@@ -130,11 +130,11 @@ fn a_page_without_a_usable_row_ends_the_run_and_the_bookmark_stays() {
 }
 
 #[test]
-fn many_rows_without_a_usable_key_end_the_run_and_the_bookmark_stays() {
+fn many_rows_without_a_usable_key_end_the_run_and_keep_the_bookmark() {
     let rows = |bad: usize, of: usize| {
         (0..of).map(|n| if n < bad { json!({"first_name": "Nobody"}) } else { good(n) }).collect::<Vec<_>>()
     };
-    // Ten rows are few, and so is one in ten.
+    // Up to ten rows, or one in ten, are tolerated.
     for (bad, of, code) in [(10, 20, 0), (11, 109, 1), (11, 110, 0), (40, 300, 1)] {
         let (ran, before) = read(&rows(bad, of));
         assert_eq!(ran.code, Some(code), "{bad} of {of}: {}", ran.stderr);
@@ -147,9 +147,9 @@ fn many_rows_without_a_usable_key_end_the_run_and_the_bookmark_stays() {
 }
 
 #[test]
-fn a_listing_that_repeats_its_rows_for_ever_ends_the_run() {
+fn a_listing_that_repeats_its_rows_forever_ends_the_run() {
     let account = Account::generate(7, Size { contacts: 2, lists: 1, campaigns: 0 });
-    let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+    let fake = Fake::start_with(account, Switches::long_lived());
     // Every page has the same rows and another next link.
     for n in 0..100 {
         let path = if n == 0 { "/contacts?status=all&limit=500".into() } else { format!("cursor=page{n}&") };
@@ -162,7 +162,7 @@ fn a_listing_that_repeats_its_rows_for_ever_ends_the_run() {
     assert!(ran.stderr.contains("CRITICAL contacts: the listing does not end"), "{}", ran.stderr);
     assert_eq!(ran.records("contacts").len(), 2);
     assert!(bookmark(&ran)["replication_key_value"].is_null());
-    // Ten pages without a new row after the first; the next ones are under way meanwhile.
+    // Ten pages without a new row after the first; some more are fetched in the meantime.
     let pages = fake.api_calls().iter().filter(|call| call.path == "/v3/contacts").count();
     assert!((11..=14).contains(&pages), "{pages} pages");
 }

@@ -1,4 +1,4 @@
-//! Answers that are odd, hostile or lawful but rare: none may take rows away, fill the log or end in a panic.
+//! Answers that are odd, hostile or rare: none may lose rows, flood the log or cause a panic.
 
 use std::net::TcpListener;
 use std::process::Stdio;
@@ -14,7 +14,7 @@ const DETAILS: &str = "contact_activity_details";
 
 fn fake() -> Fake {
     let account = Account::generate(29, Size { contacts: 9, lists: 2, campaigns: 2 });
-    Fake::start_with(account, Switches { rotating: false, ..Switches::default() })
+    Fake::start_with(account, Switches::long_lived())
 }
 
 fn answer(status: u16, headers: &[(&'static str, &str)], body: &str) -> What {
@@ -22,11 +22,7 @@ fn answer(status: u16, headers: &[(&'static str, &str)], body: &str) -> What {
     What::Answer(status, headers, body.to_owned())
 }
 
-fn lasting(path: &str, what: What) -> Fault {
-    Fault { path: path.into(), skip: 0, times: usize::MAX, what }
-}
-
-/// One run that reads the contacts only.
+/// A run that reads only the contacts.
 fn contacts(fake: &Fake, more: &Value) -> Ran {
     tap_with(fake, more, None, Some(&only(&["contacts"])))
 }
@@ -35,7 +31,7 @@ fn critical(ran: &Ran) -> &str {
     ran.stderr.lines().find(|line| line.starts_with("CRITICAL")).unwrap_or_default()
 }
 
-/// Holds for every run, whatever the service sends.
+/// Checks what must be true of every run, whatever the service sends.
 fn check_lines(ran: &Ran) {
     for line in ran.stderr.lines() {
         assert!(line.len() < 2000, "a line of {} bytes: {}", line.len(), &line[..200]);
@@ -53,7 +49,7 @@ fn the_gateways_own_429_is_the_daily_quota() {
         answer(429, &[header], ""),
     ] {
         let fake = fake();
-        fake.fault(lasting("/contacts", what.clone()));
+        fake.fault(Fault::always("/contacts", what.clone()));
         let ran = contacts(&fake, &json!({}));
         assert_eq!(ran.code, Some(4), "{what:?}: {}", ran.stderr);
         assert!(critical(&ran).contains("00:00 UTC"), "{}", ran.stderr);
@@ -69,7 +65,7 @@ fn a_403_in_html_is_a_filter_in_front_and_passes() {
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert!(ran.stderr.contains("403"), "{}", ran.stderr);
 
-    fake.fault(lasting("/contacts?", filter));
+    fake.fault(Fault::always("/contacts?", filter));
     let ran = contacts(&fake, &json!({"max_retries": 1}));
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     assert!(critical(&ran).contains("filter in front of the service"), "{}", ran.stderr);
@@ -78,7 +74,7 @@ fn a_403_in_html_is_a_filter_in_front_and_passes() {
 
 #[test]
 fn a_wrong_api_url_is_named() {
-    // An unrouted path answers 404 below /v3, and the gateway's own 403 elsewhere.
+    // An unknown path answers 404 below /v3, and the gateway's 403 elsewhere.
     for path in ["/v3/v3", "/v4"] {
         let fake = fake();
         let url = fake.api_url().replace("/v3", path);
@@ -112,7 +108,7 @@ fn each_retry_is_a_warning_that_counts() {
 }
 
 #[test]
-fn a_wait_that_the_service_asks_for_is_kept_and_said() {
+fn the_tap_waits_as_long_as_the_service_asks_and_says_so() {
     let fake = fake();
     fake.fault(Fault::once("/contacts?", answer(503, &[("retry-after", "2")], "")));
     let begun = Instant::now();
@@ -123,11 +119,11 @@ fn a_wait_that_the_service_asks_for_is_kept_and_said() {
 }
 
 #[test]
-fn a_retry_after_of_any_size_is_survived() {
+fn a_retry_after_of_any_size_is_tolerated() {
     for asked in ["18446744073709551615", "18446744073709551616", "-1", "Fri, 31 Dec 9999 23:59:59 GMT", "é"] {
         for status in [429, 503] {
             let fake = fake();
-            fake.fault(lasting("/contacts?", answer(status, &[("retry-after", asked)], "")));
+            fake.fault(Fault::always("/contacts?", answer(status, &[("retry-after", asked)], "")));
             let ran = contacts(&fake, &json!({"max_retries": 0}));
             assert_eq!(ran.code, Some(1), "{asked}: {}", ran.stderr);
             check_lines(&ran);
@@ -136,15 +132,15 @@ fn a_retry_after_of_any_size_is_survived() {
 }
 
 #[test]
-fn a_call_that_never_left_is_not_counted() {
+fn a_call_that_could_not_connect_is_not_counted() {
     let fake = fake();
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    // A closed port, and a name that no server has.
+    // A closed port, and an unknown host.
     for url in [format!("http://{closed}/v3"), "https://tap.invalid/v3".to_owned()] {
         let ran = contacts(&fake, &json!({"api_url": url, "max_retries": 2, "max_requests": 1}));
-        // Not 4, as if the one call had been made.
+        // Not 4, since the one allowed call was not made.
         assert_eq!(ran.code, Some(1), "{}", ran.stderr);
-        // Told at once, not after the last retry; and nothing is tried after the first call.
+        // Reported with the first retry, and no other call is tried.
         assert_eq!(ran.stderr.matches("; retry ").count(), 2, "{}", ran.stderr);
     }
 }
@@ -152,7 +148,7 @@ fn a_call_that_never_left_is_not_counted() {
 #[test]
 fn a_call_whose_answer_was_lost_is_counted() {
     let fake = fake();
-    fake.fault(lasting("/contacts?", What::LostAnswer));
+    fake.fault(Fault::always("/contacts?", What::LostAnswer));
     let ran = contacts(&fake, &json!({"max_retries": 5, "max_requests": 2}));
     assert_eq!(ran.code, Some(4), "{}", ran.stderr);
     assert_eq!(fake.api_calls().len(), 2);
@@ -162,7 +158,7 @@ fn a_call_whose_answer_was_lost_is_counted() {
 fn a_page_of_rows_without_one_that_is_usable_ends_the_run() {
     let fake = fake();
     let page = r#"{"contacts":[{"id":"1","first_name":"A"},{"id":"2"}],"contacts_count":2}"#;
-    fake.fault(lasting("/contacts?", answer(200, &[], page)));
+    fake.fault(Fault::always("/contacts?", answer(200, &[], page)));
     let ran = contacts(&fake, &json!({}));
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     assert!(critical(&ran).contains("contact_id missing or unusable"), "{}", ran.stderr);
@@ -170,11 +166,11 @@ fn a_page_of_rows_without_one_that_is_usable_ends_the_run() {
 }
 
 #[test]
-fn a_hundred_thousand_unknown_fields_are_twenty_lines_and_a_count() {
+fn a_hundred_thousand_unknown_fields_draw_twenty_warnings_and_a_count() {
     let fake = fake();
     let fields: Vec<String> = (0..100_000).map(|n| format!(r#""odd_{n}":1"#)).collect();
     let page = format!(r#"{{"contacts":[{{"contact_id":"a",{}}}]}}"#, fields.join(","));
-    fake.fault(lasting("/contacts?", answer(200, &[], &page)));
+    fake.fault(Fault::always("/contacts?", answer(200, &[], &page)));
     let ran = contacts(&fake, &json!({}));
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert_eq!(ran.stderr.matches("odd_").count(), 20, "{}", ran.stderr);
@@ -182,7 +178,7 @@ fn a_hundred_thousand_unknown_fields_are_twenty_lines_and_a_count() {
 }
 
 #[test]
-fn text_of_any_length_and_kind_makes_short_lines() {
+fn log_lines_are_short_whatever_the_service_sends() {
     let long = "x".repeat(5 << 20);
     let controls = r"\u001b[31m\u0007\r\nCRITICAL\u009b2J\u2028";
     for text in [long.as_str(), controls] {
@@ -197,7 +193,7 @@ fn text_of_any_length_and_kind_makes_short_lines() {
             (200, format!(r#"{{"contacts":[],"_links":{{"next":{{"href":"{text}"}}}}}}"#)),
         ] {
             let fake = fake();
-            fake.fault(lasting("/contacts?", answer(status, &[], &body)));
+            fake.fault(Fault::always("/contacts?", answer(status, &[], &body)));
             let ran = contacts(&fake, &json!({"max_retries": 0}));
             assert!(ran.code.is_some(), "{}", ran.stderr);
             check_lines(&ran);
@@ -212,7 +208,7 @@ fn ids_are_escaped_in_paths() {
     account.contacts[0].id = odd.into();
     let activity = account.sent_activities()[0].clone();
     account.track(Kind::Opens, 0, &activity);
-    let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+    let fake = Fake::start_with(account, Switches::long_lived());
     let streams = only(&["contact_action_summary", DETAILS]);
     let ran = tap_with(&fake, &json!({"activity_route": "contacts"}), None, Some(&streams));
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
@@ -223,7 +219,7 @@ fn ids_are_escaped_in_paths() {
 }
 
 #[test]
-fn a_proxy_that_cannot_be_used_is_named_and_not_gone_round() {
+fn a_proxy_that_cannot_be_used_is_named_and_not_bypassed() {
     for (variable, value) in [
         ("ALL_PROXY", "socks5://name:pass-word@127.0.0.1:1080"),
         ("https_proxy", "socks4a://127.0.0.1"),
@@ -244,7 +240,7 @@ fn a_proxy_that_cannot_be_used_is_named_and_not_gone_round() {
         assert_eq!(ran.code, Some(2), "{variable}={value}: {}", ran.stderr);
         assert!(critical(&ran).contains(variable), "{}", ran.stderr);
         assert!(!ran.stderr.contains("pass-word"), "{}", ran.stderr);
-        // Neither server is reached through it.
+        // No call was made without the proxy.
         let ran = run(".cc.email,api.cc.email,authz.constantcontact.com");
         assert_ne!(ran.code, Some(2), "{variable}={value}: {}", ran.stderr);
     }
@@ -252,13 +248,12 @@ fn a_proxy_that_cannot_be_used_is_named_and_not_gone_round() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn large_bodies_are_held_one_at_a_time() {
+fn only_one_large_body_is_in_memory_at_a_time() {
     use std::io::BufRead;
     let account = Account::generate(31, Size { contacts: 8, lists: 1, campaigns: 1 });
-    let switches =
-        Switches { rotating: false, gzip: false, latency: Duration::from_millis(300), ..Switches::default() };
+    let switches = Switches { gzip: false, latency: Duration::from_millis(300), ..Switches::long_lived() };
     let fake = Fake::start_with(account, switches);
-    fake.fault(lasting("/activity_details", What::Big(45 << 20)));
+    fake.fault(Fault::always("/activity_details", What::Big(45 << 20)));
     let mut config = fake.config();
     config["activity_route"] = json!("contacts");
     let files = [file(&config), file(&only(&[DETAILS]))];
@@ -275,10 +270,10 @@ fn large_bodies_are_held_one_at_a_time() {
     assert!(peak < 200 << 10, "{peak} KiB");
 }
 
-/// A body that inflates to four hundred times its size is given up before it fills the memory.
+/// A body that decompresses to four hundred times its size is given up before it fills the memory.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_body_that_inflates_without_end_takes_little_memory() {
+fn a_body_that_decompresses_without_end_takes_little_memory() {
     use std::io::{BufRead, BufReader, Write};
     use std::process::Command;
 
@@ -311,4 +306,24 @@ fn a_body_that_inflates_without_end_takes_little_memory() {
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     let peak = peak.join().unwrap();
     assert!(peak < 150 << 10, "{peak} KiB");
+}
+
+/// A limit below what one answer takes. Where even less can be had, the system or the language ends the process.
+#[cfg(target_os = "linux")]
+#[test]
+fn where_memory_runs_short_the_run_says_so() {
+    let account = Account::generate(31, Size { contacts: 8, lists: 1, campaigns: 1 });
+    let fake = Fake::start_with(account, Switches { rotating: false, gzip: false, ..Switches::default() });
+    fake.fault(Fault::always("/activity_details", What::Big(45 << 20)));
+    let mut config = fake.config();
+    config["activity_route"] = json!("contacts");
+    let files = [file(&config), file(&only(&[DETAILS]))];
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -v 71680; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_tap-constant-contact")]);
+    command.arg("--config").arg(files[0].path()).arg("--catalog").arg(files[1].path());
+    // Otherwise each thread takes addresses for much more than it needs.
+    command.env_remove("LOGLEVEL").env("MALLOC_ARENA_MAX", "1").env("RUST_MIN_STACK", (256 << 10).to_string());
+    let ran = Ran::of(&command.output().unwrap());
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(critical(&ran).contains("not enough memory to read an answer"), "{}", ran.stderr);
 }

@@ -1,18 +1,18 @@
-//! Each setting that shapes what is read, against what the account holds.
+//! Each setting that changes what is read, compared with the account.
 
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 use fake::account::Size;
-use fake::{Account, Fake, Fault, Kind, Switches, What};
+use fake::{Account, Fake, Fault, Kind, LastPage, Switches, What};
 use serde_json::{Value, json};
 
 use crate::tap::{self, REPORTS, Ran, command, only, sorted, streams, tap, tap_with, without_nulls};
 
 fn fake() -> Fake {
     let account = Account::generate(17, Size { contacts: 40, lists: 3, campaigns: 9 }).with_all_details();
-    Fake::start_with(account, Switches { rotating: false, per_day: 1_000_000, ..Switches::default() })
+    Fake::start_with(account, Switches { per_day: 1_000_000, ..Switches::long_lived() })
 }
 
 fn read(fake: &Fake, more: &Value, streams: &[&str]) -> Ran {
@@ -39,14 +39,14 @@ fn queries(fake: &Fake, path: &str) -> Vec<String> {
     fake.api_calls().iter().filter(|c| c.path.ends_with(path)).map(|c| decoded(&c.query)).collect()
 }
 
-/// The ids of the contacts of these statuses.
+/// The ids of the contacts with these statuses.
 fn of_status(fake: &Fake, statuses: &[&str]) -> BTreeSet<String> {
     let account = fake.account();
     account.contacts.iter().filter(|c| statuses.contains(&c.status())).map(|c| c.id.to_string()).collect()
 }
 
 #[test]
-fn contact_status_chooses_contacts_and_their_reports() {
+fn contact_status_selects_contacts_and_their_reports() {
     let fake = fake();
     for statuses in
         [&["active"][..], &["deleted"], &["unsubscribed", "not_set"], &["temp_hold", "pending_confirmation"]]
@@ -68,7 +68,7 @@ fn contact_status_chooses_contacts_and_their_reports() {
 }
 
 #[test]
-fn contact_ids_choose_whose_reports_are_read() {
+fn contact_ids_select_whose_reports_are_read() {
     let fake = fake();
     let chosen: Vec<String> = {
         let account = fake.account();
@@ -77,7 +77,7 @@ fn contact_ids_choose_whose_reports_are_read() {
     };
     let unknown = "00000000-0000-11ef-8000-000000000000";
     let within = |row: &Value| chosen.iter().any(|id| *id == row["contact_id"]);
-    // A UUID is one however it is written; the service knows the lower case only.
+    // The service accepts only lower case.
     let upper = chosen[0].to_uppercase();
     let given = [&upper, unknown, &chosen[1], &chosen[0]];
     for route in ["auto", "contacts", "campaigns"] {
@@ -90,22 +90,22 @@ fn contact_ids_choose_whose_reports_are_read() {
         assert!(!fake.calls().iter().any(|call| call.path.contains(&upper)));
         if route == "contacts" {
             for stream in REPORTS {
-                let told = format!("WARNING {stream}: the service has no report for 1 of 3 contact_ids: {unknown};");
-                assert!(ran.stderr.contains(&told), "{}", ran.stderr);
+                let warning = format!("WARNING {stream}: the service has no report for 1 of 3 contact_ids: {unknown};");
+                assert!(ran.stderr.contains(&warning), "{}", ran.stderr);
             }
         }
     }
     let unknown: Vec<String> = (0..12).map(|n| format!("00000000-0000-11ef-8000-{n:012}")).collect();
     let ran = read(&fake, &json!({"contact_ids": unknown, "activity_route": "contacts"}), &REPORTS[..1]);
-    let told = format!("12 of 12 contact_ids: {} and 2 more;", unknown[..10].join(", "));
-    assert!(ran.stderr.contains(&told), "{}", ran.stderr);
-    // The contacts stream is not narrowed by them.
+    let warning = format!("12 of 12 contact_ids: {} and 2 more;", unknown[..10].join(", "));
+    assert!(ran.stderr.contains(&warning), "{}", ran.stderr);
+    // They do not limit the contacts.
     let ran = read(&fake, &json!({"contact_ids": given}), &["contacts"]);
     assert_eq!(ran.records("contacts").len(), fake.account().contacts.len());
 }
 
 #[test]
-fn include_subresources_chooses_what_comes_with_a_contact() {
+fn include_subresources_selects_the_parts_of_a_contact() {
     let all = ["custom_fields", "list_memberships", "phone_numbers", "street_addresses", "taggings", "notes"];
     let fake = fake();
     for (given, asked) in [
@@ -135,14 +135,14 @@ fn include_subresources_chooses_what_comes_with_a_contact() {
         });
         assert_eq!(sorted(ran.records("contacts")), sorted(rows), "{given}");
         let queries = queries(&fake, "/contacts");
-        // The first one is the count for the plan.
+        // The first call is the count for the plan.
         let first = queries.last().unwrap();
         assert_eq!(first.contains("include="), !asked.is_empty(), "{first}");
     }
 }
 
 #[test]
-fn tracking_activity_types_choose_the_details() {
+fn tracking_activity_types_select_the_details() {
     let fake = fake();
     for types in [&["em_opens"][..], &["em_sends", "em_clicks"], &["em_optouts", "em_bounces", "em_forwards"]] {
         for route in ["contacts", "campaigns"] {
@@ -154,8 +154,8 @@ fn tracking_activity_types_choose_the_details() {
             assert_eq!(rows, truth(&fake, "contact_activity_details", within), "{route} {types:?}");
         }
     }
-    // The landing-page types exist on the contact route alone, so that auto takes it. No listed campaign has them, and
-    // some are older than all of those.
+    // Only the contact route has landing-page types, so `auto` takes it. They belong to no listed campaign, and some are older
+    // than all of these.
     let oldest = fake.account().campaigns.iter().map(|campaign| campaign.created_at).min().unwrap();
     for kinds in
         [&[Kind::Opens, Kind::PageOpens][..], &[Kind::PageOpens, Kind::PageClicks, Kind::PageAdds, Kind::PageUpdates]]
@@ -169,7 +169,7 @@ fn tracking_activity_types_choose_the_details() {
         assert_eq!(sorted(ran.records("contact_activity_details")), expected, "{kinds:?}");
         assert!(fake.account().page_visits.iter().any(|row| kinds.contains(&row.kind) && row.at < oldest));
     }
-    // Types that are not asked for are not fetched.
+    // Other types are not fetched.
     fake.forget_calls();
     read(
         &fake,
@@ -179,7 +179,7 @@ fn tracking_activity_types_choose_the_details() {
     assert!(queries(&fake, "/tracking/sends").is_empty() && !queries(&fake, "/tracking/opens").is_empty());
 }
 
-/// Midnight of a day this many days ago in a zone.
+/// The beginning of the day this many days ago, in a time zone.
 fn day(zone: Tz, back: u64) -> DateTime<Utc> {
     let date = Utc::now().with_timezone(&zone).date_naive() - Days::new(back);
     zone.from_local_datetime(&date.and_time(NaiveTime::MIN)).earliest().unwrap().to_utc()
@@ -192,7 +192,7 @@ fn date(zone: Tz, back: u64) -> NaiveDate {
 #[test]
 fn every_form_of_the_report_window_reads_those_days() {
     let fake = fake();
-    // Around an activity of every account: the days that these windows begin and end on have rows.
+    // Days with activity, so that the windows begin and end on such days.
     let days: Vec<u64> = {
         let account = fake.account();
         let mut days: Vec<u64> =
@@ -238,7 +238,7 @@ fn every_form_of_the_report_window_reads_those_days() {
                 for stream in REPORTS {
                     assert_eq!(sorted(ran.records(stream)), truth(&fake, stream, within), "{stream} {more}");
                 }
-                // A read with such a window moves no bookmark.
+                // A report window moves no bookmark.
                 assert!(ran.last_state()["bookmarks"]["contact_activity_details"]["replication_key_value"].is_null());
             }
         }
@@ -291,19 +291,19 @@ fn updated_days_back_reads_the_last_days_again() {
     let expected = truth(&fake, "contact_activity_details", |row| at(row, "created_time") >= bound);
     assert!(!expected.is_empty());
     assert_eq!(sorted(again.records("contact_activity_details")), expected);
-    // Of the campaigns, also those whose counts may still grow.
+    // Also the campaigns whose counts may still grow.
     assert_eq!(
         sorted(again.records("email_campaigns")),
         truth(&fake, "email_campaigns", |row| at(row, "updated_at") >= bound || row["last_sent_date"].is_string())
     );
     assert!(!again.records("contacts").is_empty());
-    // It moves a bookmark's bound, not the bookmark.
+    // It moves the lower bound of the read, not the bookmark.
     let bookmark =
         |ran: &Ran| ran.last_state()["bookmarks"]["contacts"]["replication_key_value"].as_str().unwrap().to_owned();
     assert!(bookmark(&again) >= bookmark(&first));
 }
 
-/// `updated_days_back` makes an incremental read longer, and never a complete read shorter.
+/// `updated_days_back` extends an incremental read and never shortens a complete one.
 #[test]
 fn updated_days_back_never_narrows_a_complete_read() {
     let fake = fake();
@@ -326,18 +326,18 @@ fn updated_days_back_never_narrows_a_complete_read() {
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
         assert_eq!(sorted(ran.records("contacts")), truth(&fake, "contacts", |_| true), "{more} {state}");
     }
-    // Nor does a start later than the bookmark leave a gap between them.
+    // A `start_date` after the bookmark leaves no gap.
     let ran = tap_with(&fake, &json!({"start_date": recent}), Some(&state(Value::Null)), Some(&only(&["contacts"])));
     let changed = truth(&fake, "contacts", |row| at(row, "updated_at") >= old);
     let rows = sorted(ran.records("contacts"));
     assert!(!changed.is_empty() && changed.iter().all(|row| rows.contains(row)));
-    // Where there is nothing else, they set the bound.
+    // In a first run without `start_date`, it is the lower bound.
     let ran = read(&fake, &json!({"updated_days_back": 300}), &["contacts"]);
     assert!(ran.records("contacts").len() < fake.account().contacts.len());
 }
 
 #[test]
-fn page_size_changes_the_calls_and_not_the_rows() {
+fn page_size_changes_only_the_number_of_calls() {
     let fake = fake();
     for size in [1, 7, 100, 500] {
         fake.forget_calls();
@@ -371,7 +371,7 @@ fn full_table_ignores_the_bookmark() {
 }
 
 #[test]
-fn a_state_of_the_plain_form_is_a_bookmark() {
+fn a_state_with_a_plain_updated_at_is_a_bookmark() {
     let fake = fake();
     let bound = day(Tz::UTC, 100);
     let state = json!({"bookmarks": {"email_campaigns": {"updated_at": bound}, "contact_activity_details": {"created_time": bound}}, "mine": 1});
@@ -398,21 +398,21 @@ fn other_settings_start_a_stream_over_and_say_so() {
         "{}",
         next.stderr
     );
-    // And the bookmark that follows stands for the new ones.
+    // The new bookmark has the new settings.
     let quiet = tap_with(&fake, &json!({}), Some(&next.last_state()), Some(&only(&["contacts"])));
     assert_eq!(quiet.records("contacts"), Vec::<Value>::new());
     assert!(!quiet.stderr.contains("from the start"));
 }
 
 #[test]
-fn a_long_range_is_split_where_the_service_refuses_it() {
+fn a_long_range_is_split_if_the_service_refuses_it() {
     let mut account = Account::generate(4, Size { contacts: 12, lists: 1, campaigns: 4 }).with_all_details();
-    // An account of eleven years.
+    // Activity over eleven years.
     let years = TimeDelta::days(365 * 11);
     account.campaigns[0].created_at -= years;
     let oldest = account.sent_activities()[0].to_string();
     account.activities.iter_mut().filter(|row| *row.activity_id == *oldest).for_each(|row| row.at -= years);
-    // Contacts that were imported, or deleted and added again, may have activity from before they were created.
+    // A contact that was imported, or deleted and added again, can have activity before its creation.
     for account in [account.clone(), account.with_activity_after_creation()] {
         for most in [None, Some(5)] {
             let fake = Fake::start_with(account.clone(), Switches { summary_max_years: most, ..Switches::default() });
@@ -450,7 +450,7 @@ fn settings_come_from_several_files_and_the_environment() {
         &[("TAP_CONSTANT_CONTACT_CONTACT_STATUS", "active"), ("TAP_CONSTANT_CONTACT_TIMEZONE", "")],
     );
     assert_eq!(ran.records("contacts").len(), of_status(&fake, &["active"]).len(), "{}", ran.stderr);
-    // All of it from the environment, as lists, numbers and booleans in text.
+    // All settings from the environment, where lists, numbers and booleans are strings.
     let config = fake.config();
     let text = |key: &str| config[key].as_str().map_or_else(|| config[key].to_string(), str::to_owned);
     let all: Vec<(String, String)> = config
@@ -467,7 +467,7 @@ fn settings_come_from_several_files_and_the_environment() {
 }
 
 #[test]
-fn files_of_editors_that_mark_the_byte_order_are_read() {
+fn files_with_a_byte_order_mark_are_read() {
     let fake = fake();
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, value: &Value| {
@@ -484,7 +484,7 @@ fn files_of_editors_that_mark_the_byte_order_are_read() {
 }
 
 #[test]
-fn ids_of_contacts_may_be_written_in_capitals() {
+fn contact_ids_may_be_in_upper_case() {
     let fake = fake();
     let id = fake.account().contacts[0].id.to_uppercase();
     for route in ["contacts", "campaigns"] {
@@ -495,11 +495,11 @@ fn ids_of_contacts_may_be_written_in_capitals() {
 }
 
 #[test]
-fn the_log_level_and_the_metrics_are_those_that_were_asked_for() {
+fn the_log_has_the_level_and_metrics_that_are_set() {
     let fake = fake();
     let config = tap::file(&fake.config());
     let run = |level: &[(&str, &str)]| {
-        // A token that is refused is worth a DEBUG line.
+        // A refused token writes a DEBUG line.
         fake.fault(Fault::once("/contacts?", What::Unauthorized));
         Ran::of(&command().arg("--config").arg(config.path()).envs(level.iter().copied()).output().unwrap()).stderr
     };
@@ -530,12 +530,12 @@ fn the_log_level_and_the_metrics_are_those_that_were_asked_for() {
     assert_eq!((timers(&info), timers(&run(&[("LOGLEVEL", "DEBUG")])) > 0), (0, true));
 }
 
-/// Where the service's behaviour is not known, the tap must work with either.
+/// Where the documentation does not say how the service behaves, the tap must work either way.
 #[test]
-fn whatever_the_service_does_where_its_documents_are_silent() {
+fn every_switch_of_the_service_is_supported() {
     use fake::account::Moves;
     let moves = Moves::default();
-    let base = Switches { rotating: false, per_day: 1_000_000, ..Switches::default() };
+    let base = Switches { per_day: 1_000_000, ..Switches::long_lived() };
     let every = [
         Switches { updated_after_inclusive: true, ..base.clone() },
         Switches { moves_updated_at_on: Moves { lists: !moves.lists, tags: !moves.tags, ..moves }, ..base.clone() },
@@ -550,10 +550,10 @@ fn whatever_the_service_does_where_its_documents_are_silent() {
         Switches { refresh_grace: std::time::Duration::from_secs(30), rotating: true, ..base.clone() },
         Switches { fixed_window: true, per_second: 50, ..base.clone() },
         Switches { gzip: false, ..base.clone() },
-        Switches { last_page: Some(0), ..base.clone() },
-        Switches { last_page: Some(1), ..base.clone() },
-        Switches { last_page: Some(2), ..base.clone() },
-        Switches { last_page: Some(3), ..base.clone() },
+        Switches { last_page: Some(LastPage::NoLinks), ..base.clone() },
+        Switches { last_page: Some(LastPage::EmptyLinks), ..base.clone() },
+        Switches { last_page: Some(LastPage::NullLinks), ..base.clone() },
+        Switches { last_page: Some(LastPage::NullHref), ..base.clone() },
         Switches { contacts_order: fake::Order::UpdatedDesc, ..base.clone() },
         Switches { clock_skew: TimeDelta::minutes(-10), ..base.clone() },
         Switches { clock_skew: TimeDelta::minutes(10), ..base.clone() },
@@ -606,7 +606,7 @@ fn whatever_the_service_does_where_its_documents_are_silent() {
 }
 
 #[test]
-fn deselected_fields_leave_schema_and_records() {
+fn deselected_fields_are_removed_from_schema_and_records() {
     let fake = fake();
     let mut catalog = only(&["contacts"]);
     catalog["streams"][0]["metadata"] = json!([

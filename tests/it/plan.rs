@@ -1,23 +1,23 @@
-//! The plan: which route it takes, and whether its number of calls is true.
+//! The plan: which route it takes, and whether its number of calls is right.
 
 use chrono::{Datelike as _, TimeDelta, Utc};
 use fake::account::{Row, Size};
 use fake::{Account, Fake, Kind, Switches};
 use serde_json::{Value, json};
 
-use crate::tap::{REPORTS, Ran, command, file, only, sorted, streams, tap_with, without_nulls};
+use crate::tap::{REPORTS, Ran, command, config, file, only, sorted, streams, tap_with, without_nulls};
 
 fn start(account: Account) -> Fake {
-    let switches = Switches { rotating: false, per_day: 1_000_000, ..Switches::default() };
+    let switches = Switches { per_day: 1_000_000, ..Switches::long_lived() };
     Fake::start_with(account, switches)
 }
 
-/// An account whose contacts all got all campaigns, with one open for each of them and two clicks for each fifth.
+/// An account in which every contact received every campaign and opened it; every fifth time it clicked twice.
 fn account(contacts: usize, campaigns: usize) -> Account {
     account_of(contacts, campaigns, 100)
 }
 
-/// The same, but each campaign went to this share of the contacts, in percent.
+/// The same, with each campaign sent to this percentage of the contacts.
 fn account_of(contacts: usize, campaigns: usize, share: usize) -> Account {
     let mut account =
         Account::generate(7, Size { contacts, lists: 1, campaigns: 10 * campaigns / 7 }).with_all_details();
@@ -58,7 +58,7 @@ fn line<'a>(ran: &'a Ran, begin: &str) -> &'a str {
     line
 }
 
-/// A run with the calls that were planned and those made.
+/// Runs the tap. Also returns the number of planned and of actual calls.
 fn run(fake: &Fake, more: &Value, state: Option<&Value>, streams: &[&str]) -> (Ran, f64, f64) {
     fake.forget_calls();
     let ran = tap_with(fake, more, state, Some(&only(streams)));
@@ -69,7 +69,7 @@ fn run(fake: &Fake, more: &Value, state: Option<&Value>, streams: &[&str]) -> (R
 }
 
 #[test]
-fn the_plan_holds_on_both_routes_and_the_test_mode_names_the_same_number() {
+fn the_plan_is_right_on_both_routes_and_test_gives_the_same_number() {
     for (contacts, campaigns, more, route, slack) in [
         // Many campaigns and few contacts: each contact fills many pages.
         (40, 210, json!({}), "contact", 0.25),
@@ -89,7 +89,7 @@ fn the_plan_holds_on_both_routes_and_the_test_mode_names_the_same_number() {
             if streams.len() > 1 {
                 assert!(ran.stderr.contains(&format!("the contact reports by the {route} route")), "{case}");
             }
-            // The plan comes before the first record, and counts whatever is read.
+            // The plan is logged before the first stream.
             assert!(ran.stderr.find("INFO plan: ").unwrap() < ran.stderr.find(": reading").unwrap(), "{}", ran.stderr);
             assert!((test_mode(&fake, &more, streams) - planned).abs() < 0.5, "{case}");
             for stream in REPORTS.into_iter().filter(|stream| streams.contains(stream)) {
@@ -100,11 +100,9 @@ fn the_plan_holds_on_both_routes_and_the_test_mode_names_the_same_number() {
     }
 }
 
-/// The calls that `--test` names.
+/// The number of calls that `--test` gives.
 fn test_mode(fake: &Fake, more: &Value, streams: &[&str]) -> f64 {
-    let mut config = fake.config();
-    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let (config, catalog) = (file(&config), file(&only(streams)));
+    let (config, catalog) = (file(&config(fake, more)), file(&only(streams)));
     let mut command = command();
     command.arg("--test").arg("--config").arg(config.path()).arg("--catalog").arg(catalog.path());
     let ran = Ran::of(&command.output().unwrap());
@@ -113,7 +111,7 @@ fn test_mode(fake: &Fake, more: &Value, streams: &[&str]) -> f64 {
 }
 
 #[test]
-fn an_incremental_plan_holds_too() {
+fn the_plan_of_an_incremental_run_is_right() {
     for (contacts, campaigns, route) in [(40, 210, "contacts"), (900, 12, "campaigns")] {
         let fake = start(account(contacts, campaigns));
         let more = json!({"activity_route": route, "page_size": 100});
@@ -123,9 +121,9 @@ fn an_incremental_plan_holds_too() {
     }
 }
 
-/// A fixed share of the accounts over which `route.rs` computes the plan.
+/// Some of the accounts for which the unit tests of `route.rs` compute the plan.
 #[test]
-fn over_a_grid_of_accounts_the_plan_holds_and_the_route_is_never_much_dearer() {
+fn for_accounts_of_many_shapes_the_plan_is_right_and_the_route_is_not_much_dearer() {
     for (contacts, campaigns, share) in
         [(4, 1, 100), (4, 120, 50), (60, 12, 30), (350, 4, 10), (120, 60, 100), (30, 150, 5)]
     {
@@ -154,7 +152,7 @@ fn over_a_grid_of_accounts_the_plan_holds_and_the_route_is_never_much_dearer() {
     }
 }
 
-/// A run that goes on with the reports plans them first, and the campaigns after them.
+/// A run that continues with the reports plans them first, and then the campaigns.
 #[test]
 fn a_plan_that_begins_with_the_reports_counts_no_call_twice() {
     let fake = start(account(40, 9));
@@ -169,7 +167,7 @@ fn a_plan_that_begins_with_the_reports_counts_no_call_twice() {
 
 #[test]
 fn later_runs_keep_their_route() {
-    // By contact it is cheaper, though not by the thousand calls that a switch must save.
+    // The contact route is cheaper, but not by the thousand calls that a change of route must save.
     let fake = start(account(20, 70));
     let (first, ..) = run(&fake, &json!({"activity_route": "campaigns"}), None, &REPORTS);
     let (again, ..) = run(&fake, &json!({}), Some(&first.last_state()), &REPORTS);
@@ -181,7 +179,7 @@ fn later_runs_keep_their_route() {
 }
 
 #[test]
-fn a_switch_that_saves_very_much_is_a_warning_with_both_costs() {
+fn a_change_of_route_that_saves_very_much_draws_a_warning_with_both_costs() {
     let fake = start(account(3, 320));
     let more = json!({"activity_lookback_days": 3650});
     let mut by_campaign = more.clone();
@@ -194,7 +192,7 @@ fn a_switch_that_saves_very_much_is_a_warning_with_both_costs() {
 }
 
 #[test]
-fn a_route_taken_since_the_other_is_refused_is_a_warning_with_both_costs() {
+fn a_route_taken_because_the_other_is_refused_draws_a_warning_with_both_costs() {
     let fake = start(account(200, 5));
     fake.tokens().granted_scopes.retain(|scope| scope != "campaign_data");
     let more = json!({});
@@ -208,7 +206,7 @@ fn a_route_taken_since_the_other_is_refused_is_a_warning_with_both_costs() {
     }
 }
 
-/// Contact by contact, the columns that only the campaign route fills would be cleared in rows that are written again.
+/// The contact route would clear the columns that only the campaign route fills, in rows that are written again.
 #[test]
 fn a_later_run_does_not_leave_a_campaign_route_that_is_refused() {
     let fake = start(account(200, 5));
@@ -229,10 +227,10 @@ fn a_later_run_does_not_leave_a_campaign_route_that_is_refused() {
     assert_eq!(tap_with(&fake, &by_contact, Some(&state), Some(&only(&REPORTS))).code, Some(0));
 }
 
-/// Reading from the start would clear the same columns in every row.
+/// Reading from the start would clear these columns in every row.
 #[test]
 fn a_read_from_the_start_keeps_the_campaign_route_or_warns() {
-    // By contact it is cheaper, though not by the thousand calls that a switch must save.
+    // The contact route is cheaper, but not by the thousand calls that a change of route must save.
     let fake = start(account(20, 70));
     let (first, ..) = run(&fake, &json!({"activity_route": "campaigns"}), None, &REPORTS);
     let state = first.last_state();
@@ -275,7 +273,7 @@ fn landing_pages_and_named_contacts_take_the_contact_route() {
 }
 
 #[test]
-fn what_a_refused_report_needs_are_the_scopes_of_its_route() {
+fn a_refused_report_names_the_scopes_of_its_route() {
     let fake = start(account(5, 3));
     fake.tokens().privileges.retain(|privilege| privilege != "ui:campaign:metrics");
     for (route, scope, other) in
@@ -289,7 +287,7 @@ fn what_a_refused_report_needs_are_the_scopes_of_its_route() {
 }
 
 #[test]
-fn contacts_of_the_sample_are_asked_for_once() {
+fn contacts_of_the_sample_are_read_once() {
     let fake = start(account(30, 70));
     run(&fake, &json!({"activity_route": "contacts"}), None, &REPORTS);
     let calls = fake.api_calls();
@@ -307,7 +305,7 @@ fn a_long_range_that_is_refused_is_split_into_windows_of_five_years() {
     for more in [
         json!({"contact_ids": ids}),
         json!({"activity_route": "contacts"}),
-        // Before the service was.
+        // Before the service existed.
         json!({"activity_route": "contacts", "start_date": "1990-01-01"}),
     ] {
         let fake = start(account.clone());
@@ -315,7 +313,7 @@ fn a_long_range_that_is_refused_is_split_into_windows_of_five_years() {
         let (ran, planned, made) = run(&fake, &more, None, &REPORTS[..1]);
         let truth = sorted(fake.account().truth(REPORTS[0]).iter().map(without_nulls));
         assert!(sorted(ran.records(REPORTS[0])) == truth, "{more}");
-        // The first contact, refused once, then the windows of each since 1998.
+        // One refusal, then the windows since 1998 of each contact.
         let windows = (Utc::now().year() - 1998) / 5 + 1;
         let asked = fake.api_calls().iter().filter(|call| call.path.ends_with("/activity_summary")).count();
         assert_eq!(asked, 12 * usize::try_from(windows).unwrap() + 1);

@@ -1,5 +1,5 @@
-//! A target may have stored any part of a run's output: from whatever STATE stands last in it, the next run brings all
-//! that is missing.
+//! A target may have stored any beginning of a run's output. From the last STATE in it, the next run reads all that is
+//! missing.
 
 use fake::account::Size;
 use fake::{Account, Fake, Switches};
@@ -16,16 +16,16 @@ fn rows(messages: &[Value], stream: &str) -> Vec<Value> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 20, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn any_prefix_of_any_runs_output_is_gone_on_from(
+    fn any_beginning_of_the_output_can_be_continued(
         seed in 0u64..1000, calls in 4u64..90, by_contact: bool, cut in 0.0f64..1.0, cut_again in 0.0f64..1.0,
     ) {
         let account = Account::generate(seed, Size { contacts: 14, lists: 2, campaigns: 4 }).with_all_details();
-        let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+        let fake = Fake::start_with(account, Switches::long_lived());
         let route = if by_contact { "contacts" } else { "campaigns" };
         let settings = |max: u64| json!({"activity_route": route, "max_requests": max, "page_size": 5});
         let mut stored: Vec<Value> = Vec::new();
         let mut state = None;
-        // Two runs of which only a part of the output arrives, then a run that reads the rest.
+        // Two runs of whose output only a part is stored, then a run that reads the rest.
         for (max, kept) in [(calls, cut), (calls, cut_again), (10_000, 1.0)] {
             let Ran { messages, code, stderr } = tap(&fake, &settings(max), state.as_ref());
             prop_assert!(code == Some(0) || (code == Some(4) && max < 10_000), "{:?} {}", code, stderr);

@@ -1,20 +1,18 @@
-//! `--test`: what a login may read, what not and why, and what reading it would cost.
+//! `--test`: what a login may read, what not and why, and what a full sync costs.
 
 use fake::account::Size;
 use fake::{Account, Fake, Fault, What};
 use serde_json::{Value, json};
 
-use crate::tap::{REPORTS, Ran, command, file, only, streams, tap, tap_with};
+use crate::tap::{REPORTS, Ran, command, config, file, only, streams, tap, tap_with};
 
 fn fake() -> Fake {
     Fake::start(Account::generate(3, Size { contacts: 5, lists: 2, campaigns: 2 }))
 }
 
-/// Runs `--test`, of these streams or of all.
+/// Runs `--test` for these streams, or for all.
 fn preflight(fake: &Fake, more: &Value, streams: &[&str]) -> Ran {
-    let mut config = fake.config();
-    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let (config, catalog) = (file(&config), file(&only(streams)));
+    let (config, catalog) = (file(&config(fake, more)), file(&only(streams)));
     let mut command = command();
     command.arg("--test").arg("--config").arg(config.path());
     if !streams.is_empty() {
@@ -28,14 +26,14 @@ fn preflight(fake: &Fake, more: &Value, streams: &[&str]) -> Ran {
 /// The report's line about a stream.
 fn line<'a>(ran: &'a Ran, stream: &str) -> &'a str {
     let mut lines = ran.stderr.lines().filter_map(|line| line.trim_start().strip_prefix(stream));
-    lines.next().unwrap_or_else(|| panic!("{stream} is not told of: {}", ran.stderr)).trim()
+    lines.next().unwrap_or_else(|| panic!("the report does not have {stream}: {}", ran.stderr)).trim()
 }
 
 fn assert_says(ran: &Ran, words: &[&str]) {
     assert!(words.iter().all(|word| ran.stderr.contains(word)), "{words:?}: {}", ran.stderr);
 }
 
-/// Asserts that these streams are refused for this reason, perhaps with others, and that all else may be read.
+/// Checks that these streams, and perhaps others, are refused for this reason, and that the rest may be read.
 fn assert_refused(ran: &Ran, lost: &[&str], why: &str) {
     let (readable, refused): (Vec<&str>, Vec<&str>) =
         streams().iter().copied().partition(|stream| line(ran, stream).starts_with("may be read"));
@@ -53,7 +51,6 @@ fn it_renews_the_login_and_makes_one_cheap_call_for_each_stream() {
     let account = fake.account();
     let (contacts, campaigns) = (account.truth("contacts").len(), account.truth("email_campaigns").len());
     drop(account);
-    // Deleted contacts are read as well.
     assert_says(&ran, &[&format!("{contacts} contacts"), "2 e-mail lists", &format!("{campaigns} campaigns")]);
     for stream in streams() {
         assert_eq!(line(&ran, stream), "may be read");
@@ -62,11 +59,11 @@ fn it_renews_the_login_and_makes_one_cheap_call_for_each_stream() {
     let calls = fake.api_calls();
     let to = |path: &str| calls.iter().filter(|call| call.path.ends_with(path)).count();
     for path in ["/account/user/privileges", "/contact_lists", "/contacts", "/activity_summary", "/activity_details"] {
-        // The plan asks for a sample beside it.
+        // The plan also reads a sample.
         assert!(to(path) >= 1, "{path}");
     }
 
-    // Streams that are not selected are neither probed nor reported, except for the size of the account.
+    // Only the listings of other streams are probed, for the size of the account.
     fake.forget_calls();
     let ran = preflight(&fake, &json!({}), &["contact_lists"]);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
@@ -83,7 +80,7 @@ fn one_report_may_be_refused_without_the_other() {
     {
         for route in ["contacts", "auto"] {
             let fake = fake();
-            fake.fault(Fault { path: path.into(), skip: 0, times: usize::MAX, what: What::Forbidden });
+            fake.fault(Fault::always(path, What::Forbidden));
             let ran = preflight(&fake, &json!({"activity_route": route}), &[]);
             assert_eq!(ran.code, Some(3), "{}", ran.stderr);
             assert!(line(&ran, readable).starts_with("may be read") && line(&ran, refused).starts_with("refused"));
@@ -103,13 +100,13 @@ fn a_scope_that_was_not_granted_is_named() {
         let ran = preflight(&fake, &json!({}), &[]);
         assert_eq!(ran.code, Some(3), "{}", ran.stderr);
         assert_refused(&ran, lost, &format!("the scope {scope} was not granted; log in again and allow it"));
-        // One stream's trouble is not the others'.
+        // The other streams may be read.
         let readable = if scope == "campaign_data" { "contacts" } else { "email_campaigns" };
         assert_eq!(preflight(&fake, &json!({}), &[readable]).code, Some(0));
     }
 }
 
-/// The whole report as `--format json` writes it, checked by its schema.
+/// The report as JSON, validated with its schema.
 fn as_json(fake: &Fake, more: &Value, arguments: &[&str]) -> (Value, Option<i32>) {
     let mut config = fake.config();
     config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -124,7 +121,7 @@ fn as_json(fake: &Fake, more: &Value, arguments: &[&str]) -> (Value, Option<i32>
 }
 
 #[test]
-fn what_stays_null_without_a_scope_is_named() {
+fn fields_that_stay_null_without_a_scope_are_named() {
     let fake = fake();
     fake.tokens().granted_scopes.retain(|granted| granted != "campaign_data");
     let (report, code) = as_json(&fake, &json!({}), &[]);
@@ -134,7 +131,7 @@ fn what_stays_null_without_a_scope_is_named() {
     assert_eq!(report["streams"][3]["null_fields"], json!(["campaign_id"]));
     assert_eq!(report["streams"][4]["null_fields"], json!(details));
     assert_eq!(report["streams"][4]["verdict"], "may_be_read");
-    // That is what a sync does.
+    // A sync does the same.
     let ran = tap(&fake, &json!({}), None);
     let of = |stream: &str| {
         let rows = ran.messages.iter().filter(|message| message["type"] == "RECORD" && message["stream"] == stream);
@@ -144,12 +141,12 @@ fn what_stays_null_without_a_scope_is_named() {
         let rows = of(stream);
         assert!(!rows.is_empty());
         assert!(rows.iter().all(|row| fields.iter().all(|field| row[field].is_null())), "{rows:?}");
-        let told = preflight(&fake, &json!({}), &[stream]);
+        let report = preflight(&fake, &json!({}), &[stream]);
         let expected = format!("may be read, but {} ", fields.join(", "));
-        assert!(line(&told, stream).starts_with(&expected), "{}", told.stderr);
-        assert!(line(&told, stream).contains("null: the scope campaign_data was not granted"), "{}", told.stderr);
+        assert!(line(&report, stream).starts_with(&expected), "{}", report.stderr);
+        assert!(line(&report, stream).contains("null: the scope campaign_data was not granted"), "{}", report.stderr);
     }
-    // Fields that are not selected are nobody's concern, and a route that is set is refused.
+    // Deselected fields are not named, and a route that is set is refused.
     let (report, code) = as_json(&fake, &json!({}), &["--select", "contact_activity_details.contact_id"]);
     assert_eq!((code, &report["streams"][0]["null_fields"]), (Some(0), &json!([])));
     let (report, code) = as_json(&fake, &json!({"activity_route": "campaigns"}), &["--select", REPORTS[0]]);
@@ -161,7 +158,7 @@ fn what_stays_null_without_a_scope_is_named() {
 }
 
 #[test]
-fn what_stays_null_without_a_privilege_is_named() {
+fn fields_that_stay_null_without_a_privilege_are_named() {
     for (privilege, stream, field) in [
         ("contacts:lists:read", "contacts", "list_names"),
         ("ui:campaign:metrics", "email_campaigns", "unique_opens"),
@@ -169,9 +166,9 @@ fn what_stays_null_without_a_privilege_is_named() {
     ] {
         let fake = fake();
         fake.tokens().privileges.retain(|had| had != privilege);
-        let told = preflight(&fake, &json!({}), &[stream]);
-        assert_eq!(told.code, Some(0), "{}", told.stderr);
-        let line = line(&told, stream);
+        let report = preflight(&fake, &json!({}), &[stream]);
+        assert_eq!(report.code, Some(0), "{}", report.stderr);
+        let line = line(&report, stream);
         assert!(line.contains(field) && line.contains(&format!("lacks the privilege {privilege}")), "{line}");
         assert!(!line.contains("campaign_id"), "{line}");
         let ran = tap_with(&fake, &json!({}), None, Some(&only(&[stream])));
@@ -182,7 +179,7 @@ fn what_stays_null_without_a_privilege_is_named() {
 }
 
 #[test]
-fn the_account_is_named_where_the_login_may_know_it() {
+fn the_account_is_named_if_the_login_may_read_its_name() {
     let fake = fake();
     let (report, _) = as_json(&fake, &json!({}), &["--select", "contact_lists"]);
     assert_eq!(report["account"]["organization_name"], Value::Null);
@@ -198,7 +195,7 @@ fn the_account_is_named_where_the_login_may_know_it() {
 }
 
 #[test]
-fn the_estimate_holds_where_something_is_refused() {
+fn the_estimate_leaves_out_what_is_refused() {
     for scope in ["campaign_data", "contact_data"] {
         let fake = Fake::start(Account::generate(5, Size { contacts: 60, lists: 3, campaigns: 9 }));
         fake.tokens().granted_scopes.retain(|granted| granted != scope);
@@ -231,17 +228,17 @@ fn a_privilege_that_the_user_lacks_is_named() {
 }
 
 #[test]
-fn an_application_that_was_deactivated_is_told() {
-    // Every call is refused, although scopes and privileges are there.
+fn a_deactivated_application_is_named() {
+    // Every call is refused, although no scope or privilege is missing.
     let all = fake();
-    all.fault(Fault { path: "/v3/".into(), skip: 0, times: usize::MAX, what: What::Forbidden });
+    all.fault(Fault::always("/v3/", What::Forbidden));
     let ran = preflight(&all, &json!({}), &[]);
     assert_eq!(ran.code, Some(3), "{}", ran.stderr);
     assert!(line(&ran, "contact_lists").contains("the application is deactivated"), "{}", ran.stderr);
     assert!(!ran.stderr.contains("Estimated full sync"), "{}", ran.stderr);
-    // The privileges can be read, and none is missing.
+    // The list of privileges can be read, and none is missing.
     let rest = fake();
-    rest.fault(Fault { path: "/contact_lists".into(), skip: 0, times: usize::MAX, what: What::Forbidden });
+    rest.fault(Fault::always("/contact_lists", What::Forbidden));
     let ran = preflight(&rest, &json!({}), &["contact_lists"]);
     assert_eq!(ran.code, Some(3), "{}", ran.stderr);
     assert!(line(&ran, "contact_lists").contains("may be deactivated"), "{}", ran.stderr);
@@ -252,7 +249,7 @@ fn counting(fake: &Fake, contacts: u64) {
     let id = fake.account().contacts[0].id.clone();
     let body = json!({"contacts": [{"contact_id": *id}], "contacts_count": contacts});
     let what = What::Status(200, body.to_string(), "application/json");
-    fake.fault(Fault { path: "/contacts?".into(), skip: 0, times: usize::MAX, what });
+    fake.fault(Fault::always("/contacts?", what));
 }
 
 #[test]
@@ -260,11 +257,16 @@ fn the_cost_names_route_calls_time_share_and_days() {
     let fake = fake();
     counting(&fake, 26_000);
     for (more, streams, words) in [
-        // The listing is one page here, whatever it counts.
+        // The fake listing has one page, whatever its count.
         (json!({"activity_route": "contacts"}), &REPORTS[..], &["by the contact route (set by activity_route)"][..]),
         (json!({"requests_per_second": 4}), &REPORTS, &["by the campaign route", "seconds at the pace"]),
         (json!({"requests_per_second": 1}), &["contacts"], &["about 57 calls: 57 seconds at the pace, 0.57 %"]),
         (json!({"page_size": 100}), &["contacts", "contact_lists"], &["about 265 calls", "2.65 %"]),
+        (
+            json!({"page_size": 100, "max_requests": 100}),
+            &["contacts"],
+            &["2.65 % of the daily quota, at least 3 runs at max_requests = 100"],
+        ),
         (
             json!({"contact_ids": ["71600990-908b-11e6-907f-00166bff2500"]}),
             &REPORTS,
@@ -300,7 +302,7 @@ fn an_account_without_contacts_and_a_contact_that_is_unknown_are_no_refusals() {
 }
 
 #[test]
-fn an_access_token_alone_is_told_to_end() {
+fn an_access_token_alone_draws_a_note_that_it_ends() {
     let fake = fake();
     let folder = tempfile::tempdir().unwrap();
     let stored = json!({"token_file": folder.path().join("tokens.json")});
@@ -311,7 +313,7 @@ fn an_access_token_alone_is_told_to_end() {
     let ran = preflight(&fake, &alone, &["contact_lists"]);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert_says(&ran, &["until the access token ends", "Scopes:  unknown"]);
-    // The cause is not known, so the message names all that are possible.
+    // The cause is unknown, so the message names all possible ones.
     fake.tokens().granted_scopes = vec!["campaign_data".into()];
     let ran = preflight(&fake, &alone, &["contact_lists"]);
     assert_eq!(ran.code, Some(3), "{}", ran.stderr);
@@ -319,8 +321,8 @@ fn an_access_token_alone_is_told_to_end() {
 }
 
 #[test]
-fn what_is_no_question_of_rights_has_its_own_exit_code() {
-    let fault = |path: &str, what| Some(Fault { path: path.into(), skip: 0, times: usize::MAX, what });
+fn failures_other_than_refusals_have_their_own_exit_codes() {
+    let fault = |path: &str, what| Some(Fault::always(path, what));
     for (more, fault, code, words) in [
         (json!({"refresh_token": "used-before"}), None, 3, "Log in again"),
         (json!({"client_secret": "another"}), None, 3, "invalid_client"),
@@ -345,7 +347,7 @@ fn what_is_no_question_of_rights_has_its_own_exit_code() {
         }
         let ran = preflight(&fake, &more, &[]);
         assert_eq!(ran.code, Some(code), "{more}: {}", ran.stderr);
-        let told: Vec<_> = ran.stderr.lines().filter(|line| line.starts_with("CRITICAL ")).collect();
-        assert!(told.len() == 1 && told[0].contains(words), "{more}: {}", ran.stderr);
+        let critical: Vec<_> = ran.stderr.lines().filter(|line| line.starts_with("CRITICAL ")).collect();
+        assert!(critical.len() == 1 && critical[0].contains(words), "{more}: {}", ran.stderr);
     }
 }

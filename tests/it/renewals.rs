@@ -1,4 +1,4 @@
-//! Renewals that go wrong: odd, late and lost answers, configs that share a token file, full disks, stuck locks.
+//! Renewals of the login that go wrong: odd, late and lost answers, configs that share a token file, full disks, stuck locks.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -35,7 +35,7 @@ impl Place {
         self.folder.path().join(name)
     }
 
-    /// Writes a config with the refresh token that works now, unless `more` has another.
+    /// Writes a config with the current refresh token, unless `more` has another.
     fn config(&self, name: &str, more: &Value) -> PathBuf {
         let mut config = self.fake.config();
         for (key, value) in more.as_object().unwrap() {
@@ -52,7 +52,7 @@ impl Place {
         command
     }
 
-    /// A run that must renew the login.
+    /// Runs the tap, which must renew the login.
     fn run(&self, config: &Path) -> Ran {
         self.fake.tokens().revoke_access_tokens();
         Ran::of(&self.tap(config).output().unwrap())
@@ -74,7 +74,7 @@ fn read(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// An answer with both tokens, in which `edit` changes what it likes.
+/// An answer with both tokens, changed by `edit`.
 fn odd(answer: &Value, edit: impl FnOnce(&mut Value)) -> (u16, &'static str, String) {
     let mut answer = answer.clone();
     edit(&mut answer);
@@ -85,7 +85,7 @@ fn without(answer: &Value, key: &str) -> (u16, &'static str, String) {
     odd(answer, |answer| drop(answer.as_object_mut().unwrap().remove(key)))
 }
 
-/// A name, and how the answer is changed.
+/// A name, and a change of the answer.
 type Oddity = (&'static str, fn(&Value) -> (u16, &'static str, String));
 
 const ODDITIES: [Oddity; 12] = [
@@ -124,9 +124,9 @@ fn an_odd_answer_that_holds_both_tokens_is_kept() {
 }
 
 #[test]
-fn an_answer_that_was_cut_behind_both_tokens_is_kept() {
+fn an_answer_that_was_cut_after_both_tokens_is_kept() {
     let place = Place::new();
-    // The last byte of compressed text says nothing.
+    // Without compression, since the last byte of gzip holds no text.
     place.fake.switches().gzip = false;
     let config = place.config("config.json", &json!({}));
     place.fake.fault(Fault::once("/token", What::CutLastByte));
@@ -141,7 +141,7 @@ fn an_empty_refresh_token_in_an_answer_means_none() {
     let place = Place::new();
     place.fake.switches().rotating = false;
     let empty = What::Change(|answer| odd(answer, |answer| answer["refresh_token"] = json!("")));
-    place.fake.fault(Fault { path: "/token".into(), skip: 0, times: usize::MAX, what: empty });
+    place.fake.fault(Fault::always("/token", empty));
     for more in [json!({"token_file": place.path("tokens.json")}), json!({})] {
         let config = place.config("config.json", &more);
         for _ in 0..2 {
@@ -163,7 +163,7 @@ fn an_empty_refresh_token_in_a_store_means_none() {
     let ran = place.run(&config);
     assert_eq!(ran.code, Some(3), "{}", ran.stderr);
     assert!(ran.stderr.contains("there is no refresh token"), "{}", ran.stderr);
-    // Of two files, the one without a token takes the new one.
+    // With two files, the one without a token gets the new one.
     let first = place.config("first.json", &json!({}));
     let last = place.path("last.json");
     fs::write(&last, r#"{"refresh_token": ""}"#).unwrap();
@@ -179,7 +179,7 @@ fn an_empty_refresh_token_in_a_store_means_none() {
 #[test]
 fn a_config_that_never_changed_does_not_win_over_a_newer_token_file() {
     thread::scope(|scope| {
-        // What the second config has in place of the token that the first begins with.
+        // What the second config has instead of the token of the first.
         for other in [json!(null), json!("refresh-0"), json!("of-another-login"), json!("used-long-ago")] {
             scope.spawn(move || shared_with(&other));
         }
@@ -197,8 +197,7 @@ fn shared_with(other: &Value) {
     for config in [&first, &second, &first, &second] {
         place.assert_works(config, &format!("{other}, {}", config.display()));
     }
-    // A token that is put into a config later wins in its next run, and the file that it is stored in wins from then
-    // on.
+    // A token that is put into a config later is used by its next run, and from then on the token file wins.
     for (token, name) in [("by-hand-1", "second.json"), ("by-hand-2", "first.json")] {
         place.fake.tokens().refresh_token = token.into();
         let config = place.config(name, &json!({"token_file": store}));
@@ -211,9 +210,9 @@ fn shared_with(other: &Value) {
     }
 }
 
-/// Meltano writes the config anew for each run, so its age says nothing.
+/// Meltano writes a new config for each run, so its age says nothing.
 #[test]
-fn a_spent_token_that_the_token_file_has_never_seen_is_tried_once_at_most() {
+fn a_used_token_that_the_token_file_does_not_know_is_tried_once_at_most() {
     let place = Place::new();
     let store = place.path("tokens.json");
     place.assert_works(&place.config("login.json", &json!({"token_file": store})), "first");
@@ -226,7 +225,7 @@ fn a_spent_token_that_the_token_file_has_never_seen_is_tried_once_at_most() {
         assert!(!ran.stderr.contains("is refused"), "{}", ran.stderr);
         assert!(!place.token_calls().iter().any(|call| call.body.contains("of-long-ago")));
     }
-    // A new one still wins, and where neither works, the message names the file.
+    // A new one still wins; if neither works, the message names the file.
     place.fake.tokens().refresh_token = "by-hand".into();
     let new = place.config("meltano.json", &json!({"token_file": store}));
     place.fake.forget_calls();
@@ -239,7 +238,7 @@ fn a_spent_token_that_the_token_file_has_never_seen_is_tried_once_at_most() {
 }
 
 #[test]
-fn a_new_login_replaces_the_token_that_another_config_begins_with() {
+fn a_new_login_replaces_the_token_of_another_config() {
     let place = Place::new();
     // An application of the device type.
     place.fake.tokens().client_secret = None;
@@ -293,7 +292,7 @@ fn a_token_that_may_have_been_used_is_not_sent_again_at_once() {
 }
 
 #[test]
-fn a_wait_that_the_authorization_server_asks_for_is_kept() {
+fn the_tap_waits_as_long_as_the_authorization_server_asks() {
     let place = Place::new();
     let config = place.config("config.json", &json!({}));
     place.fake.fault(Fault::once("/token", What::RetryAfter(429, "3".into())));
@@ -306,7 +305,7 @@ fn a_wait_that_the_authorization_server_asks_for_is_kept() {
 }
 
 #[test]
-fn a_short_life_does_not_cost_a_token_call_for_every_call() {
+fn an_access_token_with_a_short_lifetime_is_not_renewed_for_every_call() {
     for (expires_in, most) in [(60, 1), (30, 1), (5, 2), (0, 1), (-5, 1)] {
         let place = Place::new();
         place.fake.switches().expires_in = expires_in.max(5);
@@ -317,7 +316,7 @@ fn a_short_life_does_not_cost_a_token_call_for_every_call() {
             } else {
                 What::Change(|answer| odd(answer, |answer| answer["expires_in"] = json!(-5)))
             };
-            place.fake.fault(Fault { path: "/token".into(), skip: 0, times: usize::MAX, what: odd });
+            place.fake.fault(Fault::always("/token", odd));
         }
         let ran = Ran::of(&command().arg("--config").arg(&config).output().unwrap());
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
@@ -328,7 +327,7 @@ fn a_short_life_does_not_cost_a_token_call_for_every_call() {
 }
 
 #[test]
-fn a_lock_that_a_stopped_process_holds_is_given_up() {
+fn a_run_gives_up_on_a_lock_that_a_stopped_process_holds() {
     let place = Place::new();
     let config = place.config("config.json", &json!({"lock_timeout": 1}));
     let ((arrived, arrivals), (resume, resumed)) = (channel(), channel::<()>());
@@ -359,7 +358,7 @@ fn a_lock_that_a_stopped_process_holds_is_given_up() {
     place.assert_works(&config, "afterwards");
 }
 
-/// Whether this machine lets a test mount a file system of its own.
+/// Whether a test may mount a file system on this machine.
 fn can_mount() -> bool {
     let mount = "mount -t tmpfs -o size=64k tmpfs /tmp";
     Command::new("unshare").args(["-Urm", "sh", "-c", mount]).output().is_ok_and(|output| output.status.success())
@@ -367,12 +366,12 @@ fn can_mount() -> bool {
 
 #[test]
 #[expect(clippy::print_stderr)]
-fn a_full_disk_cuts_nothing_off_and_loses_nothing() {
+fn a_full_disk_truncates_and_loses_nothing() {
     if !can_mount() {
         eprintln!("not tried: this user cannot mount a file system");
         return;
     }
-    // On the first disk, runs; then the disk gets room, and another run follows.
+    // Runs on a full disk; then the disk has room, and another run follows.
     let script = r#"
         cd "$1" && mount -t tmpfs -o "size=$2" tmpfs disk && cp config.json disk/ || exit 99
         "$3" --config disk/config.json --catalog catalog.json >/dev/null 2>first.log; echo $? >first.code
@@ -386,7 +385,7 @@ fn a_full_disk_cuts_nothing_off_and_loses_nothing() {
     for token_file in [true, false] {
         for pages in 1..14 {
             let place = Place::new();
-            // The new token makes the config longer than the block that it fills.
+            // The new token makes the config longer than its disk block.
             place.fake.tokens().refresh_token = "r".into();
             let mut settings = place.fake.config();
             settings["x"] = json!("");

@@ -1,4 +1,4 @@
-//! Rotating refresh tokens, each of which works once: many taps at once, and taps that are killed while they refresh.
+//! Rotating refresh tokens, which work once: many taps at once, and taps that are killed while they refresh.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +19,7 @@ use crate::tap::{Ran, command, only};
 struct Place {
     fake: Fake,
     folder: TempDir,
-    /// Whether the tokens live in a token file, else in the config.
+    /// Whether the tokens are in a token file, or else in the config.
     token_file: bool,
 }
 
@@ -46,7 +46,7 @@ impl Place {
         self.path(if self.token_file { "tokens.json" } else { "config.json" })
     }
 
-    /// A file that the tap keeps beside its store.
+    /// A file that the tap writes beside its store.
     fn beside(&self, suffix: &str) -> PathBuf {
         PathBuf::from(format!("{}{suffix}", self.store().display()))
     }
@@ -65,46 +65,50 @@ impl Place {
         self.tap().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
-    /// Tells when the answer to a token call has been sent whole.
+    /// Sends a message when the answer to a token call has been sent completely.
     fn answered(&self) -> Receiver<()> {
-        let (told, moments) = channel();
+        let (sender, moments) = channel();
         self.fake.at_token(Box::new(move |moment| {
             if moment == Moment::Answered {
-                let _ = told.send(());
+                let _ = sender.send(());
             }
         }));
         moments
     }
 
-    /// The same before the service acts on a call, which it does when the sender is dropped.
+    /// The same before the service serves a call, which waits until the sender is dropped.
     fn held(&self) -> (Receiver<()>, Sender<()>) {
-        let ((told, moments), (resume, resumed)) = (channel(), channel::<()>());
+        let ((sender, moments), (resume, resumed)) = (channel(), channel::<()>());
         self.fake.at_token(Box::new(move |moment| {
             if moment == Moment::Arrived {
-                let _ = told.send(());
+                let _ = sender.send(());
                 let _ = resumed.recv();
             }
         }));
         (moments, resume)
     }
 
-    /// Whether the refresh token that works now is on disk.
+    /// Whether the current refresh token is on disk.
     fn is_kept(&self) -> bool {
         let token = format!("\"{}\"", self.fake.tokens().refresh_token);
         [self.store(), self.beside(".next")].iter().any(|path| holds(path, &token))
     }
 
-    /// A run after all works, and leaves nothing but the store and its lock.
-    fn assert_recovers(&self, told: &str) {
+    /// Checks that a run works, and leaves only the store and its lock.
+    fn assert_recovers(&self, context: &str) {
         self.fake.tokens().revoke_access_tokens();
         let ran = self.run();
-        assert_eq!(ran.code, Some(0), "{told}: {}", ran.stderr);
-        assert_eq!(self.fake.tokens().reuses, 0, "{told}");
+        assert_eq!(ran.code, Some(0), "{context}: {}", ran.stderr);
+        assert_eq!(self.fake.tokens().reuses, 0, "{context}");
         let known = ["config.json", "catalog.json", "tokens.json", "tokens.json.lock", "config.json.lock"];
         for file in fs::read_dir(self.folder.path()).unwrap().map(Result::unwrap) {
-            assert!(known.iter().any(|name| file.file_name() == *name), "{told}: {} was left", file.path().display());
+            assert!(
+                known.iter().any(|name| file.file_name() == *name),
+                "{context}: {} was left",
+                file.path().display()
+            );
         }
-        assert_eq!(fs::metadata(self.store()).unwrap().permissions().mode() & 0o777, 0o600, "{told}");
+        assert_eq!(fs::metadata(self.store()).unwrap().permissions().mode() & 0o777, 0o600, "{context}");
     }
 }
 
@@ -127,18 +131,18 @@ fn until(seen: impl Fn() -> bool) {
 }
 
 #[test]
-fn eight_taps_at_once_share_a_grant() {
+fn eight_taps_at_once_can_share_a_login() {
     thread::scope(|scope| {
         for token_file in [true, false] {
             scope.spawn(move || {
                 let place = Place::new(token_file);
                 place.fake.switches().token_per_second = Some(1);
                 if token_file {
-                    // All of them begin with the same access token, which is refused.
+                    // All of them start with the same access token, which is refused.
                     assert_eq!(place.run().code, Some(0));
                     place.fake.tokens().revoke_access_tokens();
                 }
-                // Long enough for all to find that they need a new one.
+                // Long enough for all of them to need a new one at once.
                 place.fake.switches().latency = Duration::from_millis(300);
                 let taps: Vec<_> = (0..8)
                     .map(|_| place.tap().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
@@ -153,7 +157,7 @@ fn eight_taps_at_once_share_a_grant() {
                 place.fake.switches().latency = Duration::ZERO;
                 place.assert_recovers("the ninth");
                 let tokens: Vec<_> = place.fake.calls().into_iter().filter(|call| call.is_token).collect();
-                // A token file shares the access token; a config has no place for one.
+                // A token file shares the access token; a config has none.
                 assert_eq!(tokens.len(), if token_file { 3 } else { 9 });
                 assert!(tokens.iter().all(|call| call.status == 200));
                 let spacing = tokens.windows(2).map(|pair| pair[1].at - pair[0].at).min().unwrap();
@@ -166,15 +170,15 @@ fn eight_taps_at_once_share_a_grant() {
 /// A step of a refresh at which the tap is killed.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// The call has come to the service, which has not acted on it.
+    /// The service has received the call and not served it.
     Called,
-    /// What the call brought is in the file that was made for it.
+    /// The new tokens are in the file beside the store.
     Noted,
-    /// The file that will replace the store has been made.
+    /// The file that will replace the store exists.
     Written,
-    /// It has replaced the store.
+    /// The store is replaced.
     Replaced,
-    /// The first call with the new access token has come to the service.
+    /// The service has received the first call with the new access token.
     Used,
 }
 
@@ -183,7 +187,7 @@ fn a_tap_killed_at_any_step_of_a_refresh_leaves_a_grant_that_works() {
     thread::scope(|scope| {
         for token_file in [true, false] {
             for step in [Step::Called, Step::Noted, Step::Written, Step::Replaced, Step::Used] {
-                // The steps in the middle are met by looking: more than once, in case one is missed.
+                // The steps in the middle are found by polling; several attempts, in case one is missed.
                 for _ in 0..if matches!(step, Step::Noted | Step::Written) { 3 } else { 1 } {
                     scope.spawn(move || killed_at(step, token_file));
                 }
@@ -218,12 +222,12 @@ fn killed_at(step: Step, token_file: bool) {
             assert!(place.is_kept(), "{step:?}");
         }
         Step::Used => {
-            let (told, calls) = channel();
+            let (sender, calls) = channel();
             let (resume, resumed) = channel::<()>();
-            let mut held = Some((told, resumed));
+            let mut held = Some((sender, resumed));
             place.fake.before_call(Box::new(move |_, _| {
-                if let Some((told, resumed)) = held.take() {
-                    let _ = told.send(());
+                if let Some((sender, resumed)) = held.take() {
+                    let _ = sender.send(());
                     let _ = resumed.recv();
                 }
             }));
@@ -244,8 +248,8 @@ fn killed_at(step: Step, token_file: bool) {
     place.assert_recovers(&format!("{step:?}, token_file: {token_file}"));
 }
 
-/// From the moment that the answer was sent, kills at moments a fraction of a millisecond apart. Until the tap has read
-/// the answer only the network has it; from then on the disk must.
+/// Kills the tap at moments after the answer was sent, a fraction of a millisecond apart. Until the tap has read the answer,
+/// only the network has the new token; from then on the disk must have it.
 #[test]
 fn a_tap_killed_at_any_moment_after_the_answer_works_on_if_it_had_written_a_byte() {
     let kept: usize = thread::scope(|scope| {
@@ -263,7 +267,7 @@ fn a_tap_killed_at_any_moment_after_the_answer_works_on_if_it_had_written_a_byte
     assert!(kept >= 16, "only {kept} of 64 kills came after the answer was read");
 }
 
-/// Whether the answer had been read when the kill came.
+/// Whether the tap had read the answer when it was killed.
 fn killed_after(delay: Duration, token_file: bool) -> bool {
     let place = Place::new(token_file);
     let answered = place.answered();
@@ -285,7 +289,7 @@ fn killed_after(delay: Duration, token_file: bool) -> bool {
 
 /// The one step that the tap cannot make safe: the service has rotated the token, and its answer was lost.
 #[test]
-fn an_answer_that_nobody_read_is_told_as_what_it_is() {
+fn a_lost_answer_is_explained() {
     for grace in [false, true] {
         let place = Place::new(true);
         if grace {
@@ -295,7 +299,7 @@ fn an_answer_that_nobody_read_is_told_as_what_it_is() {
         let child = place.spawn();
         arrived.recv().unwrap();
         kill(child);
-        // The service acts on the call though the caller has gone.
+        // The service serves the call although the caller is gone.
         drop(resume);
         until(|| place.fake.tokens().refreshes == 1);
         place.fake.at_token(Box::new(|_| {}));
@@ -306,15 +310,15 @@ fn an_answer_that_nobody_read_is_told_as_what_it_is() {
 }
 
 #[test]
-fn tokens_that_cannot_take_their_place_are_kept_for_the_next_run() {
+fn tokens_that_cannot_replace_the_store_are_kept_for_the_next_run() {
     let place = Place::new(true);
-    // In the way of the file that is to replace the store.
+    // A folder where the file that replaces the store would be.
     fs::create_dir_all(place.beside(".new").join("full")).unwrap();
     let ran = place.run();
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert!(ran.stderr.contains("ERROR") && ran.stderr.contains("tokens.json.next"), "{}", ran.stderr);
     assert!(!place.store().exists());
-    // The next run needs them, and cannot store them either: it spends nothing.
+    // The next run cannot store them either, and uses no refresh token.
     place.fake.tokens().revoke_access_tokens();
     let ran = place.run();
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
@@ -324,7 +328,7 @@ fn tokens_that_cannot_take_their_place_are_kept_for_the_next_run() {
 }
 
 #[test]
-fn what_was_left_does_not_outlive_a_token_put_into_the_config_by_hand() {
+fn left_tokens_are_dropped_when_a_new_one_is_put_into_the_config() {
     let place = Place::new(true);
     fs::create_dir_all(place.beside(".new").join("full")).unwrap();
     assert_eq!(place.run().code, Some(0));
@@ -344,7 +348,7 @@ fn what_was_left_does_not_outlive_a_token_put_into_the_config_by_hand() {
 fn a_store_that_cannot_be_replaced_is_rewritten() {
     let place = Place::new(false);
     fs::create_dir_all(place.beside(".new").join("full")).unwrap();
-    // Shorter and longer than what it replaces.
+    // Shorter and longer than before.
     for token in ["long-".repeat(40), "s".to_owned()] {
         place.fake.tokens().refresh_token = token;
         fs::write(place.path("config.json"), format!("{:#}\n", place.fake.config())).unwrap();

@@ -1,4 +1,4 @@
-//! A round of the contact route that takes more calls than a day has.
+//! A read on the contact route that takes more calls than a day has.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use fake::{Account, Fake};
 /// Reads the details of an account contact by contact, with so few calls a day that it takes three days. Each day's run
 /// continues from the last STATE of the day before. Panics if a contact is read twice, except for those whose calls
 /// were under way when a day's calls were used up.
-pub fn over_three_days(contacts: usize, per_day: u32, page_size: usize) {
+pub fn read_over_three_days(contacts: usize, per_day: u32, page_size: usize) {
     let fake = Fake::start(Account::generate(5, Size { contacts, lists: 2, campaigns: 4 }));
     fake.switches().per_day = per_day;
     let folder = tempfile::tempdir().unwrap();
@@ -27,7 +27,7 @@ pub fn over_three_days(contacts: usize, per_day: u32, page_size: usize) {
     let mut days = 0;
     loop {
         days += 1;
-        assert!(days <= 3, "the round does not end");
+        assert!(days <= 3, "the read does not end");
         fake.set_calls_today(0);
         fake.forget_calls();
         let ran = tap_with(&fake, &more, state.as_ref(), Some(&catalog));
@@ -48,14 +48,14 @@ pub fn over_three_days(contacts: usize, per_day: u32, page_size: usize) {
         state = Some(now);
     }
     assert_eq!(days, 3);
-    assert_eq!(windows.len(), 1, "the window stays as it was");
+    assert_eq!(windows.len(), 1, "the window does not change");
     let truth = sorted(fake.account().truth("contact_activity_details").iter().map(without_nulls));
     let written = rows.len();
     let mut unique = sorted(rows);
     unique.dedup();
     assert!(unique == truth, "{} rows were written, the account has {}", unique.len(), truth.len());
     assert_eq!(written, truth.len(), "no row is written twice");
-    // What was in flight when the day closed is asked for again, no more.
+    // Only the calls in flight at the end of a day are made again.
     let again = asked.values().filter(|times| **times > 1).count();
     assert!(asked.len() == contacts && again <= 2 * 32, "{} asked, {again} twice", asked.len());
 }

@@ -231,10 +231,11 @@ fn the_output_does_not_depend_on_the_number_of_workers() {
 /// contact route waits once, for the answers of its sample.
 fn pace_of(fake: &Fake, path: &str) -> f64 {
     let mut calls = fake.api_calls();
-    calls.sort_by_key(|call| call.at);
+    calls.sort_by_key(|call| call.came);
     let first = calls.iter().position(|call| call.path.contains(path)).unwrap();
     let last = calls.iter().rposition(|call| call.path.contains(path)).unwrap();
-    let pauses: Vec<f64> = calls[first..=last].windows(2).map(|two| (two[1].at - two[0].at).as_secs_f64()).collect();
+    let pauses: Vec<f64> =
+        calls[first..=last].windows(2).map(|two| (two[1].came - two[0].came).as_secs_f64()).collect();
     let rest = pauses.iter().sum::<f64>() - pauses.iter().copied().fold(0.0, f64::max);
     f64::from(u32::try_from(pauses.len() - 1).unwrap()) / rest
 }
@@ -243,27 +244,33 @@ fn pace_of(fake: &Fake, path: &str) -> f64 {
 fn the_pace_and_not_the_latency_is_the_limit() {
     let account = Account::generate(9, Size { contacts: 60, lists: 1, campaigns: 12 });
     let ids: Vec<String> = account.contacts.iter().map(|c| c.id.to_string()).take(50).collect();
-    for (route, path) in [("contacts", "contact_reports"), ("campaigns", "/tracking/")] {
-        // The pace, and how often more than four calls came within a second.
-        let measure = || {
-            let switches = Switches {
-                latency: Duration::from_millis(500),
-                jitter: Duration::from_millis(30),
-                max_pace: Some(4),
-                ..long_lived()
-            };
-            let fake = Fake::start_with(account.clone(), switches);
-            let more = json!({"requests_per_second": 4, "contact_ids": ids});
-            read(&fake, route, &more, None, &REPORTS[1..]);
-            (pace_of(&fake, path), fake.violations().len())
+    // The pace, and how often more than four calls came within a second.
+    let measure = |route: &str, path: &str, latency: u64| {
+        let switches = Switches {
+            latency: Duration::from_millis(latency),
+            jitter: Duration::from_millis(30),
+            max_pace: Some(4),
+            ..long_lived()
         };
-        // A machine that is busy with other tests may hold up a call on its way. The benchmark measures exactly, and
-        // `client::pace` proves the pace without a clock.
+        let fake = Fake::start_with(account.clone(), switches);
+        let more = json!({"requests_per_second": 4, "contact_ids": ids});
+        read(&fake, route, &more, None, &REPORTS[1..]);
+        (pace_of(&fake, path), fake.violations().len())
+    };
+    // Other tests may keep a call from being sent or received in time: that is measured again.
+    let check = &|route: &str, path: &str, latency: u64| {
         let mut measured = Vec::new();
-        let is_kept = |(pace, too_fast): &(f64, usize)| *pace >= 3.75 && *too_fast == 0;
+        let is_kept = |(pace, too_fast): &(f64, usize)| *pace >= 3.85 && *too_fast == 0;
         while measured.len() < 3 && !measured.last().is_some_and(is_kept) {
-            measured.push(measure());
+            measured.push(measure(route, path, latency));
         }
-        assert!(measured.last().is_some_and(is_kept), "{route}: {measured:?}");
-    }
+        assert!(measured.last().is_some_and(is_kept), "{route}, {latency} ms: {measured:?}");
+    };
+    thread::scope(|scope| {
+        for (route, path) in [("contacts", "contact_reports"), ("campaigns", "/tracking/")] {
+            for latency in [0, 500] {
+                scope.spawn(move || check(route, path, latency));
+            }
+        }
+    });
 }

@@ -1,4 +1,4 @@
-//! No secret is shown: every kind of run, at DEBUG and in both forms of log, against answers that echo what they got.
+//! No secret is shown: every kind of run, at DEBUG and in both log formats, against answers that repeat the request.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::tap::{command, free_port};
 
-/// A fake account, and a folder that holds nothing but what the tap and its user put there.
+/// A fake account, and a folder for the files of the tap and its user.
 struct Place {
     fake: Fake,
     folder: TempDir,
@@ -40,7 +40,7 @@ impl Place {
         self.folder.path().join(name)
     }
 
-    /// The tap at its most talkative.
+    /// The tap at DEBUG.
     fn tap(&self, format: &str, arguments: &[&str]) -> Command {
         fs::write(self.path("config.json"), self.config.to_string()).unwrap();
         let mut command = command();
@@ -50,7 +50,7 @@ impl Place {
         command
     }
 
-    /// A login that begins with nothing stored, and a browser that only notes what it is given.
+    /// A login without stored tokens, and a browser that only writes down its address.
     fn login(&mut self, format: &str, arguments: &[&str]) -> (Child, String, String) {
         let port = free_port();
         let redirect = format!("http://localhost:{port}/callback");
@@ -71,7 +71,7 @@ impl Place {
             url = if line.starts_with("http") { line.to_owned() } else { String::new() };
         }
         if !arguments.contains(&"--device") {
-            // It waits for its answer.
+            // The login waits for an answer.
             fs::copy(format!("/proc/{}/cmdline", child.id()), self.path("process")).unwrap();
             let begun = Instant::now();
             while !fs::read_to_string(self.path("opened")).is_ok_and(|opened| opened.ends_with('\n')) {
@@ -85,7 +85,7 @@ impl Place {
         (child, url, redirect)
     }
 
-    /// Ends a run, and looks for secrets in all that it left and showed.
+    /// Waits for a run, and looks for secrets in its files and its output.
     fn check(&mut self, what: &str, child: Child) -> Option<i32> {
         let line = fs::read_to_string(format!("/proc/{}/cmdline", child.id())).unwrap_or_default();
         let output = child.wait_with_output().unwrap();
@@ -101,7 +101,7 @@ impl Place {
                 shown.push((name, fs::read_to_string(&file).unwrap()));
             }
         }
-        // A browser is sent its code by the address: that is the protocol. The tap itself sends none there.
+        // The address of the browser contains the code, as the protocol says. The tap itself puts no secret into an address.
         let calls = self.fake.calls();
         let asked: Vec<_> = calls.iter().map(|call| format!("{}?{}", call.path, call.query)).collect();
         shown.push(("an address".to_owned(), asked.join("\n")));
@@ -116,11 +116,11 @@ impl Place {
         output.status.code()
     }
 
-    /// What must not be seen, also as the header that carries it, and with the escapes of JSON and of addresses.
+    /// The secrets: also as a header, and escaped as in JSON and in addresses.
     fn secrets(&self) -> BTreeSet<String> {
         let mut secrets = self.fake.tokens().secrets();
         secrets.insert(STANDARD.encode("client-0:secret-0"));
-        // Half of a secret is one too.
+        // Half of a secret counts too.
         let halves = secrets.iter().map(|secret| secret.chars().take(12).collect::<String>());
         halves
             .flat_map(|half| {
@@ -136,7 +136,7 @@ fn echo(status: u16, path: &str, times: usize) -> Fault {
     Fault { path: path.into(), skip: 0, times, what: What::Echo(status) }
 }
 
-/// Runs the cases side by side, each in both forms of log.
+/// Runs the cases in parallel, each in both log formats.
 fn each<C: Sync>(cases: &[C], case: impl Fn(&C, &str) + Sync) {
     thread::scope(|scope| {
         for one in cases {
@@ -153,7 +153,7 @@ fn no_sync_shows_a_secret() {
     let status = |status, path, times| Some(echo(status, path, times));
     let forged = |what| Some(Fault::once("/contacts", what));
     let cases = [
-        ("all is well", None, 0),
+        ("everything works", None, 0),
         ("a refused refresh", status(400, "/token", 1), 3),
         ("a refused client", status(401, "/token", 1), 3),
         ("a server in trouble", status(503, "/token", 9), 1),
@@ -180,7 +180,7 @@ fn no_sync_shows_a_secret() {
         let child = place.tap(format, &[]).spawn().unwrap();
         assert_eq!(place.check(what, child), Some(*code), "{what}");
         if *code == 0 {
-            // The access token of a file that is read again, and is refused.
+            // The access token of a file that is read again and refused.
             place.fake.tokens().revoke_access_tokens();
             let child = place.tap(format, &[]).spawn().unwrap();
             assert_eq!(place.check(what, child), Some(0), "{what}");
@@ -218,7 +218,7 @@ fn no_form_of_a_refresh_token_is_shown() {
             let shown = String::from_utf8_lossy(&output.stderr).into_owned();
             assert_ne!(output.status.code(), Some(0), "{shown}");
             assert!(shown.contains("odd ***"), "{form}: {shown}");
-            // In JSON lines, every backslash is doubled once more.
+            // In JSON lines, every backslash is escaped once more.
             for hidden in forms.iter().map(|form| form.chars().take(6).collect::<String>()) {
                 assert!(!shown.contains(&hidden) && !shown.contains(&json_text(&hidden)), "{form}: {shown}");
             }
@@ -254,7 +254,7 @@ fn no_echo_of_the_access_token_is_shown() {
         let headers =
             vec![("x-amzn-requestid", "id-$TOKEN-$PERCENT".to_owned()), ("x-amzn-errortype", "$TOKEN".into())];
         let what_comes = What::Answer(*status, headers, (*body).to_owned());
-        place.fake.fault(Fault { path: "/contacts?".into(), skip: 0, times: usize::MAX, what: what_comes });
+        place.fake.fault(Fault::always("/contacts?", what_comes));
         let child = place.tap(format, &[]).spawn().unwrap();
         assert_eq!(place.check(what, child), Some(*code), "{what}");
     });
@@ -262,7 +262,7 @@ fn no_echo_of_the_access_token_is_shown() {
 
 #[test]
 fn no_echo_of_the_other_secrets_is_shown() {
-    // Long enough to be no word, and with what JSON and addresses escape.
+    // Long enough not to be a word, and with characters that JSON and addresses escape.
     let (refresh, secret) = ("refresh/+token\"of-the-test", "client&secret/of the-test");
     let json_text = |text: &str| json!(text).to_string().trim_matches('"').to_owned();
     let percent = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
@@ -292,7 +292,7 @@ fn no_echo_of_the_other_secrets_is_shown() {
                 _ => ("/account/summary", 200, json!({"organization_name": form}).to_string()),
             };
             let what = What::Answer(status, headers, body);
-            place.fake.fault(Fault { path: path.into(), skip: 0, times: usize::MAX, what });
+            place.fake.fault(Fault::always(path, what));
             let arguments = if *case == "an account" { &["--test"][..] } else { &[] };
             let output = place.tap(format, arguments).output().unwrap();
             let shown = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
@@ -342,7 +342,7 @@ fn a_config_that_cannot_be_used_is_not_shown() {
         assert_eq!(output.status.code(), Some(2), "{shown}");
         assert!(!shown.contains("refresh-0") && !shown.contains("secret-0"), "{shown}");
     }
-    // A token file that is none, whose text a parser would quote.
+    // A broken token file, whose text a parser would quote.
     for text in ["{\"access_token\": [\"secret-0\"]}", "secret-0", "{\"secret-0\""] {
         let place = Place::new();
         fs::write(place.path("tokens.json"), text).unwrap();
@@ -384,7 +384,7 @@ fn no_login_shows_a_secret() {
         if *what == "by paste" {
             let answer = agent(0).get(&url).call().unwrap();
             let address = answer.headers()["location"].to_str().unwrap();
-            // One that is not this login's is not repeated either.
+            // An answer of another login is not repeated either.
             let wrong = address.replace("state=", "state=x");
             writeln!(child.stdin.as_mut().unwrap(), "{wrong}\n{address}").unwrap();
         } else if *what != "by device" {

@@ -1,4 +1,4 @@
-//! What `--select` and `--full-table` choose, in real runs.
+//! What `--select` and `--full-table` read.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::tap::{self, Ran, command, tap};
 
 fn fake() -> Fake {
     let account = Account::generate(9, Size { contacts: 12, lists: 2, campaigns: 2 });
-    Fake::start_with(account, Switches { rotating: false, ..Switches::default() })
+    Fake::start_with(account, Switches::long_lived())
 }
 
 fn run(fake: &Fake, arguments: &[&str], state: Option<&Value>) -> Ran {
@@ -43,7 +43,7 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 }
 
 #[test]
-fn patterns_choose_streams_and_fields() {
+fn patterns_select_streams_and_fields() {
     let fake = fake();
     let ran = run(&fake, &["--select", "contacts,contact_lists", "--select", "!contact_lists.name"], None);
     assert_eq!(streams(&ran), ["contact_lists", "contacts"]);

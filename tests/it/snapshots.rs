@@ -1,4 +1,4 @@
-//! Snapshots of what a user sees: discovery, the help, a small full sync, and the messages when things go wrong.
+//! Snapshots of what a user sees: discovery, the help, a small full sync, and the messages of failures.
 
 use std::fmt::Write;
 
@@ -16,7 +16,7 @@ fn fake() -> Fake {
     Fake::start(Account::generate_at(9, Size { contacts: 4, lists: 2, campaigns: 2 }, day))
 }
 
-/// Compares, with what differs from run to run made equal.
+/// Compares with the snapshot, after replacing what differs from run to run.
 fn same(name: &str, text: &str) {
     let mut settings = Settings::clone_current();
     settings.set_prepend_module_to_snapshot(false);
@@ -81,13 +81,13 @@ fn what_is_said_when_things_go_wrong() {
     let contacts = only(&["contacts"]);
     let mut said = String::new();
     let mut note = |title: &str, ran: &Ran| {
-        let told: Vec<&str> = ran
+        let lines: Vec<&str> = ran
             .stderr
             .lines()
             .filter(|l| ["WARNING", "ERROR", "CRITICAL"].iter().any(|level| l.starts_with(level)))
             .filter(|l| !l.contains("so that one is not read"))
             .collect();
-        let _ = write!(said, "{title}: exit {}\n{}\n\n", ran.code.unwrap(), told.join("\n"));
+        let _ = write!(said, "{title}: exit {}\n{}\n\n", ran.code.unwrap(), lines.join("\n"));
     };
     for (title, more) in [
         ("a wrong value", json!({"page_size": 1000})),
@@ -117,7 +117,7 @@ fn what_is_said_when_things_go_wrong() {
         ("no answer in time", What::SlowDrip(std::time::Duration::from_millis(100))),
     ] {
         let fake = fake();
-        fake.fault(Fault { path: "/contacts?".into(), skip: 0, times: usize::MAX, what });
+        fake.fault(Fault::always("/contacts?", what));
         note(title, &tap_with(&fake, &json!({"max_retries": 1, "request_timeout": 0.5}), None, Some(&contacts)));
         fake.violations();
     }

@@ -1,4 +1,4 @@
-//! The real binary against the fake account, checked against the account's own truth.
+//! Whole syncs, compared with the account.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -16,7 +16,7 @@ fn account() -> Account {
 }
 
 #[test]
-fn a_full_sync_is_the_account_on_both_routes() {
+fn a_full_sync_writes_the_whole_account_on_both_routes() {
     for route in ["contacts", "campaigns"] {
         full_sync(route);
     }
@@ -59,7 +59,7 @@ fn every_record_fits_its_schema() {
 }
 
 #[test]
-fn a_second_run_brings_what_changed_and_nothing_else() {
+fn a_second_run_writes_only_what_changed() {
     for route in ["contacts", "campaigns"] {
         second_run(route);
     }
@@ -71,7 +71,7 @@ fn second_run(route: &str) {
     let more = serde_json::json!({
         "token_file": folder.path().join("tokens.json"),
         "activity_route": route,
-        // All campaigns of the account, so that whichever is opened is looked at.
+        // Looks at all campaigns, however old.
         "activity_lookback_days": 3650,
     });
     let first = tap(&fake, &more, None);
@@ -81,7 +81,7 @@ fn second_run(route: &str) {
     for stream in ["contacts", "contact_activity_details"] {
         assert_eq!(quiet.records(stream), Vec::<Value>::new(), "{stream}");
     }
-    // The counts of all that was sent in the days looked back on may have grown.
+    // Campaigns that were sent within the lookback come again, since their counts may have grown.
     let sent = fake.account().truth("email_campaigns").into_iter().filter(|row| row["last_sent_date"].is_string());
     assert_eq!(sorted(quiet.records("email_campaigns")), sorted(sent));
     let (renamed, gone) = {
@@ -113,7 +113,7 @@ fn second_run(route: &str) {
 #[test]
 fn a_wrong_setting_stops_the_run_before_any_call() {
     let fake = Fake::start(account());
-    for (more, told) in [
+    for (more, words) in [
         (serde_json::json!({"page_size": 501}), "page_size is 501; allowed: integer from 1 to 500"),
         (serde_json::json!({"contact_status": "actve"}), "contact_status"),
         (serde_json::json!({"report_date": "2026-01-01", "report_days_back": 3}), "do not go together"),
@@ -125,14 +125,14 @@ fn a_wrong_setting_stops_the_run_before_any_call() {
     ] {
         let ran = tap(&fake, &more, None);
         assert_eq!(ran.code, Some(2), "{more}");
-        assert!(ran.stderr.contains("CRITICAL") && ran.stderr.contains(told), "{}", ran.stderr);
+        assert!(ran.stderr.contains("CRITICAL") && ran.stderr.contains(words), "{}", ran.stderr);
         assert!(ran.messages.is_empty());
     }
     assert!(fake.calls().is_empty());
 }
 
 #[test]
-fn discovery_needs_nothing() {
+fn discovery_needs_no_config() {
     let output = Command::new(env!("CARGO_BIN_EXE_tap-constant-contact"))
         .args(["--config", "/nonexistent", "--discover"])
         .output()

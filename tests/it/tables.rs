@@ -1,4 +1,4 @@
-//! The data dictionary of docs/tables.md: its prose is written by hand, its tables of columns come from the schemas.
+//! docs/tables.md: its prose is written by hand, its tables of columns are generated from the schemas.
 //! `UPDATE=1 cargo test --test it tables::` rewrites them.
 
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ fn page() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE)).unwrap()
 }
 
-/// What a column holds, in a reader's words.
+/// The type of a column, in the reader's words.
 fn kind(schema: &Value) -> String {
     let kinds = &schema["type"];
     let kind = kinds.as_array().and_then(|kinds| kinds.last()).unwrap_or(kinds).as_str().unwrap();
@@ -29,7 +29,7 @@ fn kind(schema: &Value) -> String {
     }
 }
 
-/// One row a column; what an object or the objects of a list have comes after it, below its name.
+/// Writes a row for each column; the fields of an object, or of the objects of a list, follow it with their paths.
 fn rows(path: &str, schema: &Value, out: &mut String) {
     for (name, column) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}{name}");
@@ -65,10 +65,9 @@ fn the_columns_are_those_of_the_schemas() {
     assert_eq!(page(), expected, "{PAGE} is stale");
 }
 
-/// Each stream has a section, in the order of discovery, that says its key; the diagram has no column that is not
-/// there.
+/// Each stream has a section, in the order of discovery, with its key; the diagram has only existing columns.
 #[test]
-fn keys_and_diagram_are_those_of_the_streams() {
+fn sections_and_diagram_agree_with_the_streams() {
     let page = page();
     let diagram = page.split("```mermaid\n").nth(1).unwrap().split("```").next().unwrap();
     let (mut drawn, mut last) = (BTreeSet::new(), 0);

@@ -15,14 +15,15 @@ use fake::Fake;
 
 use crate::merge;
 
+/// A temporary file with this JSON.
 pub fn file(value: &Value) -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();
     file.write_all(value.to_string().as_bytes()).unwrap();
     file
 }
 
-/// A port for the tap to listen on. The system hands out none below 32768, so that no server of the tests gets it
-/// meanwhile.
+/// A free port for the tap to listen on. It is below 32768, where the system assigns none, so that no server of another test
+/// takes it in between.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let begin = std::process::id() * 37;
@@ -34,7 +35,7 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// The streams of the activity, which are read by contact or by campaign.
+/// The contact reports, which are read by contact or by campaign.
 pub const REPORTS: [&str; 2] = ["contact_action_summary", "contact_activity_details"];
 
 /// The entries of the catalog that `--discover` writes.
@@ -61,7 +62,7 @@ fn named(is_wanted: impl Fn(&Value) -> bool) -> Vec<&'static str> {
     entries.map(|entry| entry["tap_stream_id"].as_str().unwrap()).collect()
 }
 
-/// What a run left behind.
+/// The result of a run.
 pub struct Ran {
     pub code: Option<i32>,
     pub messages: Vec<Value>,
@@ -78,17 +79,18 @@ impl Ran {
         }
     }
 
-    /// The records of a stream without nulls, and without the fields that only the campaign route has.
+    /// The records of a stream, without nulls and without the fields that only the campaign route fills.
     pub fn records(&self, stream: &str) -> Vec<Value> {
         let of = |m: &&Value| m["type"] == "RECORD" && m["stream"] == stream;
         self.messages.iter().filter(of).map(|m| common(without_nulls(&m["record"]))).collect()
     }
 
-    /// All STATEs, in their order.
+    /// The values of all STATEs, in order.
     pub fn states(&self) -> Vec<&Value> {
         self.messages.iter().filter(|m| m["type"] == "STATE").map(|m| &m["value"]).collect()
     }
 
+    /// The value of the last message, which must be a STATE.
     pub fn last_state(&self) -> Value {
         let last = self.messages.last().unwrap();
         assert_eq!(last["type"], "STATE", "{}", self.stderr);
@@ -96,7 +98,7 @@ impl Ran {
     }
 }
 
-/// A log without the time that stands behind each level.
+/// A log without the times.
 pub fn without_times(log: &str) -> String {
     let line = |line: &str| match line.splitn(3, ' ').collect::<Vec<_>>()[..] {
         [level, time, text] if time.parse::<DateTime<Utc>>().is_ok() => format!("{level} {text}"),
@@ -105,7 +107,7 @@ pub fn without_times(log: &str) -> String {
     log.split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// A catalog that selects these streams whole.
+/// A catalog that selects all fields of these streams.
 pub fn only(streams: &[&str]) -> Value {
     let entry = |name: &&str| {
         json!({
@@ -116,7 +118,23 @@ pub fn only(streams: &[&str]) -> Value {
     json!({"streams": streams.iter().map(entry).collect::<Vec<_>>()})
 }
 
-/// The binary, in an environment that neither has a browser nor names settings.
+/// A catalog that selects one stream without these fields, each of them a path.
+pub fn without(stream: &str, fields: &[&[&str]]) -> Value {
+    let mut catalog = only(&[stream]);
+    let metadata = catalog["streams"][0]["metadata"].as_array_mut().unwrap();
+    for path in fields {
+        let breadcrumb: Vec<&str> = path.iter().flat_map(|name| ["properties", name]).collect();
+        metadata.push(json!({"breadcrumb": breadcrumb, "metadata": {"selected": false}}));
+    }
+    catalog
+}
+
+/// The records that a full read of a stream must write, as [`sorted`] text.
+pub fn truth(fake: &Fake, stream: &str) -> Vec<String> {
+    sorted(fake.account().truth(stream).iter().map(without_nulls))
+}
+
+/// The binary, in an environment without a browser and without settings.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tap-constant-contact"));
     for variable in ["BROWSER", "DISPLAY", "WAYLAND_DISPLAY", "LOGLEVEL", "SINGER_SDK_LOG_CONFIG"] {
@@ -125,18 +143,21 @@ pub fn command() -> Command {
     command
 }
 
-/// One run with the fake's config and `more` settings.
+/// The fake's config with `more` settings.
+pub fn config(fake: &Fake, more: &Value) -> Value {
+    let mut config = fake.config();
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    config
+}
+
+/// Runs the tap with the fake's config, `more` settings, and a state if given.
 pub fn tap(fake: &Fake, more: &Value, state: Option<&Value>) -> Ran {
     tap_with(fake, more, state, None)
 }
 
-/// The same with a catalog. Whatever a test is about, the STATEs of its runs may be merged.
+/// The same with a catalog. Also checks that the STATEs of the run can be merged.
 pub fn tap_with(fake: &Fake, more: &Value, state: Option<&Value>, catalog: Option<&Value>) -> Ran {
-    let mut config = fake.config();
-    for (key, value) in more.as_object().unwrap() {
-        config[key] = value.clone();
-    }
-    let config = file(&config);
+    let config = file(&config(fake, more));
     let mut command = command();
     command.arg("--config").arg(config.path());
     let state_file = state.map(file);
@@ -160,6 +181,7 @@ fn selected(catalog: Option<&Value>) -> Vec<String> {
     entries.map(|entry| entry["tap_stream_id"].as_str().unwrap().to_owned()).collect()
 }
 
+/// A record of the contact reports without the fields that only the campaign route fills.
 pub fn common(mut record: Value) -> Value {
     if record.get("tracking_activity_type").is_some() {
         let fields = record.as_object_mut().unwrap();
@@ -183,7 +205,7 @@ pub fn without_nulls(value: &Value) -> Value {
     }
 }
 
-/// Rows in an order that two sets of them share.
+/// Rows as sorted text, so that two sets of them can be compared.
 pub fn sorted(rows: impl IntoIterator<Item = Value>) -> Vec<String> {
     fn canonical(value: &Value) -> Value {
         match value {

@@ -1,5 +1,5 @@
-//! Terminals, pipes and signals: what a run shows, and how it ends when the other end of stdout or stderr is slow, deaf
-//! or gone.
+//! Terminals, pipes and signals: what a run shows, and how it ends when the reader of stdout or stderr is slow, does not read
+//! or is gone.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -20,11 +20,11 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
-use crate::tap::{command, file, tap};
+use crate::tap::{command, config, file, tap};
 
-/// An account with more to write than pipes hold.
+/// An account with more rows than fit into a pipe.
 fn large() -> Fake {
-    let switches = Switches { rotating: false, ..Switches::default() };
+    let switches = Switches::long_lived();
     Fake::start_with(Account::generate(21, Size { contacts: 400, lists: 4, campaigns: 6 }), switches)
 }
 
@@ -32,11 +32,9 @@ fn small() -> Fake {
     Fake::start(Account::generate(11, Size { contacts: 12, lists: 2, campaigns: 2 }))
 }
 
-/// The command of a sync, with its config.
+/// The command of a sync, and its config.
 fn sync(fake: &Fake, more: &Value) -> (Command, NamedTempFile) {
-    let mut config = fake.config();
-    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let config = file(&config);
+    let config = file(&config(fake, more));
     let mut command = command();
     command.arg("--config").arg(config.path()).env("TERM", "xterm").env_remove("NO_COLOR");
     (command, config)
@@ -46,7 +44,7 @@ fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
 }
 
-/// Reads a stream to its end in a thread. A terminal ends in an error.
+/// Reads a stream to its end in a thread. Reading from a terminal ends with an error.
 fn read_all(mut stream: impl Read + Send + 'static) -> JoinHandle<String> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
@@ -55,8 +53,8 @@ fn read_all(mut stream: impl Read + Send + 'static) -> JoinHandle<String> {
     })
 }
 
-/// Both ends of a terminal: ours and that of the program.
-fn terminal(columns: u16) -> (File, File) {
+/// Both ends of a new terminal: that of the test, and that of the program.
+pub fn terminal(columns: u16) -> (File, File) {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&ours).unwrap();
     unlockpt(&ours).unwrap();
@@ -66,17 +64,18 @@ fn terminal(columns: u16) -> (File, File) {
     (ours.into(), theirs)
 }
 
-/// Runs to the end with stderr on a terminal, and returns all that the terminal got.
-fn watch(mut command: Command, columns: u16) -> String {
+/// Runs a command to its end with stderr on a terminal, and returns what the terminal received.
+pub fn watch(mut command: Command, columns: u16) -> String {
     let (ours, theirs) = terminal(columns);
     let mut child = command.stdout(Stdio::null()).stderr(theirs).spawn().unwrap();
+    // The command holds a copy of the terminal; reading ends when all are closed.
     drop(command);
     let shown = read_all(ours).join().unwrap();
     assert!(child.wait().unwrap().success(), "{shown}");
     shown
 }
 
-/// What a terminal does with its input, as far as the tap makes use of it.
+/// What a terminal shows: the control sequences that the tap uses.
 struct Screen {
     columns: usize,
     rows: Vec<Vec<char>>,
@@ -145,7 +144,7 @@ impl Screen {
 fn progress_fits_a_terminal_of_any_width() {
     for columns in [40, 60, 84] {
         let fake = small();
-        // Slow enough to be looked at.
+        // Slow enough for progress to be shown.
         let (command, _config) = sync(&fake, &json!({"activity_route": "contacts", "requests_per_second": 15}));
         let shown = watch(command, columns);
         let is_status = |line: &&str| line.starts_with("in all: ") || line.starts_with("contacts: ");
@@ -153,7 +152,7 @@ fn progress_fits_a_terminal_of_any_width() {
         assert!(status.iter().any(|line| line.contains(" left")), "{shown}");
         assert!(status.iter().any(|line| line.starts_with("contacts: 12 of 12")), "{shown}");
         assert!(status.iter().all(|line| line.chars().count() < columns.into()), "{status:?}");
-        // Nothing of it stays, and nothing of the log is lost.
+        // The progress is removed, and the log is complete.
         let screen = Screen::of(columns, &shown);
         assert!(!screen.lines().iter().any(|line| is_status(&&**line)), "{:?}", screen.lines());
         let text = screen.lines().concat();
@@ -165,11 +164,12 @@ fn progress_fits_a_terminal_of_any_width() {
 }
 
 #[test]
-fn an_interrupt_leaves_a_clean_screen_and_says_what_is_safe() {
+fn an_interrupt_clears_the_progress_and_says_what_is_safe() {
     let fake = small();
     let (mut command, _config) = sync(&fake, &json!({"activity_route": "contacts", "requests_per_second": 4}));
     let (ours, theirs) = terminal(84);
     let mut child = command.stdout(Stdio::null()).stderr(theirs).spawn().unwrap();
+    // The command holds a copy of the terminal; reading ends when all are closed.
     drop(command);
     let shown = read_all(ours);
     thread::sleep(Duration::from_millis(1200));
@@ -208,11 +208,12 @@ fn colours_and_progress_are_for_terminals_that_want_them() {
 }
 
 #[test]
-fn messages_on_a_terminal_come_with_the_way_to_a_target() {
+fn messages_on_a_terminal_come_with_a_hint_to_pipe_them_into_a_target() {
     let fake = small();
     let (mut command, config) = sync(&fake, &json!({}));
     let (ours, theirs) = terminal(84);
     let mut child = command.stdout(theirs.try_clone().unwrap()).stderr(theirs).spawn().unwrap();
+    // The command holds a copy of the terminal; reading ends when all are closed.
     drop(command);
     let shown = read_all(ours).join().unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0), "{shown}");
@@ -224,19 +225,20 @@ fn messages_on_a_terminal_come_with_the_way_to_a_target() {
 }
 
 #[test]
-fn a_terminal_that_is_gone_ends_only_what_is_not_to_outlive_it() {
+fn a_closed_terminal_ends_a_run_but_not_one_under_nohup() {
     for hangup in [false, true] {
         let fake = small();
         fake.switches().latency = Duration::from_millis(100);
         let (mut command, _config) = sync(&fake, &json!({"activity_route": "contacts"}));
         let (ours, theirs) = terminal(84);
         let mut child = command.stdout(Stdio::piped()).stderr(theirs).spawn().unwrap();
+        // The command holds a copy of the terminal; reading ends when all are closed.
         drop(command);
         let out = read_all(child.stdout.take().unwrap());
         thread::sleep(Duration::from_millis(700));
         drop(ours);
         if hangup {
-            // From the system and from the shell.
+            // The system and the shell each send one.
             signal(&child, Signal::HUP);
             thread::sleep(Duration::from_millis(1));
             signal(&child, Signal::HUP);
@@ -249,15 +251,16 @@ fn a_terminal_that_is_gone_ends_only_what_is_not_to_outlive_it() {
 }
 
 #[test]
-fn a_login_under_renewal_outlives_its_terminal() {
+fn a_renewal_of_the_login_is_finished_after_its_terminal_is_closed() {
     let fake = small();
     let folder = tempfile::tempdir().unwrap();
     let tokens = folder.path().join("tokens.json");
-    // An access token is renewed when a tenth of its life is left: this one after about two seconds.
+    // An access token is renewed when a tenth of its lifetime is left: this one after about two seconds.
     fake.switches().expires_in = 2;
     let (mut command, _config) = sync(&fake, &json!({"token_file": tokens, "requests_per_second": 5}));
     let (ours, theirs) = terminal(84);
     let mut child = command.stdout(Stdio::null()).stderr(theirs).spawn().unwrap();
+    // The command holds a copy of the terminal; reading ends when all are closed.
     drop(command);
     thread::sleep(Duration::from_secs(1));
     fake.switches().latency = Duration::from_secs(3);
@@ -282,7 +285,7 @@ fn last_line(text: &str) -> &str {
     text.lines().last().unwrap()
 }
 
-/// A run whose target has read the first line and then no more, until both are full.
+/// A run whose target reads the first line and no more, after its pipes have filled.
 fn stuck(fake: &Fake) -> (Child, BufReader<std::process::ChildStdout>, NamedTempFile) {
     let (mut command, config) = sync(fake, &json!({}));
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -308,7 +311,7 @@ fn rest(mut out: impl Read) -> String {
 }
 
 #[test]
-fn a_busy_target_gets_whole_lines_and_the_last_state() {
+fn a_slow_target_gets_whole_lines_and_the_last_state() {
     let (mut child, out, _config) = stuck(&large());
     signal(&child, Signal::TERM);
     thread::sleep(Duration::from_secs(3));
@@ -319,7 +322,7 @@ fn a_busy_target_gets_whole_lines_and_the_last_state() {
 }
 
 #[test]
-fn a_target_that_does_not_read_is_waited_for_no_longer_than_eight_seconds() {
+fn a_run_waits_at_most_eight_seconds_for_a_target_that_does_not_read() {
     let fake = large();
     let (mut child, out, _config) = stuck(&fake);
     let sent = Instant::now();
@@ -350,7 +353,7 @@ fn a_second_signal_ends_the_run_at_once() {
 }
 
 #[test]
-fn a_stdout_that_does_not_block_is_waited_for() {
+fn a_run_waits_for_a_stdout_that_does_not_block() {
     let fake = large();
     let whole = tap(&fake, &json!({}), None);
     let (reader, writer) = std::io::pipe().unwrap();
@@ -358,6 +361,7 @@ fn a_stdout_that_does_not_block_is_waited_for() {
     fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
     let (mut command, _config) = sync(&fake, &json!({}));
     let mut child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    // The command holds a copy of the terminal; reading ends when all are closed.
     drop(command);
     let stderr = read_all(child.stderr.take().unwrap());
     thread::sleep(Duration::from_secs(2));
@@ -367,7 +371,7 @@ fn a_stdout_that_does_not_block_is_waited_for() {
     assert_eq!(out.lines().count(), whole.messages.len());
 }
 
-/// A pipe that nobody reads and that is full.
+/// A full pipe that nobody reads.
 fn full_pipe() -> (std::io::PipeReader, OwnedFd) {
     let (reader, writer) = std::io::pipe().unwrap();
     let writer = OwnedFd::from(writer);
@@ -378,12 +382,13 @@ fn full_pipe() -> (std::io::PipeReader, OwnedFd) {
 }
 
 #[test]
-fn a_log_that_nobody_reads_keeps_no_run_from_its_end() {
+fn a_run_ends_even_if_nobody_reads_its_log() {
     for interrupt in [None, Some(Signal::TERM), Some(Signal::INT)] {
         let fake = small();
         let (mut command, _config) = sync(&fake, &json!({}));
         let (_reader, writer) = full_pipe();
         let mut child = command.env("LOGLEVEL", "DEBUG").stdout(Stdio::piped()).stderr(writer).spawn().unwrap();
+        // The command holds a copy of the terminal; reading ends when all are closed.
         drop(command);
         let out = read_all(child.stdout.take().unwrap());
         if let Some(interrupt) = interrupt {
@@ -406,10 +411,10 @@ fn a_log_that_nobody_reads_keeps_no_run_from_its_end() {
 }
 
 #[test]
-fn a_slow_reader_of_the_log_gets_all_of_it() {
+fn a_slow_reader_gets_the_whole_log() {
     let fake = small();
     let (mut command, _config) = sync(&fake, &json!({"activity_route": "contacts"}));
-    // More than a pipe holds, at a pace that its reader cannot keep.
+    // More than fits into a pipe, faster than it is read.
     let mut child = command.env("LOGLEVEL", "DEBUG").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = child.stderr.take().unwrap();
     thread::sleep(Duration::from_secs(1));
@@ -421,9 +426,9 @@ fn a_slow_reader_of_the_log_gets_all_of_it() {
 }
 
 #[test]
-fn where_no_thread_can_be_had_the_run_says_so() {
+fn a_run_that_cannot_start_a_thread_says_so() {
     let (mut command, _config) = sync(&small(), &json!({}));
-    // No machine has room for such a stack.
+    // No machine has memory for this stack size.
     let output = command.env("RUST_MIN_STACK", (1_u64 << 60).to_string()).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
@@ -432,11 +437,33 @@ fn where_no_thread_can_be_had_the_run_says_so() {
     assert!(!stderr.contains("panicked"), "{stderr}");
 }
 
-/// From too few to start with to enough for all.
 #[test]
-fn where_few_descriptors_can_be_had_the_run_says_so_or_works() {
+fn where_few_threads_can_be_had_the_run_says_so_or_works() {
     let account = Account::generate(11, Size { contacts: 12, lists: 2, campaigns: 2 });
-    let fake = Fake::start_with(account, Switches { rotating: false, ..Switches::default() });
+    let fake = Fake::start_with(account, Switches::long_lived());
+    let mut outcomes = Vec::new();
+    for most in 0..16 {
+        let config = file(&fake.config());
+        let mut command = Command::new("sh");
+        // Each thread takes a gigabyte of addresses, and there are so many.
+        let limit = format!("ulimit -v {}; exec \"$@\"", (most << 20) + (800 << 10));
+        command.args(["-c", &limit, "sh", env!("CARGO_BIN_EXE_tap-constant-contact")]);
+        command.env("RUST_MIN_STACK", (1 << 30).to_string());
+        let output = command.arg("--config").arg(config.path()).env_remove("LOGLEVEL").output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(!stderr.contains("panicked") && !stderr.contains("defect"), "{most}: {stderr}");
+        let code = output.status.code();
+        assert!(code == Some(0) || code == Some(1) && stderr.contains("CRITICAL "), "{most}: {code:?} {stderr}");
+        outcomes.push(code);
+    }
+    assert!(outcomes.contains(&Some(1)) && outcomes.last() == Some(&Some(0)), "{outcomes:?}");
+}
+
+/// With from too few file descriptors to start up to enough.
+#[test]
+fn a_run_with_few_file_descriptors_says_so_or_works() {
+    let account = Account::generate(11, Size { contacts: 12, lists: 2, campaigns: 2 });
+    let fake = Fake::start_with(account, Switches::long_lived());
     let mut outcomes = std::collections::BTreeSet::new();
     for most in 4..24 {
         let config = file(&fake.config());
@@ -451,7 +478,7 @@ fn where_few_descriptors_can_be_had_the_run_says_so_or_works() {
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert!(!stderr.contains("panicked"), "{most}: {stderr}");
         let code = output.status.code();
-        // Not even the system's loader gets along with so few.
+        // With so few, not even the dynamic loader works.
         if code == Some(127) {
             continue;
         }

@@ -1,4 +1,4 @@
-//! TLS and proxies: whom the tap trusts, and by which way it goes.
+//! TLS and proxies: which certificates the tap trusts, and which calls go through a proxy.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fake::account::Size;
-use fake::{Account, Fake};
+use fake::{Account, Fake, Switches};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -16,10 +16,10 @@ use serde_json::{Value, json};
 
 use crate::tap::{Ran, command, file, only};
 
-/// A host that there is not: who reaches it was led there.
+/// A host that does not exist, so that only a proxy can reach it.
 const HOST: &str = "api.example.test";
 
-/// A private authority, and what a server needs whose certificate it signed.
+/// A private certificate authority, and a server configuration with a certificate that it signed.
 struct Authority {
     pem: String,
     server: Arc<ServerConfig>,
@@ -57,7 +57,7 @@ fn serve(serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static) ->
     address
 }
 
-/// Reads one HTTP message: its head, and the body that its length announces.
+/// Reads one HTTP message: its head, and a body of its `Content-Length`.
 fn message(from: &mut impl Read) -> io::Result<Vec<u8>> {
     let (mut read, mut chunk) = (Vec::new(), [0; 4096]);
     loop {
@@ -75,11 +75,17 @@ fn message(from: &mut impl Read) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Puts TLS before the fake account.
+/// Puts TLS in front of the fake account.
 fn with_tls(fake: &Fake, authority: &Authority) -> SocketAddr {
+    with_slow_tls(fake, authority, Duration::ZERO)
+}
+
+/// The same, where opening a connection takes a while.
+fn with_slow_tls(fake: &Fake, authority: &Authority, opening: Duration) -> SocketAddr {
     let config = Arc::clone(&authority.server);
     let behind = fake.api_url().trim_start_matches("http://").trim_end_matches("/v3").to_owned();
     serve(move |stream| {
+        thread::sleep(opening);
         let mut client = StreamOwned::new(ServerConnection::new(Arc::clone(&config)).unwrap(), stream);
         let mut server = TcpStream::connect(&behind)?;
         loop {
@@ -98,7 +104,7 @@ struct Seen {
     bytes: Vec<u8>,
 }
 
-/// A proxy whose every way leads to one server.
+/// A proxy that connects to one server, whatever host is requested.
 fn proxy(to: SocketAddr) -> (String, Arc<Mutex<Seen>>) {
     let seen = Arc::new(Mutex::new(Seen::default()));
     let noted = Arc::clone(&seen);
@@ -127,13 +133,17 @@ fn fake() -> Fake {
     Fake::start(Account::generate(3, Size { contacts: 3, lists: 2, campaigns: 1 }))
 }
 
-/// One sync of the lists, both servers being at `base`.
+/// A sync of the lists, with both servers at `base`.
 fn run(fake: &Fake, base: &str, more: &Value, environment: &[(&str, &str)]) -> Ran {
+    run_streams(fake, base, more, environment, &["contact_lists"])
+}
+
+fn run_streams(fake: &Fake, base: &str, more: &Value, environment: &[(&str, &str)], streams: &[&str]) -> Ran {
     let mut config = fake.config();
     config["api_url"] = json!(format!("{base}/v3"));
     config["auth_url"] = json!(format!("{base}/oauth2/default/v1"));
     config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let (config, catalog) = (file(&config), file(&only(&["contact_lists"])));
+    let (config, catalog) = (file(&config), file(&only(streams)));
     let mut command = command();
     for name in ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"] {
         command.env_remove(name).env_remove(name.to_lowercase());
@@ -166,7 +176,30 @@ fn a_private_authority_is_trusted_when_ssl_cert_file_names_it() {
 }
 
 #[test]
-fn an_unknown_certificate_ends_the_run_at_once_and_spends_nothing() {
+fn a_call_that_opens_a_connection_keeps_the_pace() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let known = pem(folder.path(), "known.pem", &authority.pem);
+    let measure = || {
+        let latency = Duration::from_millis(400);
+        let fake = Fake::start_with(
+            Account::generate(3, Size { contacts: 12, lists: 2, campaigns: 1 }),
+            Switches { latency, max_pace: Some(4), ..Switches::default() },
+        );
+        let address = with_slow_tls(&fake, &authority, Duration::from_millis(300));
+        let more = json!({"requests_per_second": 4, "activity_route": "contacts"});
+        let base = format!("https://localhost:{}", address.port());
+        let ran = run_streams(&fake, &base, &more, &[("SSL_CERT_FILE", &known)], &["contact_activity_details"]);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(fake.api_calls().len() > 12);
+        fake.violations()
+    };
+    // Other tests may keep a call from being sent or received in time: that is measured again.
+    let measured: Vec<_> = (0..3).map(|_| measure()).take_while(|violations| !violations.is_empty()).collect();
+    assert!(measured.len() < 3, "{measured:?}");
+}
+
+#[test]
+fn an_unknown_certificate_ends_the_run_at_once_and_uses_no_token() {
     let (fake, authority, folder) = (fake(), Authority::new(), tempfile::tempdir().unwrap());
     let address = with_tls(&fake, &authority);
     let base = format!("https://localhost:{}", address.port());
@@ -176,14 +209,14 @@ fn an_unknown_certificate_ends_the_run_at_once_and_spends_nothing() {
         ("the system's authorities", json!({}), vec![]),
         ("another authority", json!({}), vec![("SSL_CERT_FILE", other.as_str())]),
         ("no authority", json!({}), vec![("SSL_CERT_FILE", empty.as_str())]),
-        // The API's certificate is judged like the authorization server's.
+        // The same for the certificate of the API.
         ("the API's", json!({"access_token": "access-0"}), vec![]),
     ] {
         let begun = Instant::now();
         let ran = run(&fake, &base, &more, &environment);
         assert_eq!(ran.code, Some(1), "{what}: {}", ran.stderr);
-        let told = critical(&ran);
-        assert!(told.contains("certificate of https://localhost") && told.contains("SSL_CERT_FILE"), "{what}: {told}");
+        let line = critical(&ran);
+        assert!(line.contains("certificate of https://localhost") && line.contains("SSL_CERT_FILE"), "{what}: {line}");
         assert!(begun.elapsed() < Duration::from_secs(4), "{what}: tried again");
     }
     assert!(fake.calls().is_empty());
@@ -202,7 +235,7 @@ fn a_certificate_of_another_host_is_refused() {
 }
 
 #[test]
-fn a_proxy_is_told_the_host_and_sees_no_token() {
+fn a_proxy_sees_the_host_and_no_token() {
     let (fake, authority, folder) = (fake(), Authority::new(), tempfile::tempdir().unwrap());
     let known = pem(folder.path(), "known.pem", &authority.pem);
     let (url, seen) = proxy(with_tls(&fake, &authority));
@@ -217,7 +250,7 @@ fn a_proxy_is_told_the_host_and_sees_no_token() {
         assert!(!fake.tokens().secrets().iter().any(|secret| shown.contains(secret)), "{shown}");
         seen.heads.clear();
     }
-    // Without the proxy there is no such host.
+    // Without the proxy the host is unknown.
     let environment = [("SSL_CERT_FILE", known.as_str()), ("HTTPS_PROXY", &url), ("NO_PROXY", HOST)];
     let ran = run(&fake, &base, &json!({"max_retries": 0}), &environment);
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
@@ -225,7 +258,7 @@ fn a_proxy_is_told_the_host_and_sees_no_token() {
 }
 
 #[test]
-fn what_is_on_this_machine_is_never_proxied() {
+fn calls_to_this_machine_never_go_through_a_proxy() {
     let (fake, authority, folder) = (fake(), Authority::new(), tempfile::tempdir().unwrap());
     let address = with_tls(&fake, &authority);
     let known = pem(folder.path(), "known.pem", &authority.pem);
@@ -240,7 +273,7 @@ fn what_is_on_this_machine_is_never_proxied() {
 }
 
 #[test]
-fn a_proxy_that_refuses_is_told_without_its_password() {
+fn a_proxy_that_refuses_is_named_without_its_password() {
     let fake = fake();
     let address = serve(|mut client| {
         message(&mut client)?;

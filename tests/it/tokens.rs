@@ -1,4 +1,4 @@
-//! Where tokens come from and where they go.
+//! Where the tap reads tokens and where it stores them.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -42,11 +42,11 @@ fn a_rotated_token_is_written_back_to_the_config_and_the_rest_stays() {
 }
 
 #[test]
-fn a_token_file_is_made_and_its_access_token_used_again() {
+fn a_token_file_is_created_and_its_access_token_used_again() {
     let fake = fake();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("new/tokens.json");
-    // The config keeps the first token, as one does that nothing writes back to.
+    // The config still has the first token.
     let more = json!({"token_file": path, "refresh_token": fake.tokens().refresh_token});
     for _ in 0..3 {
         let ran = tap(&fake, &more, None);
@@ -54,7 +54,7 @@ fn a_token_file_is_made_and_its_access_token_used_again() {
     }
     assert_eq!(fake.tokens().refreshes, 1);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    // One that ended is renewed once, on the service's word.
+    // An access token that the service refuses is renewed once.
     fake.tokens().revoke_access_tokens();
     let ran = tap(&fake, &more, None);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
@@ -62,7 +62,7 @@ fn a_token_file_is_made_and_its_access_token_used_again() {
 }
 
 #[test]
-fn a_dead_grant_ends_the_run_without_showing_it() {
+fn a_revoked_login_ends_the_run_without_showing_its_token() {
     let fake = fake();
     let ran = tap(&fake, &json!({"refresh_token": "used-long-ago"}), None);
     assert_eq!(ran.code, Some(3), "{}", ran.stderr);
@@ -72,13 +72,13 @@ fn a_dead_grant_ends_the_run_without_showing_it() {
 }
 
 #[test]
-fn a_refused_token_is_named_by_where_it_came_from() {
+fn a_message_about_a_refused_token_names_its_file() {
     let fake = fake();
     let folder = tempfile::tempdir().unwrap();
     let (config, store) = (folder.path().join("config.json"), folder.path().join("tokens.json"));
     let mut settings = fake.config();
     settings["refresh_token"] = json!("used-long-ago");
-    let told = |settings: &Value| {
+    let critical = |settings: &Value| {
         fs::write(&config, settings.to_string()).unwrap();
         let ran = run(&config);
         assert_eq!(ran.code, Some(3), "{}", ran.stderr);
@@ -88,25 +88,25 @@ fn a_refused_token_is_named_by_where_it_came_from() {
         let login = format!("tap-constant-contact login --config {}", config.display());
         format!("it came from {}. Log in again: {login}.", path.display())
     };
-    assert!(told(&settings).contains(&came_from(&config)));
+    assert!(critical(&settings).contains(&came_from(&config)));
     settings["token_file"] = json!(store);
-    assert!(told(&settings).contains(&came_from(&config)));
+    assert!(critical(&settings).contains(&came_from(&config)));
     settings["refresh_token"] = Value::Null;
     fs::write(&store, r#"{"refresh_token": "used-long-ago"}"#).unwrap();
-    assert!(told(&settings).contains(&came_from(&store)));
+    assert!(critical(&settings).contains(&came_from(&store)));
 }
 
 #[test]
-fn a_token_file_that_is_not_there_is_told_and_nothing_is_made() {
+fn a_missing_token_file_is_an_error_and_is_not_created() {
     let fake = fake();
     let folder = tempfile::tempdir().unwrap();
     for name in ["nosuch/tokens.json", "tokens.json"] {
         let path = folder.path().join(name);
         let ran = tap(&fake, &json!({"token_file": path, "refresh_token": null}), None);
         assert_eq!(ran.code, Some(2), "{}", ran.stderr);
-        let told = format!("CRITICAL {} does not exist, so you are not logged in. Run: tap-", path.display());
-        assert!(ran.stderr.contains(&told), "{}", ran.stderr);
-        // An access token that has ended brings nothing to store either.
+        let message = format!("CRITICAL {} does not exist, so you are not logged in. Run: tap-", path.display());
+        assert!(ran.stderr.contains(&message), "{}", ran.stderr);
+        // The same with an access token that has expired.
         let more = json!({"token_file": path, "refresh_token": null, "access_token": "ended"});
         let ran = tap(&fake, &more, None);
         assert_eq!(ran.code, Some(3), "{}", ran.stderr);
@@ -116,7 +116,7 @@ fn a_token_file_that_is_not_there_is_told_and_nothing_is_made() {
 }
 
 #[test]
-fn the_bot_filter_and_an_empty_body_are_no_refusal() {
+fn the_bot_filter_and_an_empty_body_are_not_taken_for_a_refusal() {
     for what in [
         What::Status(403, "<html>blocked</html>".into(), "text/html"),
         What::Status(503, String::new(), "text/plain"),
@@ -140,7 +140,7 @@ fn tokens_go_to_the_last_file_though_the_environment_comes_after_it() {
         command.arg("--config").arg(&path).args(["--config", "ENV"]).env("TAP_CONSTANT_CONTACT_PAGE_SIZE", "100");
         let before = fs::read_to_string(&path).unwrap();
         if from_env {
-            // One that comes from the environment would be used again next time, whatever the file says.
+            // The refresh token in the environment would be used again, whatever the file has.
             command.env("TAP_CONSTANT_CONTACT_REFRESH_TOKEN", fake.tokens().refresh_token.clone());
         }
         let ran = Ran::of(&command.output().unwrap());
@@ -163,7 +163,7 @@ fn run(config: &Path) -> Ran {
 }
 
 #[test]
-fn the_config_keeps_the_shape_that_its_owner_gave_it() {
+fn a_config_keeps_its_formatting_when_a_token_is_written_back() {
     let fake = fake();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.json");
@@ -181,7 +181,7 @@ fn the_config_keeps_the_shape_that_its_owner_gave_it() {
         fs::write(&path, &before).unwrap();
         let ran = run(&path);
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-        // The last one is the setting; one further in is the owner's own.
+        // The last top-level one is the setting; a nested one is not.
         let at = before.rfind(&format!("\"{old}\"")).unwrap() + 1;
         let expected = [&before[..at], &fake.tokens().refresh_token, &before[at + old.len()..]].concat();
         assert_eq!(fs::read_to_string(&path).unwrap(), expected);
@@ -196,7 +196,7 @@ fn the_file_behind_a_link_is_replaced_and_the_link_stays() {
         let at = |name: &str| folder.path().join(name);
         fs::create_dir(at("real")).unwrap();
         let mut config = fake.config();
-        // A link to a link, one of them relative.
+        // A link to a link; one of them is relative.
         symlink("link.json", at("first.json")).unwrap();
         symlink("real/store.json", at("link.json")).unwrap();
         if token_file {
@@ -216,13 +216,13 @@ fn the_file_behind_a_link_is_replaced_and_the_link_stays() {
             assert_eq!(mode(&at("real/store.json")), 0o600);
             fake.tokens().revoke_access_tokens();
         }
-        // The lock stands beside the file itself, so that runs by way of other links meet it.
+        // The lock is beside the file itself, so that runs through other links use the same one.
         assert!(at("real/store.json.lock").exists());
         assert_eq!(fake.tokens().reuses, 0);
     }
 }
 
-/// Takes root's power to write anywhere from a command.
+/// Takes from a command root's right to write anywhere.
 fn as_nobody(command: &mut Command) -> &mut Command {
     if rustix::process::geteuid().is_root() {
         command.uid(65534).gid(65534);
@@ -236,11 +236,11 @@ fn to_nobody(path: &Path) {
     }
 }
 
-/// The tap where every user may run it.
+/// A copy of the tap that every user may run.
 fn for_all(folder: &Path) -> PathBuf {
     set_mode(folder, 0o755);
     let binary = folder.join("tap");
-    // By another process: a file that this one has open for writing cannot be run while a fork of it lives.
+    // Copied by another process: a file that a fork of this one has open for writing cannot be executed.
     let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_tap-constant-contact")).arg(&binary).status();
     assert!(copied.unwrap().success());
     binary
@@ -296,7 +296,7 @@ fn runs_by_root_and_by_the_owner_take_turns() {
         taps.into_iter().for_each(end);
         assert_eq!(fake.tokens().reuses, 0);
 
-        // What root could not put into its place, the owner can.
+        // The owner stores what root could not.
         if token_file && !old_lock {
             fs::remove_file(store).unwrap();
             let mut config = config.clone();
@@ -373,7 +373,7 @@ fn a_file_in_a_folder_that_cannot_be_written_is_rewritten_by_one_run_at_a_time()
             fs::write(store, kept.replace("\"rotates\": true,", "")).unwrap();
             set_mode(store, 0o400);
         }
-        fake.fault(Fault { path: "/token".into(), skip: 0, times: usize::MAX, what: What::Refuse });
+        fake.fault(Fault::always("/token", What::Refuse));
         let before = fake.tokens().refreshes;
         let mut command = Command::new(&binary);
         as_nobody(command.args(["--config", "ENV", "--config"]).arg(&config_file));
@@ -387,8 +387,7 @@ fn a_file_in_a_folder_that_cannot_be_written_is_rewritten_by_one_run_at_a_time()
         );
         assert_eq!(fake.tokens().refreshes, before);
 
-        // If that is not known, the run continues, however often it must refresh: it never uses the old token in the
-        // store a second time.
+        // If the tap does not know whether tokens rotate, the run continues. It never uses the old token in the store twice.
         fake.heal();
         fake.switches().expires_in = 1;
         fake.switches().latency = Duration::from_millis(400);
@@ -404,7 +403,7 @@ fn a_file_in_a_folder_that_cannot_be_written_is_rewritten_by_one_run_at_a_time()
 }
 
 #[test]
-fn a_token_put_into_the_config_by_hand_wins_once() {
+fn a_token_that_is_put_into_the_config_wins_once() {
     let fake = fake();
     let folder = tempfile::tempdir().unwrap();
     let token_file = folder.path().join("tokens.json");
@@ -418,7 +417,7 @@ fn a_token_put_into_the_config_by_hand_wins_once() {
     // The first run uses the config's token, later ones the stored token, although the config still has its own.
     assert!(by("refresh-0").contains("refresh_token=refresh-0"));
     assert!(by("refresh-0").contains("refresh_token=refresh-1"));
-    // A user puts the token of a new login into the config: it is used first, and then the stored one again.
+    // The token of a new login in the config is used first, and then the stored one again.
     fake.tokens().refresh_token = "by-hand".into();
     assert!(by("by-hand").contains("refresh_token=by-hand"));
     let stored = fake.tokens().refresh_token.clone();
@@ -440,7 +439,7 @@ fn tokens_that_others_can_read_draw_a_warning() {
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
         assert!(warned(&ran) && ran.stderr.contains(&format!("mode {wide:o}")), "{}", ran.stderr);
     }
-    // The next pair that is stored mends it.
+    // The next time tokens are stored, the mode is corrected.
     fake.tokens().revoke_access_tokens();
     assert!(warned(&tap(&fake, &more, None)));
     assert_eq!(mode(&path), 0o600);
@@ -474,7 +473,7 @@ fn each_config_with_a_secret_that_others_can_read_draws_a_warning() {
 }
 
 #[test]
-fn an_access_token_alone_is_used_until_it_ends() {
+fn an_access_token_alone_is_used_until_it_expires() {
     let fake = fake();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokens.json");
@@ -490,7 +489,7 @@ fn an_access_token_alone_is_used_until_it_ends() {
     assert_eq!(ran.code, Some(3), "{}", ran.stderr);
     assert!(ran.stderr.contains("there is no refresh token"), "{}", ran.stderr);
 
-    // Beside a refresh token, both are written back when the access token has ended.
+    // With a refresh token, both are written back once the access token has expired.
     let config = folder.path().join("config.json");
     let mut both = fake.config();
     both["access_token"] = json!("ended");

@@ -3,7 +3,7 @@
 
 mod record;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
@@ -17,14 +17,14 @@ use crate::client::{Client, Page, Pages, Row};
 use crate::config::{Config, ContactStatus, Subresource, Word, words};
 use crate::error::Result;
 use crate::extent;
-use crate::fanout::Step;
 use crate::field::{Key, Timestamp};
 use crate::id::Id;
 use crate::odd_rows::check_listing;
 use crate::quota::DAILY_QUOTA;
-use crate::run::{Run, is_before_bound, query_bound};
+use crate::run::Run;
 use crate::schema;
 use crate::stream::{FieldNeeds, Needs, Stream};
+use crate::window::{is_before_bound, query_bound};
 pub(crate) use record::Contact;
 
 /// Changes can become visible up to this long after their `updated_at`.
@@ -37,7 +37,7 @@ pub(super) static SOURCE: Source = Source {
         name: "contacts",
         keys: &["contact_id"],
         replication_key: Some("updated_at"),
-        schema: schema::of::<Contact>,
+        schema: LazyLock::new(schema::of::<Contact>),
         needs: Needs { scopes: &["contact_data"], privileges: &["contacts:read"] },
         narrowed_by: |config| {
             extent::Filter::of(&[("status", words(&config.contact_status)), ("include", words(&config.subresources))])
@@ -61,7 +61,7 @@ fn cost(run: &mut Run, _: &mut Shared) -> Result<u64> {
     let stream = &SOURCE.stream;
     let start = run.client.run_start()?;
     let definitions = needed_definitions(run, &include(run)).calls(run.selects(&contact_lists::SOURCE.stream));
-    if !run.contacts_are_due(stream, start) || run.beginning(stream, start).is_some() {
+    if !is_complete_read_due(run, start) || run.beginning(stream, start).is_some() {
         return Ok(definitions + 2);
     }
     let (contacts, _) = count(run.client, run.config)?;
@@ -100,18 +100,17 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
         page.into_iter().chain(rest)
     };
     let mut seen = Seen::default();
-    let coverage = every_row(run.client, stream.name, listings, pages, &mut seen, |filter, step, seen| match step {
-        Step::Item(page) => write(run, *filter, page, &definitions, seen),
-        Step::End(outcome) => outcome,
+    let coverage = every_row(run.client, stream.name, listings, pages, &mut seen, |filter, page, seen| {
+        write(run, *filter, page, &definitions, seen)
     })?;
-    run.check_oddities(stream)?;
+    run.odd_rows.check(stream)?;
     run.advance_bookmark(stream, start, OVERLAP);
     match coverage {
-        Coverage::Whole if is_complete => run.note_full_refresh(stream),
+        Coverage::Whole if is_complete => run.state.bookmark_mut(stream).note_full_refresh(),
         Coverage::Whole => {}
         Coverage::MayLackRows(why) => {
             log::warn!("contacts: {why}. Contacts may be missing; the next run reads all contacts again");
-            run.note_missed_contacts(stream);
+            run.state.bookmark_mut(stream).note_missed_contacts();
         }
     }
     Ok(())
@@ -142,6 +141,12 @@ impl Passes {
     }
 }
 
+/// Whether all contacts must be read: there is no bookmark, or the last complete read is too long ago.
+fn is_complete_read_due(run: &Run, start: DateTime<Utc>) -> bool {
+    let (stream, days) = (&SOURCE.stream, run.config.contacts_full_refresh_days);
+    run.bookmark(stream).is_none() || run.state.bookmark(stream).is_full_refresh_due(start, days)
+}
+
 /// The read of all contacts, if it is due and there are enough calls for it.
 fn complete_read(
     run: &Run,
@@ -149,7 +154,7 @@ fn complete_read(
     pages: &impl Fn(&Arc<Client>, &ChangeFilter, usize) -> Pages<Contact>,
 ) -> Result<Option<Passes>> {
     let stream = &SOURCE.stream;
-    if !run.contacts_are_due(stream, start) {
+    if !is_complete_read_due(run, start) {
         return Ok(None);
     }
     let mut reading = Passes::of(run.beginning(stream, start));
@@ -245,7 +250,7 @@ fn write(
 ) -> Result<()> {
     let stream = &SOURCE.stream;
     if let (None, Some(count)) = (filter, page.count) {
-        run.set_total(stream, count);
+        run.progress.line(stream.name).set_total(count);
     }
     for mut contact in rows(run, stream, &mut page) {
         if seen.insert(sighting(&contact, filter)) {
@@ -279,16 +284,13 @@ fn sighting(contact: &Contact, filter: ChangeFilter) -> Sighting {
 struct ContactId {
     #[serde(rename = "contact_id")]
     id: Key,
-    #[serde(default)]
     created_at: Timestamp,
-    #[serde(default)]
     updated_at: Timestamp,
     #[serde(default, deserialize_with = "object")]
     email_address: Option<EmailDates>,
 }
 
 #[derive(Default, Deserialize, JsonSchema)]
-#[serde(default)]
 struct EmailDates {
     updated_at: Timestamp,
     opt_out_date: Timestamp,
@@ -304,11 +306,7 @@ pub(super) fn listed(run: &Run) -> Result<(Vec<Id>, bool)> {
     let (mut list, mut oddities) = (Vec::new(), Vec::new());
     let mut seen = Seen::default();
     let pages = pages::<ContactId>(run.config, &[]);
-    let coverage = every_row(run.client, SOURCE.stream.name, vec![None], pages, &mut seen, |_, step, seen| {
-        let page = match step {
-            Step::Item(page) => page,
-            Step::End(outcome) => return outcome,
-        };
+    let coverage = every_row(run.client, SOURCE.stream.name, vec![None], pages, &mut seen, |_, page, seen| {
         oddities.push((page.rows.len(), page.oddities));
         for row in page.rows {
             let email = row.email_address.unwrap_or_default();

@@ -29,41 +29,29 @@ pub(crate) struct Contact {
     #[serde(default, deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub(crate) email_address: Option<EmailAddress>,
     /// First name.
-    #[serde(default)]
     pub(crate) first_name: Text,
     /// Last name.
-    #[serde(default)]
     pub(crate) last_name: Text,
     /// Job title.
-    #[serde(default)]
     pub(crate) job_title: Text,
     /// Name of the company the contact works for.
-    #[serde(default)]
     pub(crate) company_name: Text,
     /// Month of the contact's birthday, 1 to 12.
-    #[serde(default)]
     pub(crate) birthday_month: Integer,
     /// Day of the month of the contact's birthday.
-    #[serde(default)]
     pub(crate) birthday_day: Integer,
     /// An anniversary of the contact, such as the day of becoming a customer, as text in the form in which it was
     /// entered.
-    #[serde(default)]
     pub(crate) anniversary: Text,
     /// Who last updated the contact: Contact or Account.
-    #[serde(default)]
     pub(crate) update_source: Text,
     /// Who added the contact: Contact or Account.
-    #[serde(default)]
     pub(crate) create_source: Text,
     /// When the contact was created.
-    #[serde(default)]
     pub(crate) created_at: Timestamp,
     /// When the contact was last updated. Unsubscribing does not move it.
-    #[serde(default)]
     pub(crate) updated_at: Timestamp,
     /// For a deleted contact, the day of the deletion (midnight UTC).
-    #[serde(default)]
     pub(crate) deleted_at: Timestamp,
     /// Values of the account's custom fields, at most 25.
     #[serde(default, deserialize_with = "objects", skip_serializing_if = "Option::is_none")]
@@ -101,7 +89,6 @@ pub(crate) struct Contact {
 
 /// An e-mail address and the permission to send to it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default)]
 pub(crate) struct EmailAddress {
     /// The address itself. Two contacts may share an address.
     pub(crate) address: Text,
@@ -164,7 +151,6 @@ pub(crate) struct Values(Option<Map<String, Value>>);
 
 /// A phone number.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default)]
 pub(crate) struct PhoneNumber {
     /// Id of the phone number.
     pub(crate) phone_number_id: Text,
@@ -184,7 +170,6 @@ pub(crate) struct PhoneNumber {
 
 /// A street address.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default)]
 pub(crate) struct StreetAddress {
     /// Id of the street address.
     pub(crate) street_address_id: Text,
@@ -208,7 +193,6 @@ pub(crate) struct StreetAddress {
 
 /// A note about a contact.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default)]
 pub(crate) struct Note {
     /// Id of the note.
     pub(crate) note_id: Text,
@@ -241,7 +225,6 @@ pub(crate) struct SmsChannel {
 
 /// A consent to receive text messages.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default)]
 pub(crate) struct SmsConsent {
     /// The permission in force.
     pub(crate) sms_consent_permission: Text,

@@ -4,7 +4,7 @@
 pub(super) mod record;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
@@ -17,7 +17,7 @@ use crate::client::{Client, Oddities};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::extent::Filter;
-use crate::fanout::{self, Step};
+use crate::fanout;
 use crate::field::{Integer, Key, Text};
 use crate::id::Id;
 use crate::run::Run;
@@ -35,7 +35,7 @@ pub(super) static SOURCE: Source = Source {
         name: "email_campaigns",
         keys: &["campaign_id"],
         replication_key: Some("updated_at"),
-        schema: schema::of::<EmailCampaign>,
+        schema: LazyLock::new(schema::of::<EmailCampaign>),
         needs: Needs { scopes: &["campaign_data"], privileges: &["campaign:read"] },
         narrowed_by: |_| Filter::default(),
         bookmark_keys: &["deselected", "read_from", "resume_since", "resume_until", "resume_after"],
@@ -130,15 +130,10 @@ struct Answers {
 struct Mailing {
     #[serde(rename = "campaign_activity_id")]
     _id: Key,
-    #[serde(default)]
     subject: Text,
-    #[serde(default)]
     preheader: Text,
-    #[serde(default)]
     from_name: Text,
-    #[serde(default)]
     from_email: Text,
-    #[serde(default)]
     reply_to_email: Text,
     #[serde(default, deserialize_with = "list")]
     contact_list_ids: Option<Vec<Text>>,
@@ -204,7 +199,7 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     // Neither bookmark nor resume point may move past a campaign that is missing.
     let is_whole = may_lack.is_none();
     write(run, known, &mut place, chosen, is_whole)?;
-    run.check_oddities(stream)?;
+    run.odd_rows.check(stream)?;
     if is_whole {
         run.advance_bookmark(stream, place.until, OVERLAP);
     }
@@ -303,7 +298,7 @@ fn is_due(
 
 fn note(run: &mut Run, pages: &PageOddities) {
     for (rows, oddities) in pages {
-        run.note_oddities(&SOURCE.stream, *rows, oddities);
+        run.odd_rows.note(&SOURCE.stream, *rows, oddities);
     }
 }
 
@@ -318,41 +313,27 @@ fn write(
     let stream = &SOURCE.stream;
     run.client.note_calls_to_progress(chosen.values().next().map_or(0, |first| first.calls(false)));
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
-    let fetch = move |priority: usize, (id, chosen): &(Id, Chosen), push: &mut dyn FnMut(Answers) -> bool| {
-        push(ask(&client, id, chosen, priority)?);
-        Ok(())
-    };
+    let fetch = move |priority, (id, chosen): &(Id, Chosen)| ask(&client, id, chosen, priority);
     let mut refused = Refused::default();
-    // Answers are small, so all weigh the same: the number of workers limits how many are fetched ahead.
-    fanout::in_order(
-        chosen.into_iter().collect(),
-        workers,
-        |_| 1,
-        fetch,
-        |(id, chosen), step| {
-            let answers = match step {
-                Step::Item(answers) => answers,
-                Step::End(outcome) => return outcome,
-            };
-            for oddities in &answers.oddities {
-                run.note_oddities(stream, 0, oddities);
-            }
-            if let Some(details) = &answers.details {
-                known.remember_details(id.clone(), details.clone());
-            }
-            refused.note(id, chosen, &answers);
-            if let Some(campaign) = record(chosen, &answers) {
-                let extracted =
-                    answers.extracted.as_deref().or(chosen.listed.as_ref().map(|listed| &*listed.extracted));
-                run.emit(stream, &campaign, extracted.unwrap_or(&stamp(Utc::now())))?;
-            }
-            if is_whole {
-                place.after = Some(id.to_string());
-                run.note_progress(stream, place.clone());
-            }
-            run.checkpoint()
-        },
-    )
+    fanout::map_in_order(chosen.into_iter().collect(), workers, fetch, |(id, chosen), answers| {
+        let answers = answers?;
+        for oddities in &answers.oddities {
+            run.odd_rows.note(stream, 0, oddities);
+        }
+        if let Some(details) = &answers.details {
+            known.remember_details(id.clone(), details.clone());
+        }
+        refused.note(id, chosen, &answers);
+        if let Some(campaign) = record(chosen, &answers) {
+            let extracted = answers.extracted.as_deref().or(chosen.listed.as_ref().map(|listed| &*listed.extracted));
+            run.emit(stream, &campaign, extracted.unwrap_or(&stamp(Utc::now())))?;
+        }
+        if is_whole {
+            place.after = Some(id.to_string());
+            run.note_progress(stream, place.clone());
+        }
+        run.checkpoint()
+    })
 }
 
 /// Fetches the details and the e-mail of a campaign.
@@ -373,7 +354,7 @@ fn ask(client: &Client, id: &Id, chosen: &Chosen, priority: usize) -> Result<Ans
     }
     let primary = answers.details.as_ref().and_then(|details| details.as_ref().ok()?.primary_email());
     if let Some(activity) = primary.filter(|_| chosen.wanted.email) {
-        let path = format!("/emails/activities/{}", Id::from(activity).in_path());
+        let path = format!("/emails/activities/{}", activity.in_path());
         let email = keep_refusal(client.one::<Mailing>("email_campaign_activity", &path, priority))?;
         answers.email = Some(email.map(|(email, oddities)| {
             answers.oddities.push(oddities);
@@ -513,7 +494,7 @@ mod tests {
         .unwrap();
         let ids = details.activities().into_iter().map(|activity| activity.campaign_activity_id.as_str().unwrap());
         assert_eq!(ids.collect::<Vec<_>>(), ["a", "b"]);
-        assert_eq!(details.primary_email(), Some("b"));
+        assert_eq!(details.primary_email(), Some(Id::from("b")));
         assert_eq!(as_listed(&details).current_status, Text::from("Done"));
     }
 }

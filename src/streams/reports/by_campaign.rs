@@ -9,8 +9,6 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::campaigns::KnownActivity;
-use super::kind::Kind;
 use super::newest_first::Part;
 use super::reading::Reading;
 use super::records::ActivityDetail;
@@ -18,7 +16,7 @@ use super::refusals::Refusals;
 use super::summary_counts::SummaryCounts;
 use super::tracking::{ActivityToRead, Tracked, TrackingReport};
 use super::{DETAILS, SUMMARY, plan};
-use crate::config::Route;
+use crate::config::{ActivityType, Route, Word};
 use crate::error::Result;
 use crate::fanout::{self, Step};
 use crate::field::{Key, KeyInteger, Text};
@@ -63,9 +61,9 @@ fn contacts_to_write(run: &Run, shared: &mut Shared, readings: &mut [Reading]) -
 
 /// The activities of all campaigns that may have rows, in the order of their ids.
 fn activities_to_read(run: &Run, shared: &mut Shared, readings: &mut [Reading]) -> Result<Vec<Arc<ActivityToRead>>> {
-    let learnt = &mut shared.reports;
-    let mut campaigns = plan::campaigns_to_read(run, learnt, readings)?;
-    if let Some(why) = &learnt.campaigns.may_lack {
+    let fetched = &mut shared.reports;
+    let mut campaigns = plan::campaigns_to_read(run, fetched, readings)?;
+    if let Some(why) = fetched.campaigns.may_lack() {
         log::warn!("{why}. Activity of some campaigns may be missing; the bookmark stays, so a later run reads it");
         for reading in readings.iter_mut() {
             reading.note_listing(false);
@@ -73,24 +71,23 @@ fn activities_to_read(run: &Run, shared: &mut Shared, readings: &mut [Reading]) 
     }
     let ids: Vec<Id> = campaigns.iter().map(|campaign| campaign.id.clone()).collect();
     run.client.note_calls_to_progress(plan::calls_to_progress(run, &campaigns));
-    learnt.campaigns.activities(run.client, &ids)?;
-    learnt.campaigns.note_activities(&mut campaigns);
-    plan::correct(run, learnt, &campaigns);
+    fetched.campaigns.known.learn_details(run.client, &ids)?;
+    fetched.campaigns.note_activities(&mut campaigns);
+    plan::correct(run, fetched, &campaigns);
     let (mut found, mut gone) = (BTreeMap::new(), 0);
     for campaign in campaigns {
-        let Some(activities) = learnt.campaigns.activities_of(&campaign.id) else {
+        let Some(activities) = fetched.campaigns.tracked_activities(&campaign.id) else {
             gone += u64::from(campaign.is_sent);
             continue;
         };
         let campaign = Arc::new(campaign);
-        for activity in activities.into_iter().filter(KnownActivity::is_tracked) {
+        for id in activities {
             let is_wanted_by = |is_summary: bool| {
                 let mut readings = readings.iter().zip(&campaign.is_wanted_by);
-                readings.any(|(r, wanted)| *wanted && r.is_summary() == is_summary && r.wants(&activity.id))
+                readings.any(|(r, wanted)| *wanted && r.is_summary() == is_summary && r.wants(&id))
             };
             let (summary, details) = (is_wanted_by(true), is_wanted_by(false));
             if summary || details {
-                let id = activity.id;
                 found.insert(id.clone(), Arc::new(ActivityToRead::new(id, Arc::clone(&campaign), summary, details)));
             }
         }
@@ -110,8 +107,8 @@ struct Writer<'a, 'run> {
     readings: &'a mut [Reading],
     /// The contacts whose rows are written; `None` means all contacts.
     contacts: Option<HashSet<Id>>,
-    /// The kinds of rows that the details need. The summary needs all.
-    types: Vec<Kind>,
+    /// The types of activity that the details need. The summary needs all.
+    types: Vec<ActivityType>,
     refusals: Refusals,
     /// Whether the current report has brought a page.
     has_begun: bool,
@@ -131,7 +128,7 @@ impl<'a, 'run> Writer<'a, 'run> {
         refusals: Refusals,
     ) -> Writer<'a, 'run> {
         Writer {
-            types: Kind::chosen(&run.config.tracking_activity_types),
+            types: run.config.tracking_activity_types.clone(),
             run,
             readings,
             contacts,
@@ -170,7 +167,7 @@ impl<'a, 'run> Writer<'a, 'run> {
             self.run.emit(&DETAILS.stream, &detail, &self.extracted)?;
         }
         if report.activity.summary {
-            self.counts.add(contact, report.kind, at);
+            self.counts.add(contact, report.activity_type, at);
         }
         Ok(())
     }
@@ -178,7 +175,9 @@ impl<'a, 'run> Writer<'a, 'run> {
     /// Whether a row of this time belongs to the details.
     fn is_detail(&self, report: &TrackingReport, at: DateTime<Utc>) -> bool {
         let details = self.readings.iter().find(|reading| !reading.is_summary());
-        report.activity.details && self.types.contains(&report.kind) && details.is_some_and(|reading| reading.holds(at))
+        report.activity.details
+            && self.types.contains(&report.activity_type)
+            && details.is_some_and(|reading| reading.holds(at))
     }
 
     fn end_of_report(&mut self, report: &TrackingReport, outcome: Result<()>) -> Result<()> {
@@ -212,7 +211,7 @@ impl<'a, 'run> Writer<'a, 'run> {
             return Ok(());
         }
         // The pages serve both reports, so their unusable rows hold up both.
-        let is_too_odd = self.readings.iter().any(|reading| self.run.is_too_odd(reading.stream));
+        let is_too_odd = self.readings.iter().any(|reading| self.run.odd_rows.is_too_odd(reading.stream));
         for reading in self.readings.iter_mut() {
             if is_too_odd {
                 reading.withdraw_progress(self.run);
@@ -231,7 +230,7 @@ fn detail(report: &TrackingReport, row: Tracked, occurrence: u64) -> ActivityDet
         campaign_activity_id: Key::from(activity.as_str()),
         campaign_id: Text::from(campaign.id.to_string().as_str()),
         created_time: row.created_time,
-        tracking_activity_type: Key::from(report.kind.name()),
+        tracking_activity_type: Key::from(report.activity_type.as_str()),
         campaign_activity_name: Text(campaign.name.clone()),
         occurrence: KeyInteger(occurrence),
         email_address: row.email_address,

@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::campaigns::Campaigns;
+use super::stats::stats;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::field::Text;
 use crate::id::Id;
 use crate::run::Run;
 use crate::stream::Stream;
+use crate::streams::campaigns::KnownCampaigns;
+use crate::streams::email_campaigns::record::CampaignActivity;
 
-const STATS: &str = "email_activity_stats";
 /// How many activities one call may name.
 const IDS: usize = 10;
 
@@ -46,7 +47,7 @@ impl CampaignIds {
         &mut self,
         run: &Run,
         stream: &Stream,
-        campaigns: &Campaigns,
+        campaigns: &KnownCampaigns,
         activities: impl Iterator<Item = &'a str>,
     ) -> Result<()> {
         if self.is_refused || !run.wants(stream, &["campaign_id"]) {
@@ -59,9 +60,11 @@ impl CampaignIds {
         missing.append(&mut self.expected);
         missing.retain(|id| !self.known.contains_key(id));
         // If the details of a campaign were read, they name its activities without another call.
-        for (campaign, activity) in campaigns.known_activities() {
-            if missing.remove(&activity.id) {
-                self.known.insert(activity.id.clone(), Text::from(campaign.to_string().as_str()));
+        for (campaign, details) in campaigns.detailed() {
+            for activity in details.activities().into_iter().map(CampaignActivity::id) {
+                if missing.remove(&activity) {
+                    self.known.insert(activity, Text::from(campaign.to_string().as_str()));
+                }
             }
         }
         let missing: Vec<Id> = missing.into_iter().collect();
@@ -82,23 +85,14 @@ impl CampaignIds {
     }
 
     fn ask(&mut self, client: &Arc<Client>, ids: &[Id]) -> Result<()> {
-        #[derive(Deserialize)]
-        struct Answer {
-            #[serde(default)]
-            results: Option<Vec<Found>>,
-        }
-        #[derive(Deserialize)]
-        struct Found {
-            #[serde(default)]
+        #[derive(Default, Deserialize)]
+        struct ActivityStats {
             campaign_activity_id: Text,
-            #[serde(default)]
             campaign_id: Text,
         }
-        let joined: Vec<String> = ids.iter().map(Id::in_path).collect();
-        let path = format!("/reports/stats/email_campaign_activities/{}", joined.join(","));
-        match client.object::<Answer>(STATS, &path, &[], 0) {
-            Ok(answer) => {
-                for found in answer.results.unwrap_or_default() {
+        match stats::<ActivityStats>(client, "email_activity_stats", "email_campaign_activities", ids, 0) {
+            Ok(found) => {
+                for found in found {
                     if let Some(id) = found.campaign_activity_id.as_str() {
                         self.known.insert(Id::from(id), found.campaign_id);
                     }

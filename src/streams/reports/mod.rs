@@ -9,36 +9,39 @@
 //! 2. [`by_contact`] or [`by_campaign`] reads the rows and writes them.
 //! 3. [`Reading::finish`] moves the bookmark.
 //!
-//! [`reading`] holds the window and the resume point of one report, [`campaigns`] decides which campaigns may have rows
+//! [`reading`] holds the window and the resume point of one report, [`due_campaigns`] decides which campaigns may have rows
 //! in it, and [`newest_first`] reads listings that grow while they are read. [`tracking`], [`refusals`] and
 //! [`summary_counts`] are parts of the campaign route, [`campaign_ids`] of the contact route.
 
 mod by_campaign;
 mod by_contact;
 mod campaign_ids;
-mod campaigns;
-mod kind;
+mod contact_fetch;
+mod due_campaigns;
 mod newest_first;
 mod plan;
 mod reading;
 mod records;
 mod refusals;
 mod route;
+mod stats;
 mod summary_counts;
 mod tracking;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, LazyLock};
 
-use by_contact::{ContactFetch, Contacts};
+use by_contact::Contacts;
 use campaign_ids::CampaignIds;
-use campaigns::Campaigns;
 use chrono::{TimeDelta, Utc};
+use contact_fetch::ContactFetch;
+use due_campaigns::Campaigns;
 use plan::{CountedRows, Plan, Sampled};
 use reading::Reading;
 pub(super) use records::ActionSummary;
 pub(crate) use records::ActivityDetail;
 pub(super) use route::{cost, time};
+pub(crate) use tracking::{Tracked, tracking_path};
 
 use super::email_campaigns::METRICS;
 use super::{Probe, Shared, Source};
@@ -69,7 +72,7 @@ pub(super) static SUMMARY: Source = Source {
         name: "contact_action_summary",
         keys: &["contact_id", "campaign_activity_id"],
         replication_key: Some("start_on"),
-        schema: schema::of::<ActionSummary>,
+        schema: LazyLock::new(schema::of::<ActionSummary>),
         needs: BY_CONTACT,
         narrowed_by: |config| Filter::of(&[contacts_of(config)]),
         bookmark_keys: KEYS_WITH_ROUTES,
@@ -78,7 +81,7 @@ pub(super) static SUMMARY: Source = Source {
     },
     probe: Probe::OfContact(|client, _, id| {
         let (day, now) = (stamp(Utc::now() - TimeDelta::days(1)), stamp(Utc::now()));
-        let path = format!("/reports/contact_reports/{}/activity_summary", Id::from(id).in_path());
+        let path = summary_path(&Id::from(id));
         client.first::<ActionSummary>(ACTIVITY_SUMMARY, &path, &[("start", &day), ("end", &now)], 0).map(|_| ())
     }),
     cost: |run, shared| Ok(plan::of(run, shared)?.calls),
@@ -90,7 +93,7 @@ pub(super) static DETAILS: Source = Source {
         name: "contact_activity_details",
         keys: &["contact_id", "campaign_activity_id", "tracking_activity_type", "created_time", "occurrence"],
         replication_key: Some("created_time"),
-        schema: schema::of::<ActivityDetail>,
+        schema: LazyLock::new(schema::of::<ActivityDetail>),
         needs: BY_CONTACT,
         narrowed_by: |config| Filter::of(&[contacts_of(config), ("types", words(&config.tracking_activity_types))]),
         bookmark_keys: KEYS_WITH_ROUTES,
@@ -99,7 +102,7 @@ pub(super) static DETAILS: Source = Source {
     },
     probe: Probe::OfContact(|client, config, id| {
         let types = words(&config.tracking_activity_types);
-        let path = format!("/reports/contact_reports/{}/activity_details", Id::from(id).in_path());
+        let path = details_path(&Id::from(id));
         let query = [("tracking_activities_list", types.as_str()), ("limit", "1")];
         client.first::<ActivityDetail>(ACTIVITY_DETAILS, &path, &query, 0).map(|_| ())
     }),
@@ -107,6 +110,16 @@ pub(super) static DETAILS: Source = Source {
     cost: |run, shared| if run.selects(&SUMMARY.stream) { Ok(0) } else { Ok(plan::of(run, shared)?.calls) },
     read: |run, shared| read(run, shared, &DETAILS.stream),
 };
+
+/// Where the summary of a contact is read.
+fn summary_path(contact: &Id) -> String {
+    format!("/reports/contact_reports/{}/activity_summary", contact.in_path())
+}
+
+/// Where the details of a contact are read.
+pub(crate) fn details_path(contact: &Id) -> String {
+    format!("/reports/contact_reports/{}/activity_details", contact.in_path())
+}
 
 /// Which contacts are read, as a part of the filter. Contacts named in `contact_ids` are read whatever their status.
 fn contacts_of(config: &Config) -> (&'static str, String) {
@@ -128,11 +141,11 @@ fn is_complete_in_round(run: &Run, stream: &Stream) -> bool {
     })
 }
 
-const REPORTS: [&Stream; 2] = [&SUMMARY.stream, &DETAILS.stream];
+static REPORTS: [&Stream; 2] = [&SUMMARY.stream, &DETAILS.stream];
 
 /// What the run has fetched for the contact reports so far, so that no call is made twice.
 #[derive(Default)]
-pub(crate) struct Learnt {
+pub(crate) struct Fetched {
     pub(in crate::streams) campaigns: Campaigns,
     plan: Option<Plan>,
     contacts: Option<Arc<Contacts>>,
@@ -145,7 +158,7 @@ pub(crate) struct Learnt {
     counted: Option<CountedRows>,
 }
 
-impl Learnt {
+impl Fetched {
     /// The route and the reason, in words, once the plan is made.
     pub(super) fn words(&self) -> Option<&str> {
         self.plan.as_ref().map(|plan| plan.words.as_str())
@@ -168,14 +181,14 @@ impl Learnt {
     /// Fetches the summary of any contact, reusing the pages that the plan has read.
     fn summaries(&mut self, reading: &Reading) -> Arc<ContactFetch<ActionSummary>> {
         let known = self.summaries.take().filter(|fetch| fetch.is_for(reading));
-        let fetch = known.unwrap_or_else(|| by_contact::summary(reading, self.must_split.clone()));
+        let fetch = known.unwrap_or_else(|| contact_fetch::summary(reading, self.must_split.clone()));
         Arc::clone(self.summaries.insert(fetch))
     }
 
     /// Fetches the details of any contact, reusing the pages that the plan has read.
     fn details(&mut self, run: &Run, reading: &Reading) -> Arc<ContactFetch<ActivityDetail>> {
         let known = self.details.take().filter(|fetch| fetch.is_for(reading));
-        Arc::clone(self.details.insert(known.unwrap_or_else(|| by_contact::details(run, reading))))
+        Arc::clone(self.details.insert(known.unwrap_or_else(|| contact_fetch::details(run, reading))))
     }
 }
 
@@ -223,7 +236,7 @@ fn read(run: &mut Run, shared: &mut Shared, stream: &'static Stream) -> Result<(
             by_campaign::read(run, shared, &mut readings)?;
             // The pages serve both, so too many unusable rows keep both bookmarks.
             for reading in &readings {
-                run.check_oddities(reading.stream)?;
+                run.odd_rows.check(reading.stream)?;
             }
             readings.into_iter().try_for_each(|reading| reading.finish(run, route))
         }

@@ -10,15 +10,14 @@ use std::sync::atomic::Ordering;
 
 use chrono::TimeDelta;
 
-use super::by_contact::{self, ContactFetch};
-use super::campaigns::{CampaignToRead, Criteria};
-use super::kind::Kind;
+use super::by_contact::ContactRow;
+use super::contact_fetch::{self, ContactFetch};
+use super::due_campaigns::{Criteria, DueCampaign};
 use super::newest_first::Part;
 use super::reading::Reading;
-use super::records::OfActivity;
 use super::route::{self, ContactReport, Reason};
-use super::{DETAILS, Learnt};
-use crate::config::Route;
+use super::{DETAILS, Fetched};
+use crate::config::{ActivityType, Route};
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
 use crate::id::Id;
@@ -88,32 +87,32 @@ impl fmt::Display for Other {
 /// # Errors
 /// `Forbidden` if the service refuses both routes; otherwise what ends the run.
 pub(super) fn of<'s>(run: &mut Run, shared: &'s mut Shared) -> Result<&'s Plan> {
-    let learnt = &mut shared.reports;
-    if learnt.plan.is_none() {
-        let plan = make(run, learnt)?;
-        learnt.plan = Some(plan);
+    let fetched = &mut shared.reports;
+    if fetched.plan.is_none() {
+        let plan = make(run, fetched)?;
+        fetched.plan = Some(plan);
     }
-    Ok(learnt.plan.as_ref().expect("it was just made"))
+    Ok(fetched.plan.as_ref().expect("it was just made"))
 }
 
-fn make(run: &mut Run, learnt: &mut Learnt) -> Result<Plan> {
+fn make(run: &mut Run, fetched: &mut Fetched) -> Result<Plan> {
     run.client.run_start()?;
     let before = run.client.calls();
     let readings = super::readings(run)?;
     let Choice { route, reason, cost, other } = match fixed(run, &readings) {
         Some((route, reason)) => {
             let cost = match route {
-                Route::Contacts => by_contact(run, learnt, &readings)?,
-                Route::Campaigns => by_campaign(run, learnt, &readings)?,
+                Route::Contacts => by_contact(run, fetched, &readings)?,
+                Route::Campaigns => by_campaign(run, fetched, &readings)?,
             };
             Choice { route, reason, cost, other: None }
         }
-        None => cheaper(run, learnt, &readings)?,
+        None => cheaper(run, fetched, &readings)?,
     };
     let leaves_campaigns = route == Route::Contacts
         && readings.iter().any(|reading| reading.previous_route(run) == Some(Route::Campaigns));
     warn_of_route(&reason, leaves_campaigns, cost.calls, other);
-    learnt.campaigns.known.plan_details_of_reports(cost.detailed.into_iter());
+    fetched.campaigns.known.plan_details_of_reports(cost.detailed.into_iter());
     Ok(Plan {
         route,
         calls: run.client.calls().saturating_sub(before).saturating_sub(cost.made) + cost.calls,
@@ -140,13 +139,13 @@ fn fixed(run: &Run, readings: &[Reading]) -> Option<(Route, Reason)> {
 
 /// The cheaper route. The campaigns are counted first, since that takes few
 /// calls. Contacts are sampled only if the contact route could still win.
-fn cheaper(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<Choice> {
+fn cheaper(run: &mut Run, fetched: &mut Fetched, readings: &[Reading]) -> Result<Choice> {
     let previous = readings.iter().find_map(|reading| reading.previous_route(run));
     if previous == Some(Route::Contacts) {
-        let cost = by_contact(run, learnt, readings)?;
+        let cost = by_contact(run, fetched, readings)?;
         return Ok(Choice { route: Route::Contacts, reason: Reason::Bookmark, cost, other: None });
     }
-    let by_campaign = match by_campaign(run, learnt, readings) {
+    let by_campaign = match by_campaign(run, fetched, readings) {
         Ok(cost) => cost,
         Err(Error::Forbidden(why)) if previous == Some(Route::Campaigns) => {
             // Read contact by contact, rows that are written again would lose what only the other route fills.
@@ -157,21 +156,21 @@ fn cheaper(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<C
             )));
         }
         Err(Error::Forbidden(why)) => {
-            let cost = by_contact(run, learnt, readings)?;
-            let other = Some(Other::About(learnt.sampled.campaign_calls(u64::from(run.config.page_size))));
+            let cost = by_contact(run, fetched, readings)?;
+            let other = Some(Other::About(fetched.sampled.campaign_calls(u64::from(run.config.page_size))));
             return Ok(Choice { route: Route::Contacts, reason: Reason::Refused(why), cost, other });
         }
         Err(e) => return Err(e),
     };
     let (contacts, _) = contacts::count(run.client, run.config)?;
     let listing = contacts.div_ceil(u64::from(run.config.page_size));
-    let reports = readings.iter().map(|reading| unsampled(run, learnt, reading, contacts));
+    let reports = readings.iter().map(|reading| unsampled(run, fetched, reading, contacts));
     let least = listing + reports.map(|report| report.at_least()).sum::<u64>();
     if !route::can_contacts_win(least, by_campaign.calls, previous) {
         let (route, reason) = route::choose(least, by_campaign.calls, previous);
         return Ok(Choice { route, reason, cost: by_campaign, other: Some(Other::AtLeast(least)) });
     }
-    let by_contact = by_contact(run, learnt, readings)?;
+    let by_contact = by_contact(run, fetched, readings)?;
     let (route, reason) = route::choose(by_contact.calls + listing, by_campaign.calls, previous);
     let (cost, other) = match route {
         Route::Contacts => (by_contact, by_campaign.calls),
@@ -181,52 +180,52 @@ fn cheaper(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<C
 }
 
 /// What the contact route costs. Lists the contacts, and reads a sample of them.
-fn by_contact(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<Cost> {
-    let contacts = learnt.contacts(run)?;
+fn by_contact(run: &mut Run, fetched: &mut Fetched, readings: &[Reading]) -> Result<Cost> {
+    let contacts = fetched.contacts(run)?;
     let mut cost = Cost::default();
     for reading in readings {
         let unread: Vec<Id> = contacts.list.iter().filter(|id| reading.wants(id)).cloned().collect();
         let before = run.client.calls();
         let rows = if reading.is_summary() {
-            let fetch = learnt.summaries(reading);
-            sample(run, learnt, &unread, &fetch)?
+            let fetch = fetched.summaries(reading);
+            sample(run, fetched, &unread, &fetch)?
         } else {
-            let fetch = learnt.details(run, reading);
-            sample(run, learnt, &unread, &fetch)?
+            let fetch = fetched.details(run, reading);
+            sample(run, fetched, &unread, &fetch)?
         };
         cost.made += run.client.calls().saturating_sub(before);
         // If contacts fill more than a page, the few calls that count all rows make the plan more exact.
-        let page = by_contact::rows_a_page(run, reading);
+        let page = contact_fetch::rows_a_page(run, reading);
         let is_worth_it = unread.len() > 5 * CONTACT_SAMPLE && rows.iter().any(|rows| *rows > page / 2);
-        if is_worth_it && learnt.counted.is_none() {
-            match campaigns_to_read(run, learnt, readings) {
+        if is_worth_it && fetched.counted.is_none() {
+            match campaigns_to_read(run, fetched, readings) {
                 Ok(_) | Err(Error::Forbidden(_)) => {}
                 Err(e) => return Err(e),
             }
         }
-        let mut report = unsampled(run, learnt, reading, unread.len() as u64);
-        report.least *= by_contact::least_calls(reading, learnt.must_split.load(Ordering::Relaxed));
+        let mut report = unsampled(run, fetched, reading, unread.len() as u64);
+        report.least *= contact_fetch::least_calls(reading, fetched.must_split.load(Ordering::Relaxed));
         report.sample = rows;
         cost.report_calls.push((reading.stream.name, report.calls()));
     }
     let of_reports: u64 = cost.report_calls.iter().map(|(_, calls)| calls).sum();
     let are_looked_up = readings.iter().any(|reading| run.wants(reading.stream, &["campaign_id"]));
-    let (sampled, sent) = (learnt.sampled.activities.len() as u64, learnt.campaigns.sent_count());
+    let (sampled, sent) = (fetched.sampled.activities.len() as u64, fetched.campaigns.sent_count());
     cost.calls = of_reports + if are_looked_up { route::lookups(sampled, sent.saturating_sub(sampled)) } else { 0 };
-    learnt.campaign_ids.expect(learnt.sampled.activities.iter().cloned());
+    fetched.campaign_ids.expect(fetched.sampled.activities.iter().cloned());
     Ok(cost)
 }
 
 /// A report on the contact route without a sample.
-fn unsampled(run: &Run, learnt: &Learnt, reading: &Reading, contacts: u64) -> ContactReport {
+fn unsampled(run: &Run, fetched: &Fetched, reading: &Reading, contacts: u64) -> ContactReport {
     // The counts include every row of a campaign and every contact, so they do not fit a read of less.
     let is_part = reading.resume.is_some()
         || reading.is_bounded
         || !run.config.contact_ids.is_empty()
         || !run.config.reads_all_contacts();
-    let counted = learnt.counted.filter(|_| !is_part);
+    let counted = fetched.counted.filter(|_| !is_part);
     let rows = counted.map(|counted| if reading.is_summary() { counted.sends } else { counted.chosen });
-    let page = by_contact::rows_a_page(run, reading);
+    let page = contact_fetch::rows_a_page(run, reading);
     ContactReport { contacts, page, least: contacts, rows, sample: Vec::new() }
 }
 
@@ -250,9 +249,9 @@ impl Sampled {
 
 /// Reads a sample of contacts, evenly spread over the order of their ids. Keeps their pages for the read, and returns the
 /// number of rows of each.
-fn sample<T: OfActivity>(
+fn sample<T: ContactRow>(
     run: &Run,
-    learnt: &mut Learnt,
+    fetched: &mut Fetched,
     contacts: &[Id],
     fetch: &Arc<ContactFetch<T>>,
 ) -> Result<Vec<u64>> {
@@ -273,7 +272,7 @@ fn sample<T: OfActivity>(
                 Step::Item(part) => {
                     rows += part.page.rows.len() as u64;
                     let of_emails = part.page.rows.iter().filter(|row| !row.is_of_landing_page());
-                    learnt.sampled.activities.extend(of_emails.map(|row| Id::from(row.activity())));
+                    fetched.sampled.activities.extend(of_emails.map(|row| Id::from(row.activity())));
                     parts.push(part);
                 }
                 Step::End(outcome @ (Ok(()) | Err(Error::NotFound(_)))) => {
@@ -285,8 +284,8 @@ fn sample<T: OfActivity>(
             Ok(())
         })?;
     }
-    learnt.sampled.rows = counts.iter().sum();
-    (learnt.sampled.contacts, learnt.sampled.of) = (counts.len() as u64, contacts.len() as u64);
+    fetched.sampled.rows = counts.iter().sum();
+    (fetched.sampled.contacts, fetched.sampled.of) = (counts.len() as u64, contacts.len() as u64);
     Ok(counts)
 }
 
@@ -303,17 +302,17 @@ pub(super) fn spread_over(all: usize, some: usize) -> impl Iterator<Item = usize
 }
 
 /// What the campaign route costs. Lists and counts the campaigns, and reads the details of some.
-fn by_campaign(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<Cost> {
-    let mut campaigns = campaigns_to_read(run, learnt, readings)?;
+fn by_campaign(run: &mut Run, fetched: &mut Fetched, readings: &[Reading]) -> Result<Cost> {
+    let mut campaigns = campaigns_to_read(run, fetched, readings)?;
     let before = run.client.calls();
     let size = sample_size(run, CAMPAIGN_SAMPLE);
     let some: Vec<Id> = spread_over(campaigns.len(), size).map(|at| campaigns[at].id.clone()).collect();
-    learnt.campaigns.activities(run.client, &some)?;
+    fetched.campaigns.known.learn_details(run.client, &some)?;
     let made = run.client.calls().saturating_sub(before);
-    learnt.campaigns.note_activities(&mut campaigns);
+    fetched.campaigns.note_activities(&mut campaigns);
     let mut calls = route::campaign_calls(&campaigns, u64::from(run.config.page_size));
     // To leave out contacts of other statuses, the wanted ones must be listed.
-    if !run.config.reads_all_contacts() && learnt.contacts.is_none() {
+    if !run.config.reads_all_contacts() && fetched.contacts.is_none() {
         let (contacts, _) = contacts::count(run.client, run.config)?;
         calls += contacts.div_ceil(u64::from(run.config.page_size));
     }
@@ -325,41 +324,40 @@ fn by_campaign(run: &mut Run, learnt: &mut Learnt, readings: &[Reading]) -> Resu
 #[derive(Clone, Copy)]
 pub(super) struct CountedRows {
     sends: u64,
-    /// Rows of the kinds that the settings select.
+    /// Rows of the types that the settings select.
     chosen: u64,
 }
 
 /// The campaigns that may have rows for these reports.
-pub(super) fn campaigns_to_read(run: &Run, learnt: &mut Learnt, readings: &[Reading]) -> Result<Vec<CampaignToRead>> {
+pub(super) fn campaigns_to_read(run: &Run, fetched: &mut Fetched, readings: &[Reading]) -> Result<Vec<DueCampaign>> {
     let criteria = Criteria {
         demands: readings.iter().map(|reading| reading.demand(run.config)).collect(),
-        types: Kind::chosen(&run.config.tracking_activity_types),
+        types: run.config.tracking_activity_types.clone(),
         now: run.client.run_start()?,
         lookback: TimeDelta::days(i64::from(run.config.activity_lookback_days)),
     };
-    let campaigns = learnt.campaigns.choose(run.client, run.config, &criteria)?;
-    let rows = |is_counted: &dyn Fn(Kind) -> bool| {
-        let kinds = campaigns.iter().flat_map(|campaign| &campaign.kinds);
-        kinds.filter(|to_read| is_counted(to_read.kind)).map(|to_read| to_read.rows).sum()
+    let campaigns = fetched.campaigns.choose(run.client, run.config, &criteria)?;
+    let rows_of = |types: &[ActivityType]| {
+        let reports = campaigns.iter().flat_map(|campaign| &campaign.reports);
+        reports.filter(|report| types.contains(&report.activity_type)).map(|report| report.rows).sum()
     };
-    let chosen = rows(&|kind| criteria.types.contains(&kind));
-    learnt.counted = Some(CountedRows { sends: rows(&|kind| kind == Kind::Sends), chosen });
+    fetched.counted = Some(CountedRows { sends: rows_of(&[ActivityType::Sends]), chosen: rows_of(&criteria.types) });
     Ok(campaigns)
 }
 
 /// How many calls it takes until the first activity is read: all details, since the activities are read in the order of
 /// their ids, and the reports of the largest campaign.
-pub(super) fn calls_to_progress(run: &Run, campaigns: &[CampaignToRead]) -> u64 {
+pub(super) fn calls_to_progress(run: &Run, campaigns: &[DueCampaign]) -> u64 {
     let page_size = u64::from(run.config.page_size);
     let reports =
-        |campaign: &CampaignToRead| campaign.kinds.iter().map(|kind| kind.rows.div_ceil(page_size).max(1)).sum();
+        |campaign: &DueCampaign| campaign.reports.iter().map(|report| report.rows.div_ceil(page_size).max(1)).sum();
     let details = campaigns.iter().filter(|campaign| campaign.tracked.is_none()).count() as u64;
     details + campaigns.iter().map(reports).max().unwrap_or(0)
 }
 
 /// Logs a corrected cost if the campaigns have more activities than the sample showed.
-pub(super) fn correct(run: &Run, learnt: &Learnt, campaigns: &[CampaignToRead]) {
-    let Some(plan) = &learnt.plan else { return };
+pub(super) fn correct(run: &Run, fetched: &Fetched, campaigns: &[DueCampaign]) {
+    let Some(plan) = &fetched.plan else { return };
     let calls = route::campaign_calls(campaigns, u64::from(run.config.page_size));
     // The details of all of them have just been fetched.
     let made = campaigns.iter().filter(|campaign| !campaign.has_detail).count() as u64;

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::campaigns::Demand;
+use super::due_campaigns::Demand;
 use super::{DETAILS, SUMMARY};
 use crate::config::{Config, Route};
 use crate::error::Result;
@@ -108,7 +108,7 @@ impl Reading {
 
     /// Records that everything up to and including this id is written.
     pub(super) fn note_progress(&mut self, run: &mut Run, route: Route, id: &Id) {
-        if run.is_too_odd(self.stream) {
+        if run.odd_rows.is_too_odd(self.stream) {
             self.withdraw_progress(run);
         } else if self.wants(id) && !self.may_lack_rows {
             run.note_progress(self.stream, Resume { after: Some(id.to_string()), ..self.resume_point(route) });
@@ -132,9 +132,9 @@ impl Reading {
 
     /// Records that the whole window is written, and moves the bookmark.
     pub(super) fn finish(self, run: &mut Run, route: Route) -> Result<()> {
-        run.check_oddities(self.stream)?;
+        run.odd_rows.check(self.stream)?;
         if !self.is_bounded && !self.may_lack_rows {
-            run.advance_report(self.stream, self.since, self.until, overlap(self.stream), route);
+            run.advance(self.stream, Start(self.since), self.until - overlap(self.stream), Some(route));
         }
         if self.is_bounded && self.resume.is_some() {
             self.warn_of_newer_days(run)?;

@@ -18,28 +18,20 @@ pub(crate) struct ActionSummary {
     /// Id of the campaign activity (one sending of a campaign).
     pub(crate) campaign_activity_id: Key,
     /// Id of the campaign, as in `email_campaigns`.
-    #[serde(default)]
     pub(crate) campaign_id: Text,
     /// When the e-mail was last sent to this contact.
-    #[serde(default)]
     pub(crate) start_on: Timestamp,
     /// How often the e-mail to this contact bounced.
-    #[serde(default)]
     pub(crate) em_bounces: Integer,
     /// How often the contact clicked a link in it.
-    #[serde(default)]
     pub(crate) em_clicks: Integer,
     /// How often the contact forwarded it.
-    #[serde(default)]
     pub(crate) em_forwards: Integer,
     /// How often the contact opened it.
-    #[serde(default)]
     pub(crate) em_opens: Integer,
     /// How often it was sent to the contact.
-    #[serde(default)]
     pub(crate) em_sends: Integer,
     /// How often the contact unsubscribed through it.
-    #[serde(default)]
     pub(crate) em_unsubscribes: Integer,
 }
 
@@ -51,7 +43,6 @@ pub(crate) struct ActivityDetail {
     /// Id of the campaign activity (one sending of a campaign).
     pub(crate) campaign_activity_id: Key,
     /// Id of the campaign, as in `email_campaigns`. Null for landing pages.
-    #[serde(default)]
     pub(crate) campaign_id: Text,
     /// When it happened.
     pub(crate) created_time: KeyTimestamp,
@@ -60,30 +51,23 @@ pub(crate) struct ActivityDetail {
     #[serde(default, deserialize_with = "key_or_none")]
     pub(crate) tracking_activity_type: Key,
     /// Name of the campaign activity.
-    #[serde(default)]
     pub(crate) campaign_activity_name: Text,
     /// 0, 1, 2 and so on among rows that are equal in the other key fields, so that two opens in one second stay two
     /// rows. Filled in by the tap.
     #[serde(default)]
     pub(crate) occurrence: KeyInteger,
     /// The address that the e-mail went to. Only from the campaign reports.
-    #[serde(default)]
     pub(crate) email_address: Text,
     /// Kind of device used for an open or a click, such as computer. Only from the campaign reports.
-    #[serde(default)]
     pub(crate) device_type: Text,
     /// Id of the link clicked. Only from the campaign reports.
-    #[serde(default)]
     pub(crate) url_id: Text,
     /// The link clicked. Only from the campaign reports.
-    #[serde(default)]
     pub(crate) link_url: Text,
     /// Why the e-mail bounced, as a letter, such as B for an address that does not exist and D for undeliverable. V is an
     /// automatic reply, to an e-mail that was delivered. Only from the campaign reports.
-    #[serde(default)]
     pub(crate) bounce_code: Text,
     /// Why the contact unsubscribed, if a reason was given. Only from the campaign reports.
-    #[serde(default)]
     pub(crate) opt_out_reason: Text,
 }
 
@@ -91,32 +75,6 @@ pub(crate) struct ActivityDetail {
 fn key_or_none<'de, D: Deserializer<'de>>(d: D) -> Result<Key, D::Error> {
     let text = Text::deserialize(d)?;
     Ok(text.as_str().map(Key::from).unwrap_or_default())
-}
-
-/// A row that names a campaign activity.
-pub(super) trait OfActivity: Row {
-    fn activity(&self) -> &str;
-    fn is_of_landing_page(&self) -> bool;
-}
-
-impl OfActivity for ActionSummary {
-    fn activity(&self) -> &str {
-        self.campaign_activity_id.as_str()
-    }
-
-    fn is_of_landing_page(&self) -> bool {
-        false
-    }
-}
-
-impl OfActivity for ActivityDetail {
-    fn activity(&self) -> &str {
-        self.campaign_activity_id.as_str()
-    }
-
-    fn is_of_landing_page(&self) -> bool {
-        self.tracking_activity_type.as_str().starts_with("p_")
-    }
 }
 
 impl Row for ActionSummary {

@@ -58,7 +58,7 @@ impl Refusals {
             Error::NotFound(why) => (404, why),
             other => return Err(other),
         };
-        log::debug!("no {} of campaign activity {}: {why}", report.kind.path(), activity.id);
+        log::debug!("no {} of campaign activity {}: {why}", report.activity_type.report_name(), activity.id);
         if status == 403 {
             self.forbidden.insert(activity.campaign.id.clone());
             if !self.has_answered && self.forbidden.len() >= REFUSING_CAMPAIGNS.min(self.campaigns) {

@@ -6,9 +6,8 @@
 
 use std::time::Duration;
 
-use super::campaigns::CampaignToRead;
-use super::kind::KINDS;
-use crate::config::Route;
+use super::due_campaigns::DueCampaign;
+use crate::config::{ActivityType, Route};
 use crate::quota::{DAILY_QUOTA, in_words, share_of_quota};
 
 /// A switch away from the campaign route must save at least this many calls, and at least half of them.
@@ -60,16 +59,16 @@ impl ContactReport {
 }
 
 /// How many calls the campaign route takes: one per campaign, and one per page of its reports.
-pub(super) fn campaign_calls(campaigns: &[CampaignToRead], page_size: u64) -> u64 {
+pub(super) fn campaign_calls(campaigns: &[DueCampaign], page_size: u64) -> u64 {
     let known: Vec<u64> = campaigns.iter().filter_map(|campaign| campaign.tracked).collect();
     // Campaigns whose activities are unknown are taken to have the average number.
     let average = if known.is_empty() { 1.0 } else { as_f64(known.iter().sum()) / as_f64(known.len() as u64) };
-    let of_reports = |campaign: &CampaignToRead, activities: u64| -> f64 {
+    let of_reports = |campaign: &DueCampaign, activities: u64| -> f64 {
         // The rows of a campaign are spread over its activities.
         let pages = |rows: u64| rows.div_ceil(activities.max(1)).div_ceil(page_size.max(1)).max(1) * activities;
-        as_f64(campaign.kinds.iter().map(|kind| pages(kind.rows)).sum())
+        as_f64(campaign.reports.iter().map(|report| pages(report.rows)).sum())
     };
-    let calls = |campaign: &CampaignToRead| {
+    let calls = |campaign: &DueCampaign| {
         if let Some(activities) = campaign.tracked {
             return of_reports(campaign, activities);
         }
@@ -82,7 +81,7 @@ pub(super) fn campaign_calls(campaigns: &[CampaignToRead], page_size: u64) -> u6
 
 /// Like [`campaign_calls`], from the number of campaigns and of their rows alone.
 pub(super) fn campaign_calls_of(campaigns: u64, rows: u64, page_size: u64) -> u64 {
-    campaigns * (1 + KINDS.len() as u64) + rows / page_size.max(1)
+    campaigns * (1 + ActivityType::OF_EMAILS.len() as u64) + rows / page_size.max(1)
 }
 
 /// How many calls it takes to look up the campaigns of activities. Those of the sample fill calls of ten; the others
@@ -168,7 +167,7 @@ pub(super) fn as_u64(n: f64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::campaigns::KindToRead;
+    use super::super::due_campaigns::DueReport;
     use super::*;
     use crate::id::Id;
 
@@ -209,13 +208,17 @@ mod tests {
         assert_eq!(ContactReport { least: 3000, ..report(None, &[0, 300]) }.calls(), 4000);
     }
 
-    fn campaign(rows: [u64; 6], tracked: Option<u64>) -> CampaignToRead {
-        let kinds = KINDS.into_iter().zip(rows).map(|(kind, rows)| KindToRead { kind, rows }).collect();
-        CampaignToRead {
+    fn campaign(rows: [u64; 6], tracked: Option<u64>) -> DueCampaign {
+        let reports = ActivityType::OF_EMAILS
+            .into_iter()
+            .zip(rows)
+            .map(|(activity_type, rows)| DueReport { activity_type, rows })
+            .collect();
+        DueCampaign {
             id: Id::from("c"),
             name: None,
             is_wanted_by: vec![true],
-            kinds,
+            reports,
             is_sent: true,
             tracked,
             has_detail: false,
@@ -272,7 +275,7 @@ mod tests {
             campaign_calls(&self.to_read(), 500)
         }
 
-        fn to_read(&self) -> Vec<CampaignToRead> {
+        fn to_read(&self) -> Vec<DueCampaign> {
             let sends = self.sends();
             let of = |n: u64| OF_HUNDRED.map(|k| (sends * k / 100 + n) / self.campaigns);
             (0..self.campaigns).map(|n| campaign(of(n), Some(1))).collect()

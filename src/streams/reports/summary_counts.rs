@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-use super::kind::{KINDS, Kind};
 use super::records::ActionSummary;
 use super::tracking::ActivityToRead;
+use crate::config::ActivityType;
 use crate::field::{Integer, Key, Text, Timestamp};
 use crate::id::Id;
 
@@ -18,21 +18,21 @@ pub(super) struct SummaryCounts(BTreeMap<Id, Counts>);
 struct Counts {
     /// The last send to the contact, or the first activity of any kind if no send is reported.
     start_on: Option<DateTime<Utc>>,
-    rows: [u32; KINDS.len()],
+    rows: [u32; ActivityType::OF_EMAILS.len()],
 }
 
 impl SummaryCounts {
     /// Counts one row.
-    pub(super) fn add(&mut self, contact: Id, kind: Kind, at: Option<DateTime<Utc>>) {
+    pub(super) fn add(&mut self, contact: Id, of: ActivityType, at: Option<DateTime<Utc>>) {
         let counts = self.0.entry(contact).or_default();
-        let is_sent = counts.rows[Kind::Sends as usize] > 0;
-        counts.start_on = match (kind, is_sent) {
-            (Kind::Sends, true) => counts.start_on.max(at),
-            (Kind::Sends, false) => at,
+        let is_sent = counts.rows[ActivityType::Sends as usize] > 0;
+        counts.start_on = match (of, is_sent) {
+            (ActivityType::Sends, true) => counts.start_on.max(at),
+            (ActivityType::Sends, false) => at,
             (_, true) => counts.start_on,
             (_, false) => counts.start_on.into_iter().chain(at).min(),
         };
-        counts.rows[kind as usize] += 1;
+        counts.rows[of as usize] += 1;
     }
 
     /// The records of the contacts whose last send is in the window.
@@ -72,27 +72,40 @@ mod tests {
     }
 
     /// The start of the summary that these rows of one contact give.
-    fn start_of(rows: &[(Kind, i64)]) -> Option<DateTime<Utc>> {
+    fn start_of(rows: &[(ActivityType, i64)]) -> Option<DateTime<Utc>> {
         let mut counts = SummaryCounts::default();
-        for (kind, minute) in rows {
-            counts.add(Id::from("c"), *kind, at(*minute));
+        for (of, minute) in rows {
+            counts.add(Id::from("c"), *of, at(*minute));
         }
         counts.0[&Id::from("c")].start_on
     }
 
     #[test]
     fn a_summary_starts_with_the_last_send_or_else_the_first_activity() {
-        assert_eq!(start_of(&[(Kind::Sends, 5), (Kind::Sends, 3), (Kind::Opens, 1), (Kind::Opens, 9)]), at(5));
+        assert_eq!(
+            start_of(&[
+                (ActivityType::Sends, 5),
+                (ActivityType::Sends, 3),
+                (ActivityType::Opens, 1),
+                (ActivityType::Opens, 9)
+            ]),
+            at(5)
+        );
         // Rows come newest first, and the sends before everything else. Without one, the first activity counts.
-        assert_eq!(start_of(&[(Kind::Opens, 9), (Kind::Opens, 7), (Kind::Clicks, 8)]), at(7));
-        assert_eq!(start_of(&[(Kind::Opens, 9), (Kind::Sends, 5)]), at(5));
+        assert_eq!(start_of(&[(ActivityType::Opens, 9), (ActivityType::Opens, 7), (ActivityType::Clicks, 8)]), at(7));
+        assert_eq!(start_of(&[(ActivityType::Opens, 9), (ActivityType::Sends, 5)]), at(5));
     }
 
     #[test]
-    fn each_contact_is_counted_by_kind() {
+    fn each_contact_is_counted_by_type() {
         let mut counts = SummaryCounts::default();
-        for (contact, kind) in [("b", Kind::Sends), ("a", Kind::Sends), ("a", Kind::Opens), ("a", Kind::Opens)] {
-            counts.add(Id::from(contact), kind, at(1));
+        for (contact, of) in [
+            ("b", ActivityType::Sends),
+            ("a", ActivityType::Sends),
+            ("a", ActivityType::Opens),
+            ("a", ActivityType::Opens),
+        ] {
+            counts.add(Id::from(contact), of, at(1));
         }
         let rows: Vec<_> = counts.0.iter().map(|(contact, counts)| (contact.to_string(), counts.rows)).collect();
         assert_eq!(rows, [("a".into(), [1, 2, 0, 0, 0, 0]), ("b".into(), [1, 0, 0, 0, 0, 0])]);

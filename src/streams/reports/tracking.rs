@@ -7,33 +7,32 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::campaigns::CampaignToRead;
-use super::kind::Kind;
+use super::due_campaigns::DueCampaign;
 use super::newest_first::{DatedRow, Listing, Part, newest_first};
 use super::reading::Reading;
 use crate::client::{Client, Row};
+use crate::config::ActivityType;
 use crate::error::Result;
 use crate::field::{Key, KeyTimestamp, Text, Unused};
 use crate::id::Id;
 
 const TRACKING: &str = "email_reports";
 
+/// Where one tracking report of a campaign activity is read.
+pub(crate) fn tracking_path(activity: &Id, of: ActivityType) -> String {
+    format!("/reports/email_reports/{}/tracking/{}", activity.in_path(), of.report_name())
+}
+
 /// A row of any of the six tracking reports.
 #[derive(Deserialize, JsonSchema)]
-pub(super) struct Tracked {
-    pub(super) contact_id: Key,
-    pub(super) created_time: KeyTimestamp,
-    #[serde(default)]
+pub(crate) struct Tracked {
+    pub(crate) contact_id: Key,
+    pub(crate) created_time: KeyTimestamp,
     pub(super) email_address: Text,
-    #[serde(default)]
     pub(super) device_type: Text,
-    #[serde(default)]
     pub(super) url_id: Text,
-    #[serde(default)]
     pub(super) link_url: Text,
-    #[serde(default)]
     pub(super) bounce_code: Text,
-    #[serde(default)]
     pub(super) opt_out_reason: Text,
     // Known from the request.
     #[serde(default, rename = "campaign_activity_id")]
@@ -77,7 +76,7 @@ impl DatedRow for Tracked {
 /// One activity of a campaign, and which streams need its rows.
 pub(super) struct ActivityToRead {
     pub(super) id: Id,
-    pub(super) campaign: Arc<CampaignToRead>,
+    pub(super) campaign: Arc<DueCampaign>,
     pub(super) summary: bool,
     pub(super) details: bool,
     /// Set once the service has refused one of its tracking reports; the others are then skipped.
@@ -85,7 +84,7 @@ pub(super) struct ActivityToRead {
 }
 
 impl ActivityToRead {
-    pub(super) fn new(id: Id, campaign: Arc<CampaignToRead>, summary: bool, details: bool) -> ActivityToRead {
+    pub(super) fn new(id: Id, campaign: Arc<DueCampaign>, summary: bool, details: bool) -> ActivityToRead {
         ActivityToRead { id, campaign, summary, details, is_refused: AtomicBool::new(false) }
     }
 
@@ -98,7 +97,7 @@ impl ActivityToRead {
 /// One tracking report of one activity.
 pub(super) struct TrackingReport {
     pub(super) activity: Arc<ActivityToRead>,
-    pub(super) kind: Kind,
+    pub(super) activity_type: ActivityType,
     /// Older rows are not needed.
     until: Option<DateTime<Utc>>,
     pub(super) is_last_of_activity: bool,
@@ -112,11 +111,11 @@ impl TrackingReport {
             let activity = Arc::clone(activity);
             // The summary counts every row; the details stop at their lower bound.
             let until = details.filter(|_| !activity.summary).and_then(|reading| reading.since);
-            let kinds: Vec<Kind> = activity.campaign.kinds.iter().map(|to_read| to_read.kind).collect();
-            let last = kinds.len().saturating_sub(1);
-            kinds.into_iter().enumerate().map(move |(at, kind)| TrackingReport {
+            let types: Vec<_> = activity.campaign.reports.iter().map(|report| report.activity_type).collect();
+            let last = types.len().saturating_sub(1);
+            types.into_iter().enumerate().map(move |(at, activity_type)| TrackingReport {
                 activity: Arc::clone(&activity),
-                kind,
+                activity_type,
                 until,
                 is_last_of_activity: at == last,
             })
@@ -135,7 +134,7 @@ impl TrackingReport {
         if self.activity.is_refused.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let path = format!("/reports/email_reports/{}/tracking/{}", self.activity.id.in_path(), self.kind.path());
+        let path = tracking_path(&self.activity.id, self.activity_type);
         let limit = page_size.to_string();
         let query = [("limit", limit.as_str())];
         newest_first(client, &Listing { endpoint: TRACKING, path: &path, query: &query, priority }, self.until, push)

@@ -1,21 +1,18 @@
 //! The endpoints of the API.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use chrono::{DateTime, Datelike as _, NaiveDate, SecondsFormat, Utc};
+use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
-use super::account::{
-    Account, Contact, Index, Kind, Obj, Row, contact_json, detail_json, field_json, hash, list_json, summarise,
-    tag_json,
-};
+use super::account::{Account, Contact, hash};
 use super::http::{Request, Response, decode_query, decode_segment, encode};
+use super::rows::{contact_json, field_json, list_json, tag_json};
 use super::{Order, Switches};
 
-/// What an endpoint works with.
+/// What an endpoint reads and reports to.
 pub(super) struct Context<'a> {
     pub account: &'a mut Account,
     pub switches: &'a Switches,
@@ -26,22 +23,23 @@ pub(super) struct Context<'a> {
     pub violations: Vec<String>,
 }
 
-/// A successful answer: the body and, when there is more, the next link.
+/// A successful answer: the body and, if there is another page, its link.
 pub(super) struct Page {
     pub body: Value,
     pub next: Option<String>,
-    /// Whether the answer carries `_links` at all.
+    /// Whether the answer has `_links` at all.
     pub paged: bool,
 }
 
 pub(super) type Answer = Result<Page, Response>;
 pub(super) type Params = Vec<(String, String)>;
 
+/// An error as a list of one object; most endpoints answer so.
 pub(super) fn array_error(status: u16, key: &str, message: &str) -> Response {
     Response::json(status, &json!([{"error_key": key, "error_message": message}]))
 }
 
-/// An error in the object form.
+/// An error as an object; some endpoints answer so.
 pub(super) fn object_error(status: u16, key: &str, message: &str) -> Response {
     Response::json(status, &json!({"error_key": key, "error_message": message}))
 }
@@ -85,7 +83,7 @@ pub(super) fn time(params: &Params, key: &str) -> Result<Option<DateTime<Utc>>, 
     }
 }
 
-fn flag(params: &Params, key: &str, default: bool) -> Result<bool, Response> {
+pub(super) fn flag(params: &Params, key: &str, default: bool) -> Result<bool, Response> {
     match get(params, key) {
         None => Ok(default),
         Some("true") => Ok(true),
@@ -94,7 +92,7 @@ fn flag(params: &Params, key: &str, default: bool) -> Result<bool, Response> {
     }
 }
 
-/// A comma-separated parameter, each value one of those allowed.
+/// The values of a comma-separated or repeated parameter; 400 if one is not allowed.
 pub(super) fn words<'a>(params: &'a Params, key: &str, allowed: &[&str]) -> Result<Vec<&'a str>, Response> {
     let array_key = format!("{key}[]");
     let values: Vec<&str> =
@@ -105,12 +103,12 @@ pub(super) fn words<'a>(params: &'a Params, key: &str, allowed: &[&str]) -> Resu
     Ok(values)
 }
 
-/// Base64 with the padding written as asterisks.
+/// Base64 with asterisks for the padding, as the service writes it.
 pub(super) fn stars(text: &str) -> String {
     STANDARD.encode(text).replace('=', "*")
 }
 
-/// The offset behind the `next` of a listing that shows it in clear.
+/// The offset in the `next` of a listing that encodes nothing else.
 pub(super) fn behind_offset(next: &str) -> Option<usize> {
     unstars(next)?.parse().ok()
 }
@@ -119,7 +117,7 @@ fn unstars(text: &str) -> Option<String> {
     String::from_utf8(STANDARD.decode(text.replace('*', "=")).ok()?).ok()
 }
 
-/// Invented, in the vendor's schema.
+/// Invented values in the documented schema.
 fn account_summary() -> Value {
     json!({
         "contact_email": "owner@example.com",
@@ -139,19 +137,6 @@ fn account_summary() -> Value {
 const CONTACT_INCLUDES: [&str; 6] =
     ["custom_fields", "list_memberships", "phone_numbers", "street_addresses", "taggings", "notes"];
 
-const DETAIL_TYPES: [&str; 10] = [
-    "em_sends",
-    "em_opens",
-    "em_clicks",
-    "em_bounces",
-    "em_optouts",
-    "em_forwards",
-    "p_contact_open",
-    "p_contact_click",
-    "p_contact_add",
-    "p_contact_update",
-];
-
 impl Context<'_> {
     pub(super) fn violation(&mut self, text: String) {
         if self.switches.strict {
@@ -159,6 +144,7 @@ impl Context<'_> {
         }
     }
 
+    /// 403 unless the login has this scope and privilege.
     fn allow(&self, scope: &str, privilege: &str) -> Result<(), Response> {
         if !scope.is_empty() && !self.scopes.iter().any(|s| s == scope) {
             return Err(object_error(403, "forbidden", "The token lacks the necessary scope."));
@@ -177,7 +163,7 @@ impl Context<'_> {
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let follows = params.iter().any(|(k, _)| k == "cursor" || k == "next");
         if follows && !self.issued.contains(&req.target()) {
-            self.violation(format!("a next link the service never gave: {}", req.target()));
+            self.violation(format!("a next link that the service never gave: {}", req.target()));
         }
         if params.len() > 1 && get(&params, "cursor").is_some() {
             self.violation(format!("parameters beside the cursor: {}", req.target()));
@@ -185,7 +171,7 @@ impl Context<'_> {
         match parts.as_slice() {
             ["account", "summary"] => {
                 self.allow("account_read", "account:read")?;
-                self.known(&params, &["extra_fields"]);
+                self.check_known(&params, &["extra_fields"]);
                 Ok(Page { body: account_summary(), next: None, paged: false })
             }
             ["contacts"] => {
@@ -194,12 +180,12 @@ impl Context<'_> {
             }
             ["contacts", "counts"] => {
                 self.allow("contact_data", "contacts:read")?;
-                self.known(&params, &["include"]);
+                self.check_known(&params, &["include"]);
                 self.counts()
             }
             ["contacts", id] => {
                 self.allow("contact_data", "contacts:read")?;
-                self.known(&params, &["include"]);
+                self.check_known(&params, &["include"]);
                 self.contact(&params, id)
             }
             ["contact_custom_fields"] => {
@@ -220,12 +206,12 @@ impl Context<'_> {
             }
             ["emails", id] => {
                 self.allow("campaign_data", "campaign:read")?;
-                self.known(&params, &[]);
+                self.check_known(&params, &[]);
                 self.campaign(id)
             }
             ["emails", "activities", id] => {
                 self.allow("campaign_data", "campaign:read")?;
-                self.known(&params, &["include"]);
+                self.check_known(&params, &["include"]);
                 self.email(&params, id)
             }
             ["reports", "contact_reports", id, "activity_summary"] => {
@@ -246,16 +232,16 @@ impl Context<'_> {
             }
             ["reports", "stats", "email_campaigns", ids] => {
                 self.allow("campaign_data", "ui:campaign:metrics")?;
-                self.known(&params, &[]);
+                self.check_known(&params, &[]);
                 self.campaign_stats(ids)
             }
             ["reports", "stats", "email_campaign_activities", ids] => {
                 self.allow("campaign_data", "ui:campaign:metrics")?;
-                self.known(&params, &[]);
+                self.check_known(&params, &[]);
                 self.activity_stats(ids)
             }
             ["account", "user", "privileges"] => {
-                self.known(&params, &[]);
+                self.check_known(&params, &[]);
                 let all = self.privileges.iter().enumerate();
                 let all = all.map(|(i, p)| json!({"privilege_id": i + 1, "privilege_name": p}));
                 Ok(single(all.collect::<Vec<_>>().into()))
@@ -264,7 +250,8 @@ impl Context<'_> {
         }
     }
 
-    pub(super) fn known(&mut self, params: &Params, known: &[&str]) {
+    /// Reports parameters that the endpoint does not have.
+    pub(super) fn check_known(&mut self, params: &Params, known: &[&str]) {
         for (key, _) in params {
             if !known.contains(&key.as_str()) {
                 self.violation(format!("unknown parameter {key}"));
@@ -272,10 +259,10 @@ impl Context<'_> {
         }
     }
 
-    /// The parameters behind a `cursor`, or those given, and the page number.
+    /// The parameters in a `cursor`, or else those given, and the page number.
     fn behind_cursor(&mut self, params: Params, known: &[&str]) -> Result<(Params, usize), Response> {
         let Some(cursor) = get(&params, "cursor") else {
-            self.known(&params, known);
+            self.check_known(&params, known);
             return Ok((params, 1));
         };
         let inside = STANDARD.decode(cursor).ok().and_then(|b| String::from_utf8(b).ok()).map(|q| decode_query(&q));
@@ -287,10 +274,10 @@ impl Context<'_> {
         }
     }
 
-    /// The parameters behind an opaque `next`, or those given, and the offset.
+    /// The parameters in an encoded `next`, or else those given, and the offset.
     pub(super) fn behind_next(&mut self, params: Params, known: &[&str]) -> Result<(Params, usize), Response> {
         let Some(next) = get(&params, "next") else {
-            self.known(&params, known);
+            self.check_known(&params, known);
             return Ok((params, 0));
         };
         let inside = unstars(next).map(|q| decode_query(&q));
@@ -492,7 +479,7 @@ impl Context<'_> {
         };
         let sms_counts = flag(&params, "include_sms_membership_count", false)?;
         let counts = match get(&params, "include_membership_count") {
-            // The members of an SMS list are counted by a parameter of their own.
+            // The number of members of an SMS list has a parameter of its own.
             None | Some("all" | "active") if sms => sms_counts.then(|| self.account.membership_counts(false)),
             None => None,
             Some("all") => Some(self.account.membership_counts(false)),
@@ -536,152 +523,6 @@ impl Context<'_> {
             (start.saturating_add(limit) < total).then(|| cursor_link("/v3/contact_lists", &params, limit, page + 1));
         Ok(paged(body, next))
     }
-
-    /// The rows of a contact, or the refusal of its reports.
-    fn contact_rows(&mut self, id: &str) -> Result<(Arc<Index>, Vec<u32>), Response> {
-        let index = self.account.index();
-        let Some(at) = index.contacts.get(id) else {
-            return Err(not_found());
-        };
-        let deleted = self.account.contacts[*at].deleted_at.is_some();
-        if deleted && self.switches.deleted_contact_reports_404 {
-            return Err(not_found());
-        }
-        let rows = index.rows_by_contact.get(id).cloned().unwrap_or_default();
-        Ok((index, rows))
-    }
-
-    fn summary(&mut self, params: Params, id: &str, path: &str) -> Answer {
-        let (params, offset) = self.behind_next(params, &["start", "end"])?;
-        let (start, end) = (time(&params, "start")?, time(&params, "end")?);
-        let (Some(start), Some(end)) = (start, end) else {
-            return Err(invalid(if start.is_none() { "start" } else { "end" }));
-        };
-        let too_long = self.switches.summary_max_years.is_some_and(|years| {
-            let limit = start.with_year(start.year() + years);
-            limit.is_none_or(|limit| end > limit)
-        });
-        if too_long || end < start {
-            return Err(invalid("start"));
-        }
-        let (_, rows) = self.contact_rows(id)?;
-        let rows: Vec<&Row> = rows.iter().map(|i| &self.account.activities[*i as usize]).collect();
-        let found: Vec<Value> = summarise(&rows)
-            .into_iter()
-            .filter(|s| start <= s.start_on && s.start_on <= end)
-            .map(|s| s.json(false))
-            .collect();
-        let (rows, next) = slice(found, |row| row, offset, 200, path, &params);
-        let mut body = Map::new();
-        body.insert("contact_id".into(), id.into());
-        if !(rows.is_empty() && self.switches.empty_reports_lack_rows) {
-            body.insert("campaign_activities".into(), rows.into());
-        }
-        Ok(paged(body, next))
-    }
-
-    fn details(&mut self, params: Params, id: &str, path: &str) -> Answer {
-        let (params, offset) = self.behind_next(
-            params,
-            &["tracking_activities_list", "tracking_activity_type", "include_campaign_activity_names", "limit"],
-        )?;
-        let limit = limit(&params, 100, 100)?;
-        let list = words(&params, "tracking_activities_list", &DETAIL_TYPES)?;
-        let repeated: Vec<&str> =
-            params.iter().filter(|(k, _)| k == "tracking_activity_type").map(|(_, v)| v.as_str()).collect();
-        if repeated.iter().any(|t| !DETAIL_TYPES.contains(t)) {
-            return Err(invalid("tracking_activity_type"));
-        }
-        if list.is_empty() == repeated.is_empty() {
-            return Err(invalid("tracking_activities_list"));
-        }
-        let names = flag(&params, "include_campaign_activity_names", true)?;
-        let (index, rows) = self.contact_rows(id)?;
-        let visits = index.visits_by_contact.get(id).into_iter().flatten();
-        let mut rows: Vec<&Row> = rows
-            .iter()
-            .map(|i| &self.account.activities[*i as usize])
-            .chain(visits.map(|i| &self.account.page_visits[*i as usize]))
-            .filter(|r| list.contains(&r.kind.name()) || repeated.contains(&r.kind.name()))
-            .collect();
-        rows.sort_by_key(|r| std::cmp::Reverse(r.at));
-        let make = |r: &Row| {
-            let campaign = index.activities.get(&r.activity_id);
-            let name = campaign.map(|(c, _)| self.account.campaigns[*c].name.as_str());
-            detail_json(r, name.filter(|_| names), false)
-        };
-        let (rows, next) = slice(rows, make, offset, limit, path, &params);
-        let mut body = Map::new();
-        if !(rows.is_empty() && self.switches.empty_reports_lack_rows) {
-            body.insert("tracking_activities".into(), rows.into());
-        }
-        Ok(paged(body, next))
-    }
-
-    fn tracking(&mut self, params: Params, id: &str, kind: &str, path: &str) -> Answer {
-        let mut known = vec!["limit"];
-        match kind {
-            "clicks" => known.push("url_id"),
-            "bounces" => known.push("bounce_code"),
-            "sends" | "opens" | "unique_opens" | "didnotopens" | "optouts" | "forwards" => {}
-            _ => return Err(not_found()),
-        }
-        let (params, offset) = self.behind_next(params, &known)?;
-        let limit = limit(&params, 500, 500)?;
-        let codes: Vec<&str> = params.iter().filter(|(k, _)| k == "bounce_code").map(|(_, v)| v.as_str()).collect();
-        let url = get(&params, "url_id");
-        let index = self.account.index();
-        let account = &*self.account;
-        let known = index.activities.get(id).map(|(c, a)| &account.campaigns[*c].activities[*a]);
-        // Only these two roles have reports; what the others answer is not documented in full.
-        if known.is_some_and(|a| a.reports_400) {
-            return Err(invalid("campaign_activity_id"));
-        }
-        if known.is_none_or(|a| !["primary_email", "resend"].contains(&a.role)) {
-            return Err(object_error(
-                404,
-                "reportingsvc.not_found.invalid_path_param.campaign_activity_id",
-                "The campaign activity was not found.",
-            ));
-        }
-        let reports = index.reports.get(id);
-        let of = |kind: Kind| {
-            let rows = reports.into_iter().flat_map(move |reports| &reports[kind as usize]);
-            rows.map(|i| &account.activities[*i as usize])
-        };
-        let rows: Vec<&Row> = match kind {
-            "sends" => of(Kind::Sends).collect(),
-            "opens" => of(Kind::Opens).collect(),
-            "unique_opens" => {
-                let mut last: HashMap<&str, &Row> = HashMap::new();
-                for row in of(Kind::Opens) {
-                    let entry = last.entry(&row.contact_id).or_insert(row);
-                    if row.at > entry.at {
-                        *entry = row;
-                    }
-                }
-                let mut rows: Vec<&Row> = last.into_values().collect();
-                rows.sort_by(|a, b| (b.at, &b.contact_id).cmp(&(a.at, &a.contact_id)));
-                rows
-            }
-            "didnotopens" => {
-                let opened: HashSet<&str> = of(Kind::Opens).map(|r| &*r.contact_id).collect();
-                of(Kind::Sends).filter(|r| !opened.contains(&*r.contact_id)).collect()
-            }
-            "clicks" => of(Kind::Clicks).filter(|r| url.is_none_or(|u| u == url_of(r).0)).collect(),
-            "bounces" => of(Kind::Bounces).filter(|r| codes.is_empty() || codes.contains(&bounce_code(r))).collect(),
-            "optouts" => of(Kind::Optouts).collect(),
-            _ => of(Kind::Forwards).collect(),
-        };
-        let make = |row: &Row| {
-            let contact = index.contacts.get(&row.contact_id).map(|i| &account.contacts[*i]);
-            tracking_json(row, contact, kind)
-        };
-        let (rows, next) = slice(rows, make, offset, limit, path, &params);
-        let mut body = Map::new();
-        body.insert("tracking_activities".into(), rows.into());
-        Ok(paged(body, next))
-    }
 }
 
 pub(super) fn single(body: Value) -> Page {
@@ -715,7 +556,7 @@ fn cursor_link(path: &str, params: &Params, limit: usize, page: usize) -> String
     format!("{path}?cursor={}", STANDARD.encode(inside))
 }
 
-/// One page of a report, of whose rows no others are made, and its next link.
+/// One page of a report and its next link. `make` is called only for the rows of the page.
 pub(super) fn slice<T>(
     rows: Vec<T>,
     make: impl FnMut(T) -> Value,
@@ -735,55 +576,4 @@ pub(super) fn slice<T>(
         format!("{path}?next={}", stars(&inside))
     });
     (page, next)
-}
-
-pub(super) fn url_of(row: &Row) -> (String, String) {
-    let n = hash(&row.activity_id) % 3 + row.at.timestamp().unsigned_abs() % 3;
-    (format!("110040720417{n}"), format!("https://www.example.com/page/{n}?a=1&b=%20"))
-}
-
-pub(super) fn bounce_code(row: &Row) -> &'static str {
-    let codes = ["B", "D", "F", "S", "V", "X", "Z"];
-    codes[usize::try_from(hash(&row.contact_id) % 7).expect("small")]
-}
-
-fn tracking_json(row: &Row, contact: Option<&Contact>, kind: &str) -> Value {
-    let mut o = Obj::new(&row.contact_id, false, true);
-    let word = match kind {
-        "didnotopens" => "em_didnotopens",
-        _ => row.kind.name(),
-    };
-    o.put("contact_id", &*row.contact_id)
-        .put("campaign_activity_id", &*row.activity_id)
-        .put("tracking_activity_type", word);
-    let address = contact.and_then(|c| c.email.as_ref()).map(|e| e.address.as_str());
-    o.text("email_address", address);
-    if let Some(c) = contact {
-        o.text("first_name", c.first_name.as_deref()).text("last_name", c.last_name.as_deref());
-    }
-    match kind {
-        "opens" | "unique_opens" | "clicks" => {
-            let devices = ["computer", "mobile", "tablet", "other"];
-            let at = usize::try_from(hash(&row.contact_id) % 4).expect("small");
-            o.put("device_type", devices[at]);
-        }
-        "bounces" => {
-            o.put("bounce_code", bounce_code(row));
-            o.text("current_email_address", address);
-        }
-        "optouts" => {
-            let email = contact.and_then(|c| c.email.as_ref());
-            o.text("opt_out_reason", email.and_then(|e| e.opt_out_reason.as_deref()));
-        }
-        _ => {}
-    }
-    if kind == "clicks" {
-        let (id, link) = url_of(row);
-        o.put("url_id", id).put("link_url", link);
-    }
-    o.time("created_time", Some(row.at));
-    if let Some(date) = contact.and_then(|c| c.deleted_at) {
-        o.put("deleted_at", date.to_string());
-    }
-    o.done()
 }

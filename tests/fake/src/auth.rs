@@ -1,4 +1,4 @@
-//! The authorization server: refresh tokens, codes with PKCE, device codes.
+//! The authorization server: refresh tokens, authorization codes with PKCE, and device codes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::http::{Request, Response, decode_query, encode};
 use super::{AUTH_PATH, Switches};
 
-/// A code handed out by `/authorize`.
+/// An authorization code.
 #[derive(Clone, Debug)]
 struct Code {
     redirect_uri: String,
@@ -34,23 +34,23 @@ pub struct AuthServer {
     pub privileges: Vec<String>,
     /// The refresh token that works now.
     pub refresh_token: String,
-    /// Whether the grant still stands.
+    /// Whether the grant is still valid.
     pub grant_alive: bool,
-    /// How many refreshes succeeded.
+    /// How many refreshes have succeeded.
     pub refreshes: u32,
-    /// How many times a spent refresh token came back.
+    /// How many times the client sent a refresh token that it had already used.
     pub reuses: u32,
-    /// Answer `authorization_pending` this many times more.
+    /// How many more times to answer `authorization_pending`.
     pub device_pending: u32,
-    /// Then answer `slow_down` this many times more.
+    /// How many times to answer `slow_down` after that.
     pub device_slow_down: u32,
-    /// The user says no, in the browser or on the device.
+    /// The user denies consent, in the browser or on the device.
     pub deny_consent: bool,
-    /// The consent page sends the browser back with this error and description.
+    /// The consent page redirects with this error and description.
     pub refuse_consent: Option<(String, String)>,
-    /// Scopes that are asked for and not granted.
+    /// Scopes that are not granted even if they are requested.
     pub withheld: Vec<String>,
-    /// The interval that the device flow announces, in seconds.
+    /// The polling interval of the device flow, in seconds.
     pub device_interval: u64,
     access: HashMap<String, DateTime<Utc>>,
     spent: HashMap<String, Instant>,
@@ -58,7 +58,7 @@ pub struct AuthServer {
     devices: HashMap<String, (DateTime<Utc>, Vec<String>)>,
     last_use: Option<DateTime<Utc>>,
     issued: u32,
-    /// Every secret that was handed out or came in.
+    /// Every secret that was issued or received.
     secrets: BTreeSet<String>,
 }
 
@@ -105,19 +105,18 @@ fn error(status: u16, error: &str, text: &str) -> Response {
 }
 
 impl AuthServer {
-    /// Ends every access token, as a changed secret or a revocation does: the
-    /// next call of the API gets 401.
+    /// Invalidates every access token, as a changed client secret does: the next API call gets 401.
     pub fn revoke_access_tokens(&mut self) {
         self.access.clear();
     }
 
-    /// Revokes the grant: refresh tokens and access tokens end.
+    /// Revokes the grant, and with it every refresh token and access token.
     pub fn revoke_grant(&mut self) {
         self.grant_alive = false;
         self.access.clear();
     }
 
-    /// Every token, code, verifier and client secret that there ever was.
+    /// Every token, code, verifier and client secret so far.
     pub fn secrets(&self) -> BTreeSet<String> {
         let mut all = self.secrets.clone();
         all.extend(self.client_secret.clone());
@@ -125,17 +124,17 @@ impl AuthServer {
         all
     }
 
-    /// Whether this access token is good at this time.
+    /// Whether this access token is valid at this time.
     pub(super) fn accepts(&self, token: &str, now: DateTime<Utc>) -> bool {
         self.access.get(token).is_some_and(|until| now < *until)
     }
 
-    /// Whether the text holds one of the server's secrets.
+    /// Whether the string is one of the server's secrets.
     pub(super) fn is_secret(&self, text: &str) -> bool {
         text == self.refresh_token || self.secrets.contains(text) || self.client_secret.as_deref() == Some(text)
     }
 
-    /// Answers a request under the authorization server's path.
+    /// Answers a request below `AUTH_PATH`.
     pub(super) fn serve(&mut self, req: &Request, switches: &Switches, now: DateTime<Utc>, base: &str) -> Response {
         match (req.method.as_str(), &req.path[AUTH_PATH.len()..]) {
             ("POST", "/token") => self.token(req, switches, now),

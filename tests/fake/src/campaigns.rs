@@ -1,30 +1,32 @@
-//! E-mail campaigns: their data, the endpoints that show them, and the counts the service keeps of those sent.
+//! E-mail campaigns: their data, their endpoints, and the counts that the service keeps for those that were sent.
 
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Duration, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
-use super::account::{Account, Id, Kind, Obj, Row, hash, pick, uuid};
+use super::account::{Account, Id, Kind, Row, hash};
 use super::api::{
     Answer, Context, Params, array_error, behind_offset, get, invalid, limit, not_found, paged, single, slice, stars,
     time, words,
 };
+use super::generate::{pick, uuid};
+use super::rows::{Obj, canonical};
 
 /// One activity of a campaign.
 #[derive(Clone, Debug)]
 pub struct CampaignActivity {
     pub id: Id,
-    /// `primary_email`, `permalink`, `resend`, or one that nobody has documented.
+    /// `primary_email`, `permalink`, `resend`, or a role that is not documented.
     pub role: &'static str,
-    /// When its sending began.
+    /// When sending began.
     pub sent_at: Option<DateTime<Utc>>,
-    /// How long its sending went on.
+    /// How long sending took.
     pub sending_takes: Duration,
     pub email: Email,
-    /// `GET /emails/activities/{id}` does not know it, although the campaign names it.
+    /// `GET /emails/activities/{id}` answers 404, although the campaign names it.
     pub email_404: bool,
-    /// Its tracking reports answer 400 instead of 404.
+    /// Its tracking reports answer 400 and not 404.
     pub reports_400: bool,
 }
 
@@ -45,18 +47,20 @@ pub struct Email {
 pub struct Campaign {
     pub id: Id,
     pub name: String,
-    /// As the listing spells it: `Draft`, `Scheduled`, `Done`, `Removed`.
+    /// As the listing writes it: `Draft`, `Scheduled`, `Done`, `Removed`.
     pub status: &'static str,
     pub kind: &'static str,
     pub type_code: u32,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
     pub activities: Vec<CampaignActivity>,
+    /// The listing has it a second time at its end.
     pub listed_twice: bool,
+    /// `GET /emails/{id}` answers 404.
     pub detail_404: bool,
-    /// Its detail names the first activity once more at the end.
+    /// Its detail has the first activity a second time at the end.
     pub activity_named_twice: bool,
-    /// Missing from the listing, as automations may be, although the service counts it and knows its id.
+    /// The listing omits it, as it may omit automations; the service still counts it and answers for its id.
     pub unlisted: bool,
 }
 
@@ -71,7 +75,7 @@ impl Campaign {
     }
 }
 
-/// How many contacts have a row of each kind.
+/// The contacts that have a row of each kind.
 type Unique<'a> = HashMap<Kind, HashSet<&'a str>>;
 
 impl CampaignActivity {
@@ -89,7 +93,7 @@ impl CampaignActivity {
 }
 
 impl Account {
-    pub(super) fn grow_campaigns(&mut self, count: usize, base: DateTime<Utc>) {
+    pub(super) fn add_campaigns(&mut self, count: usize, base: DateTime<Utc>) {
         for i in 0..count {
             let created_at = self.past(base, 1000).min(base - Duration::days(3));
             let status = match i % 10 {
@@ -100,7 +104,7 @@ impl Account {
             };
             let sent_at = match status {
                 "Done" => Some(created_at + Duration::days(1)),
-                // A campaign removed after it was sent keeps its history.
+                // A campaign that was removed after it was sent keeps its activity.
                 "Removed" if i % 20 == 15 => Some(created_at + Duration::days(1)),
                 _ => None,
             };
@@ -138,12 +142,12 @@ impl Account {
         }
     }
 
-    /// What the campaign at this position sends, drawn without the random numbers that the rest of the account is
-    /// grown from.
+    /// The e-mail of the campaign at this position. Uses no random numbers, so that the rest of the account does not
+    /// depend on it.
     fn email(&self, i: usize) -> Email {
         let lists = self.lists.iter().filter(|list| list.deleted_at.is_none() && !list.sms && !list.segment);
         let lists: Vec<&Id> = lists.map(|list| &list.id).collect();
-        // One goes to a segment instead of lists.
+        // One in twelve goes to a segment and not to lists.
         let to_segment = i % 12 == 11 || lists.is_empty();
         let to_lists = if to_segment { 0 } else { 1 + i % 2 };
         Email {
@@ -160,7 +164,7 @@ impl Account {
         }
     }
 
-    /// A new campaign, sent now to these contacts; gives the id of its primary activity.
+    /// Adds a campaign that is sent now to these contacts. Returns the id of its primary activity.
     pub fn send_campaign(&mut self, name: &str, contacts: &[Id]) -> Id {
         let now = self.now();
         let activity = uuid(&mut self.rng);
@@ -194,8 +198,7 @@ impl Account {
         activity
     }
 
-    /// Gives the campaign at a position two more activities of roles that nobody has documented, whose reports answer
-    /// 400 and 404.
+    /// Adds two activities with undocumented roles to the campaign at a position. Their reports answer 400 and 404.
     pub fn add_undocumented_roles(&mut self, campaign: usize) {
         for (role, reports_400) in [("social_share", true), ("rss_item", false)] {
             let activity = CampaignActivity::new(uuid(&mut self.rng), role, None, Email::default());
@@ -203,7 +206,7 @@ impl Account {
         }
     }
 
-    /// The contacts with a row of each kind, by campaign.
+    /// The contacts with a row of each kind, for each campaign.
     fn unique(&self) -> HashMap<&Id, Unique<'_>> {
         let of = self.campaigns.iter().flat_map(|c| c.activities.iter().map(move |a| (&a.id, &c.id)));
         let of: HashMap<&Id, &Id> = of.collect();
@@ -216,19 +219,19 @@ impl Account {
         unique
     }
 
-    /// The records of `email_campaigns`.
+    /// The records that the tap must write for `email_campaigns`.
     pub(super) fn campaign_truth(&self) -> Vec<Value> {
         let unique = self.unique();
         let truth = self.campaigns.iter().map(|campaign| {
             let mut truth = campaign_json(campaign, true);
             let last = campaign.last_sent();
             if let (Some(at), Some(map)) = (last, truth.as_object_mut()) {
-                map.insert("last_sent_date".into(), super::account::canonical(at).into());
+                map.insert("last_sent_date".into(), canonical(at).into());
                 for (kind, count) in counts(unique.get(&campaign.id)) {
                     map.insert(format!("unique_{kind}"), count.into());
                 }
             }
-            // One that was removed without having been sent is asked for nothing.
+            // The tap requests nothing more for a campaign that was removed before it was sent.
             if campaign.detail_404 || (campaign.status == "Removed" && last.is_none()) {
                 return truth;
             }
@@ -242,7 +245,7 @@ impl Account {
         truth.collect()
     }
 
-    /// Why the e-mail of an activity cannot be asked for.
+    /// The message of the 404 for the e-mail of an activity; `None` if it can be read.
     fn email_404(&self, campaign: &Campaign, activity: &CampaignActivity) -> Option<&'static str> {
         match campaign.status {
             "Removed" if !self.removed_emails_readable => Some("The campaign activity was removed."),
@@ -252,7 +255,7 @@ impl Account {
     }
 }
 
-/// What the service counts for a campaign, by its own words.
+/// The counts of a campaign, under the service's names.
 fn counts(unique: Option<&Unique>) -> [(&'static str, usize); 8] {
     let n = |kind: Kind| unique.and_then(|unique| unique.get(&kind)).map_or(0, HashSet::len);
     let not_opened = n(Kind::Sends).saturating_sub(n(Kind::Opens));
@@ -268,7 +271,7 @@ fn counts(unique: Option<&Unique>) -> [(&'static str, usize); 8] {
     ]
 }
 
-/// A campaign, as the listing has it.
+/// A campaign, as the listing shows it.
 fn campaign_json(c: &Campaign, truth: bool) -> Value {
     let mut o = Obj::new(&c.id, truth, true);
     o.put("campaign_id", &*c.id)
@@ -306,7 +309,7 @@ fn email_json(activity: &CampaignActivity, truth: bool) -> Map<String, Value> {
 
 impl Context<'_> {
     pub(super) fn emails(&mut self, params: &Params) -> Answer {
-        self.known(params, &["limit", "next", "after_date", "before_date"]);
+        self.check_known(params, &["limit", "next", "after_date", "before_date"]);
         let limit = limit(params, 50, 500)?;
         let (after, before) = (time(params, "after_date")?, time(params, "before_date")?);
         let offset = match get(params, "next") {
@@ -349,7 +352,7 @@ impl Context<'_> {
     pub(super) fn campaign(&mut self, id: &str) -> Answer {
         let found = self.account.campaigns.iter().find(|c| *c.id == *id && !c.detail_404).ok_or_else(not_found)?;
         let mut body = campaign_json(found, false);
-        // Here the same status is in capitals.
+        // The detail writes the status in capitals, the listing does not.
         body["current_status"] = found.status.to_uppercase().into();
         let again = found.activities.first().filter(|_| found.activity_named_twice);
         body["campaign_activities"] = found.activities.iter().chain(again).map(reference).collect();

@@ -1,27 +1,27 @@
-//! The awkward contacts that a generated account has.
+//! The awkward contacts of a generated account.
 
 use std::iter::repeat_n;
 
 /// What is awkward about a contact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Case {
-    /// Nothing.
+    /// Nothing is.
     Ordinary,
-    /// Two contacts have the same e-mail address.
+    /// Two contacts with the same e-mail address.
     SharedAddress,
     /// Opened one e-mail several times in the same second.
     EqualOpens,
     /// Was sent every campaign; the opens of one of them fill more than a page.
     LongHistory,
-    /// Unsubscribed after the `updated_at` of the record, as the service does not move it then.
+    /// Unsubscribed later than its `updated_at`, which the service does not move then.
     UnsubscribedAfterUpdate,
     /// Has not confirmed the address (`pending_confirmation`).
     Unconfirmed,
-    /// The service sends nothing for now (`temp_hold`).
+    /// The service has paused sending to it (`temp_hold`).
     OnHold,
-    /// Has an address, and never said whether it may be used (`not_set`).
+    /// Has an address without any permission to send (`not_set`).
     PermissionNotSet,
-    /// Has an SMS channel beside the e-mail address.
+    /// Has an SMS channel and an e-mail address.
     Sms,
     /// Has an SMS channel and no e-mail address.
     SmsOnly,
@@ -43,7 +43,7 @@ pub enum Case {
     LoneSurrogateAtStart,
     /// HTML in the name.
     MarkupInName,
-    /// A name of 50 characters, the most that the service takes.
+    /// A name of 50 characters, the longest that the service accepts.
     LongName,
     /// One name is empty, the other a space.
     BlankNames,
@@ -55,14 +55,14 @@ pub enum Case {
     PhonesAndStreets,
     /// Notes, one of them with milliseconds in its time.
     Notes,
-    /// A choice that its field does not define, a field whose name differs from another in case only, a birthday and an
-    /// anniversary.
+    /// A choice that its field does not define, a field whose name differs from another's only in case, a birthday and
+    /// an anniversary.
     UnknownChoice,
     /// A choice of a custom field that was deleted.
     DeletedFieldChoice,
 }
 
-/// Each case, how many of the first contacts are of it, and how many more of every `Case::NUMBERS` later ones.
+/// For each case, how many of the first contacts it has, and how many more of every `Case::NUMBERS` later ones.
 const CASES: [(Case, usize, usize); 26] = [
     (Case::SharedAddress, 2, 0),
     (Case::EqualOpens, 1, 0),
@@ -93,7 +93,7 @@ const CASES: [(Case, usize, usize); 26] = [
 ];
 
 impl Case {
-    /// Every awkward case, in the order of the first contacts.
+    /// Every awkward case, in the order in which the first contacts have them.
     pub const ALL: [Case; CASES.len()] = {
         let mut all = [Case::Ordinary; CASES.len()];
         let mut i = 0;
@@ -104,7 +104,7 @@ impl Case {
         all
     };
 
-    /// An account has every case as soon as it has this many contacts.
+    /// The number of contacts from which an account has every case.
     pub const EARLY: usize = {
         let (mut sum, mut i) = (0, 0);
         while i < CASES.len() {
@@ -114,10 +114,10 @@ impl Case {
         sum
     };
 
-    /// A later contact is of the case of a random number below this.
+    /// A later contact draws a number below this, which decides its case.
     pub(super) const NUMBERS: usize = 200;
 
-    /// The case of the contact at a position among the first.
+    /// The case of the contact at this position among the first.
     pub(super) fn early(position: usize) -> Case {
         let mut early = CASES.iter().flat_map(|(case, early, _)| repeat_n(*case, *early));
         early.nth(position).unwrap_or(Case::Ordinary)
@@ -129,7 +129,7 @@ impl Case {
         match number.checked_sub(Case::EARLY) {
             Some(number) => more.nth(number).unwrap_or(Case::Ordinary),
             None => match Case::early(number) {
-                // One of each is enough: a large account would become another one by them.
+                // One of each is enough; more would distort a large account.
                 Case::SharedAddress | Case::EqualOpens | Case::LongHistory => Case::Ordinary,
                 case => case,
             },

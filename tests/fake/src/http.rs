@@ -7,12 +7,12 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::Value;
 
-/// A request as it came.
+/// A request.
 #[derive(Debug, Default)]
 pub(super) struct Request {
     pub method: String,
     pub path: String,
-    /// The query as sent, without the question mark.
+    /// The query as sent, without the leading question mark.
     pub query: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
@@ -28,12 +28,12 @@ impl Request {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// Path and query as they stood in the request line.
+    /// Path and query as in the request line.
     pub fn target(&self) -> String {
         if self.query.is_empty() { self.path.clone() } else { format!("{}?{}", self.path, self.query) }
     }
 
-    /// Reads the next request of a connection; `None` when it has ended.
+    /// Reads the next request of a connection; `None` at its end. `rest` keeps bytes of the request after it.
     pub fn read(stream: &mut TcpStream, rest: &mut Vec<u8>) -> io::Result<Option<Request>> {
         let mut chunk = [0; 8192];
         loop {
@@ -73,7 +73,7 @@ impl Request {
     }
 }
 
-/// An answer, before it is put on the wire.
+/// An answer of an endpoint.
 #[derive(Clone, Debug)]
 pub(super) struct Response {
     pub status: u16,
@@ -102,7 +102,7 @@ impl Response {
         Response { location: Some(location.into()), ..Response::html(302, "") }
     }
 
-    /// With all headers but those that frame the body.
+    /// Adds all headers except those about the length and compression of the body.
     pub fn finish(self, date: &str, number: u64) -> Answer {
         let mut headers =
             vec![("Date".to_owned(), date.to_owned()), ("Content-Type".to_owned(), self.content_type.to_owned())];
@@ -116,7 +116,7 @@ impl Response {
     }
 }
 
-/// An answer as the client gets it. Length and compression of the body are added when it is written.
+/// An answer with its headers. Those about the length and compression of the body are added when it is sent.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
@@ -125,7 +125,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The head for a body of this length.
+    /// The status line and headers for a body of this length.
     pub(super) fn head(&self, length: usize, gzip: bool) -> String {
         let mut head = format!("HTTP/1.1 {:03} {}\r\nContent-Length: {length}\r\n", self.status, reason(self.status));
         for (name, value) in &self.headers {
@@ -152,11 +152,11 @@ fn reason(status: u16) -> &'static str {
         500 => "Internal Server Error",
         502 => "Bad Gateway",
         503 => "Service Unavailable",
-        _ => "Whatever",
+        _ => "Unknown",
     }
 }
 
-/// JSON text, with the stand-ins for lone surrogates written as escapes.
+/// Serializes JSON, with an escape for each character that stands for a lone surrogate (see `account::lone`).
 fn wire(body: &Value) -> String {
     let text = body.to_string();
     if !text.contains('\u{10D800}') && !text.chars().any(|c| u32::from(c) >= 0x10_D800) {
@@ -178,7 +178,7 @@ pub(super) fn gzip(body: &[u8]) -> Vec<u8> {
     encoder.finish().expect("writing to memory")
 }
 
-/// Percent-decodes one part of a query, `+` being a space.
+/// Percent-decodes one part of a query, in which `+` is a space.
 pub(super) fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -204,7 +204,7 @@ pub(super) fn decode_segment(text: &str) -> String {
     decode(&text.replace('+', "%2B"))
 }
 
-/// The pairs of a query or form.
+/// The names and values of a query or form, decoded.
 pub(super) fn decode_query(query: &str) -> Vec<(String, String)> {
     query
         .split('&')

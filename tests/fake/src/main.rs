@@ -1,4 +1,4 @@
-//! The fake account as a program: a demonstration of the tap, and an account to log in to and to play with.
+//! The fake account as a program: a demonstration of the tap, and an account to log in to and to change.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write};
@@ -15,19 +15,19 @@ use serde_json::{Map, Value, json};
 #[command(name = "fake-account")]
 struct Args {
     #[command(subcommand)]
-    command: Option<Do>,
+    command: Option<Action>,
 }
 
 #[derive(Subcommand)]
-enum Do {
-    /// Read the whole account with the tap (the default). On a terminal it shows what came; in a pipe it writes the
-    /// tap's Singer messages
+enum Action {
+    /// Read the whole account with the tap (the default). On a terminal it shows a summary; in a pipe it writes the tap's
+    /// Singer messages
     Demo,
     /// Serve the account until stdin ends, with configs for the tap in a folder
     Serve {
-        /// Where config.json, login.json and what the account holds (truth/STREAM.json) go
+        /// The folder for config.json, login.json and the rows that a full read must write (truth/STREAM.json)
         folder: PathBuf,
-        /// Which account: each number is another one
+        /// Which account: each number gives a different one
         #[arg(long, default_value_t = 1)]
         account: u64,
         /// How many contacts the account has
@@ -45,7 +45,7 @@ enum Do {
     },
 }
 
-/// The columns that show best what a row is; of each row, the first four that it has.
+/// The columns for the sample row of a stream: the first four that it has.
 const COLUMNS: [&str; 18] = [
     "email",
     "name",
@@ -67,7 +67,7 @@ const COLUMNS: [&str; 18] = [
     "created_at",
 ];
 
-/// The streams, as the tap's discovery lists them.
+/// The streams that `--discover` lists.
 fn streams() -> io::Result<Vec<String>> {
     let found = Command::new(std::env::current_exe()?).args(["tap", "--discover"]).output()?;
     let catalog: Value = serde_json::from_slice(&found.stdout)?;
@@ -75,19 +75,19 @@ fn streams() -> io::Result<Vec<String>> {
     Ok(names.filter_map(Value::as_str).map(str::to_owned).collect())
 }
 
-/// What a row says in the columns that are shown.
+/// The cells of a sample row.
 fn cells(row: &Map<String, Value>) -> Vec<String> {
     let columns = COLUMNS.iter().filter_map(|column| row.get(*column));
     columns.take(4).filter_map(shown).collect()
 }
 
 fn main() -> ExitCode {
-    let outcome = match Args::parse().command.unwrap_or(Do::Demo) {
-        Do::Demo => demo(),
-        Do::Serve { folder, account, contacts, redirect_uri } => {
+    let outcome = match Args::parse().command.unwrap_or(Action::Demo) {
+        Action::Demo => demo(),
+        Action::Serve { folder, account, contacts, redirect_uri } => {
             serve(&folder, account, contacts, redirect_uri).map(|()| ExitCode::SUCCESS)
         }
-        Do::Tap { arguments } => return tap(&arguments),
+        Action::Tap { arguments } => return tap(&arguments),
     };
     outcome.unwrap_or_else(|e| {
         let _ = writeln!(io::stderr(), "fake-account: {e}");
@@ -119,16 +119,16 @@ fn demo() -> io::Result<ExitCode> {
         let status = tap.status()?;
         return Ok(code(status.code()));
     }
-    // A folder of its own: what another user has put under a known name must not be written to.
+    // In a new folder, since another user could have made a file or link under a fixed name.
     let path = tempfile::Builder::new().prefix("fake-account-").tempdir()?.keep().join("messages.jsonl");
     let mut file = BufWriter::new(File::create(&path)?);
     let mut child = tap.env("LOGLEVEL", "WARNING").stdout(Stdio::piped()).spawn()?;
-    let mut seen = Seen::default();
+    let mut summary = Summary::default();
     if let Some(out) = child.stdout.take() {
         for line in BufReader::new(out).lines() {
             let line = line?;
             writeln!(file, "{line}")?;
-            seen.take(&line);
+            summary.count(&line);
         }
     }
     file.flush()?;
@@ -136,7 +136,7 @@ fn demo() -> io::Result<ExitCode> {
     let mut out = io::stdout();
     writeln!(out, "\n{:<26} {:>6}  for example", "stream", "rows")?;
     for stream in streams()? {
-        let (rows, sample) = seen.of(&stream);
+        let (rows, sample) = summary.of(&stream);
         let cells = sample.map(cells).unwrap_or_default();
         writeln!(out, "{stream:<26} {rows:>6}  {}", cells.join(" · "))?;
     }
@@ -157,12 +157,12 @@ fn code(code: Option<i32>) -> ExitCode {
     code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-/// What a run has written so far: how many rows of each stream, and the one that says most.
+/// For each stream, the number of rows so far, and the row with the most cells to show.
 #[derive(Default)]
-struct Seen(Vec<(String, usize, Map<String, Value>)>);
+struct Summary(Vec<(String, usize, Map<String, Value>)>);
 
-impl Seen {
-    fn take(&mut self, line: &str) {
+impl Summary {
+    fn count(&mut self, line: &str) {
         let Ok(Value::Object(mut message)) = serde_json::from_str(line) else { return };
         let (Some(stream), Some(Value::Object(record))) =
             (message.get("stream").and_then(Value::as_str).map(str::to_owned), message.remove("record"))
@@ -186,7 +186,7 @@ impl Seen {
     }
 }
 
-/// A value in a few letters; nothing for one that says nothing.
+/// A value, shortened to 24 characters; `None` if it is empty.
 fn shown(value: &Value) -> Option<String> {
     let text = match value {
         Value::Null => return None,
@@ -201,25 +201,23 @@ fn shown(value: &Value) -> Option<String> {
 
 const HELP: &str = "\
 Type a word and press Enter:
-  change   people are renamed, unsubscribe, come and go; a campaign is sent and opened
-  quota    from now on the daily quota is used up
-  noscope  from now on the login lacks the scope campaign_data
-  revoke   the grant is revoked: the next renewal is refused
-  heal     all is well again (a revoked grant needs a new login)
-  deny     the user says no to the next login
-  allow    the user says yes again
-  tokens   how many renewals there were, and how many spent tokens came back
-  quit     end it (so does the end of stdin)";
+  change   one contact each is renamed, unsubscribed, deleted and added; a campaign is sent and opened
+  quota    use up the daily quota
+  noscope  take the scope campaign_data from the login
+  revoke   revoke the grant: the tap must log in again
+  heal     undo quota and noscope (a revoked grant needs a new login)
+  deny     deny consent to the next logins
+  allow    undo deny
+  tokens   show how many times the tap refreshed its token, and how many times it sent a used one
+  quit     stop (so does the end of stdin)";
 
 fn serve(folder: &Path, seed: u64, contacts: usize, redirect_uri: Option<String>) -> io::Result<()> {
     let fake = Fake::start(account(seed, contacts, 10));
     fake.tokens().redirect_uris.extend(redirect_uri);
     fs::create_dir_all(folder.join("truth"))?;
     let mut config = fake.config();
-    // As long as the fake runs, campaigns are sent and opened: none is old.
-    config["activity_lookback_days"] = json!(3650);
     write_private(&folder.join("config.json"), &config)?;
-    // The same application before anybody has logged in.
+    // The same application without a login.
     if let Some(login) = config.as_object_mut() {
         login.remove("refresh_token");
         login.insert("token_file".into(), json!(folder.join("tokens.json")));
@@ -243,7 +241,7 @@ fn serve(folder: &Path, seed: u64, contacts: usize, redirect_uri: Option<String>
                 say("changed")?;
             }
             "quota" => {
-                fake.fault(Fault { path: "/v3/".into(), skip: 0, times: usize::MAX, what: What::QuotaExceeded });
+                fake.fault(Fault::always("/v3/", What::QuotaExceeded));
                 say("the daily quota is used up")?;
             }
             "noscope" => {
@@ -261,7 +259,7 @@ fn serve(folder: &Path, seed: u64, contacts: usize, redirect_uri: Option<String>
                     tokens.granted_scopes.push("campaign_data".into());
                 }
                 drop(tokens);
-                say("all is well")?;
+                say("healed")?;
             }
             answer @ ("deny" | "allow") => {
                 fake.tokens().deny_consent = answer == "deny";
@@ -273,7 +271,7 @@ fn serve(folder: &Path, seed: u64, contacts: usize, redirect_uri: Option<String>
             }
             "quit" => break,
             "" => {}
-            other => say(&format!("no such word: {other:?}\n{HELP}"))?,
+            other => say(&format!("unknown word: {other:?}\n{HELP}"))?,
         }
     }
     Ok(())
@@ -285,7 +283,7 @@ fn say(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// A file that nobody else may read, as with a true login.
+/// Writes a file that only its owner may read, since it has secrets.
 fn write_private(path: &Path, content: &Value) -> io::Result<()> {
     let mut options = File::options();
     options.write(true).create(true).truncate(true);
@@ -305,7 +303,7 @@ fn write_truth(fake: &Fake, folder: &Path) -> io::Result<()> {
     fs::write(folder.join("truth").join("clicks.json"), clicks.to_string())
 }
 
-/// What may happen to an account in a day.
+/// Changes the account as a day might.
 fn change(account: &mut Account) {
     let active: Vec<Id> = account.contacts.iter().filter(|c| c.status() == "active").map(|c| c.id.clone()).collect();
     let [renamed, leaving, gone, rest @ ..] = active.as_slice() else { return };

@@ -1,14 +1,15 @@
-//! The counts of campaigns and of their activities.
+//! The statistics of campaigns and of their activities.
 
 use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
-use super::account::{Kind, Obj};
+use super::account::Kind;
 use super::api::{Answer, Context, invalid, object_error, single};
+use super::rows::Obj;
 
 impl Context<'_> {
-    /// All rows of campaigns; one id that is unknown fails the call.
+    /// The statistics of up to 150 campaigns. One unknown id fails the whole call.
     pub(super) fn campaign_stats(&mut self, ids: &str) -> Answer {
         let ids: Vec<&str> = ids.split(',').collect();
         if ids.len() > 150 {
@@ -45,7 +46,7 @@ impl Context<'_> {
         Ok(single(json!({"results": results, "errors": errors})))
     }
 
-    /// The campaign of each activity; those without stats are named beside them, a malformed id fails the call.
+    /// The campaign of up to 10 activities. Unknown ids are listed under `errors`; a malformed id fails the whole call.
     pub(super) fn activity_stats(&mut self, ids: &str) -> Answer {
         let ids: Vec<&str> = ids.split(',').collect();
         if ids.len() > 10 {

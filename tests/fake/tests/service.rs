@@ -1,4 +1,4 @@
-//! The service as a client sees it, over a bare socket.
+//! The fake as a client sees it, over a plain socket.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fake_constant_contact::account::{self, Contact, clean};
-use fake_constant_contact::{Account, Case, Fake, Fault, Id, Kind, Size, Switches, What};
+use fake_constant_contact::{Account, Case, Fake, Fault, Id, Kind, LastPage, Size, Switches, What};
 use serde_json::{Value, json};
 use sha2::Digest as _;
 
@@ -19,8 +19,7 @@ fn start() -> Fake {
     Fake::start(Account::generate(7, SMALL))
 }
 
-/// One request on a connection of its own; gives the status, the head and the
-/// body (decompressed by nobody, since it asks for no compression).
+/// Sends one request on a new connection, without asking for compression. Returns status, head and body.
 fn send(fake: &Fake, method: &str, target: &str, headers: &str, body: &str) -> (u16, String, String) {
     let host = fake.api_url();
     let host = host.trim_start_matches("http://").trim_end_matches("/v3");
@@ -74,12 +73,12 @@ fn sign_in(fake: &Fake) -> String {
 fn get(fake: &Fake, access: &str, target: &str) -> (u16, Value) {
     let bearer = format!("Authorization: Bearer {access}\r\n");
     let (status, _, body) = send(fake, "GET", target, &bearer, "");
-    // The lone surrogates that a strict reader refuses.
+    // serde_json refuses lone surrogates.
     let body = body.replace("\\ud83d", "\\ufffd").replace("\\ude00", "\\ufffd");
     (status, serde_json::from_str(&body).unwrap_or(Value::Null))
 }
 
-/// Follows the next links; gives the rows and how the last page ended.
+/// Follows the next links. Returns the rows, and the last page's `_links`.
 fn read_all(fake: &Fake, access: &str, first: &str, key: &str) -> (Vec<Value>, Option<Value>) {
     let mut target = first.to_owned();
     let mut rows = Vec::new();
@@ -94,7 +93,7 @@ fn read_all(fake: &Fake, access: &str, first: &str, key: &str) -> (Vec<Value>, O
     }
 }
 
-/// Drops nulls, sorts the fields, and brings every time and text to the canonical form.
+/// Removes nulls, sorts the fields, and brings every timestamp and string to its canonical form.
 fn canonical(value: &Value) -> Value {
     match value {
         Value::Object(map) => map
@@ -169,15 +168,18 @@ fn definitions_are_served_strictly() {
 }
 
 #[test]
-fn paging_gives_the_truth_in_every_shape() {
+fn pages_add_up_to_the_account_for_every_form_of_last_page() {
     let fake = start();
     let access = sign_in(&fake);
     let include = "custom_fields,list_memberships,phone_numbers,street_addresses,taggings,notes";
     let first = format!("/v3/contacts?status=all&limit=7&include={include}");
-    for (shape, ends) in
-        [(0, None), (1, Some(json!({}))), (2, Some(Value::Null)), (3, Some(json!({"next": {"href": null}})))]
-    {
-        fake.switches().last_page = Some(shape);
+    for (form, ends) in [
+        (LastPage::NoLinks, None),
+        (LastPage::EmptyLinks, Some(json!({}))),
+        (LastPage::NullLinks, Some(Value::Null)),
+        (LastPage::NullHref, Some(json!({"next": {"href": null}}))),
+    ] {
+        fake.switches().last_page = Some(form);
         let (rows, last) = read_all(&fake, &access, &first, "contacts");
         assert_eq!(last, ends);
         assert_eq!(rows.len(), 60);
