@@ -33,7 +33,7 @@ pub(crate) struct Run<'a> {
     /// The streams whose SCHEMA is written, each with the progress line that counts its records.
     begun: BTreeMap<&'static str, Arc<Line>>,
     pub(crate) odd_rows: OddRows,
-    /// Streams that are finished before their turn, because another stream's read included them.
+    /// Streams that are finished before their turn, because another stream's read included them, or because they wait for it.
     finished: BTreeSet<&'static str>,
     last_state: Instant,
 }
@@ -262,7 +262,7 @@ impl<'a> Run<'a> {
     /// is of this read.
     pub(crate) fn advance(&mut self, stream: &Stream, since: Start, to: DateTime<Utc>, route: Option<Route>) {
         let mut terms = self.terms(stream, route);
-        if let Some(resume) = self.resume(stream) {
+        if let Some(resume) = self.resume(stream).filter(|resume| !resume.is_complete) {
             terms.deselected = terms.deselected.map(|fields| fields.union(&resume.deselected));
         }
         let is_own = self.why_not_resumable(stream).is_none();
@@ -349,7 +349,7 @@ impl<'a> Run<'a> {
             return;
         }
         let mut deselected = self.extent(stream, reached.route).deselected;
-        if let Some(earlier) = self.resume(stream) {
+        if let Some(earlier) = self.resume(stream).filter(|earlier| !earlier.is_complete) {
             deselected = deselected.union(&earlier.deselected);
         }
         let filter = self.wanted(stream).filter;

@@ -37,7 +37,7 @@ use chrono::{TimeDelta, Utc};
 use contact_fetch::ContactFetch;
 use due_campaigns::Campaigns;
 use plan::{CountedRows, Plan, Sampled};
-use reading::Reading;
+use reading::{Reading, waits_for_other};
 pub(super) use records::ActionSummary;
 pub(crate) use records::ActivityDetail;
 pub(super) use route::{cost, time};
@@ -132,17 +132,6 @@ fn contacts_of(config: &Config) -> (&'static str, String) {
 
 static REPORTS: [&Stream; 2] = [&SUMMARY.stream, &DETAILS.stream];
 
-/// Whether a report is finished in this round. A round is one read of both reports, maybe over several runs; it ends when
-/// the other selected report is finished too. Until then this one is not read again.
-fn is_complete_in_round(run: &Run, stream: &Stream) -> bool {
-    let complete = run.resume(stream).filter(|resume| resume.is_complete);
-    complete.is_some_and(|complete| {
-        REPORTS.into_iter().filter(|report| run.selects(report)).any(|report| {
-            run.resume(report).is_some_and(|resume| !resume.is_complete && resume.until == complete.until)
-        })
-    })
-}
-
 /// What the run has fetched for the contact reports so far, so that no call is made twice.
 #[derive(Default)]
 pub(crate) struct Fetched {
@@ -198,7 +187,7 @@ impl Fetched {
 fn readings(run: &mut Run) -> Result<Vec<Reading>> {
     // Decided before anything is read: what ends the round in this run must not begin the next one in it.
     for report in REPORTS {
-        if run.selects(report) && !run.is_finished(report) && is_complete_in_round(run, report) {
+        if run.selects(report) && !run.is_finished(report) && waits_for_other(run, report) {
             log::info!("{}: already finished in this round of both reports; skipped until the round ends", report.name);
             run.finish(report);
         }
@@ -222,6 +211,9 @@ fn read(run: &mut Run, shared: &mut Shared, stream: &'static Stream) -> Result<(
         None => None,
     };
     let route = plan::of(run, shared)?.route;
+    if run.is_finished(stream) {
+        return Ok(());
+    }
     match route {
         Route::Contacts => {
             shared.needs = Some(&BY_CONTACT);

@@ -69,7 +69,7 @@ struct Choice {
 #[derive(Clone, Copy)]
 enum Other {
     About(u64),
-    /// It surely takes more calls than the chosen one, so it was not looked at more closely.
+    /// At least this many, so it cannot be chosen, and was not looked at more closely.
     AtLeast(u64),
 }
 
@@ -181,7 +181,11 @@ fn fixed_route(run: &Run, readings: &[Reading]) -> Option<(Route, Reason)> {
         return Some((Route::Contacts, Reason::NamedContacts));
     }
     let landing_pages = run.config.tracking_activity_types.iter().any(|kind| kind.is_of_landing_pages());
-    (landing_pages && run.selects(&DETAILS.stream)).then_some((Route::Contacts, Reason::LandingPages))
+    if landing_pages && run.selects(&DETAILS.stream) {
+        return Some((Route::Contacts, Reason::LandingPages));
+    }
+    // The other report was read on this route in an earlier run of the round.
+    readings.iter().find_map(|reading| reading.round_route).map(|route| (route, Reason::Interrupted))
 }
 
 /// The cheaper route. The campaigns are counted first, since that takes few calls. Contacts are sampled only if the contact

@@ -17,7 +17,8 @@ fn overlap(stream: &Stream) -> TimeDelta {
     if stream.name == DETAILS.stream.name { TimeDelta::days(1) } else { TimeDelta::minutes(5) }
 }
 
-/// One report that is being read, for the window from `since` (inclusive) to `until` (exclusive).
+/// One report that is being read, for the window from `since` (inclusive) to `until` (exclusive; without a window from the
+/// settings, later rows of the details are written too).
 pub(super) struct Reading {
     pub(super) stream: &'static Stream,
     /// `None` reads all rows up to `until`.
@@ -29,6 +30,8 @@ pub(super) struct Reading {
     pub(super) incremental: bool,
     /// The interrupted read that this one continues.
     pub(super) resume: Option<Resume>,
+    /// The route of the other report's read, if this one begins its part of that round.
+    pub(super) round_route: Option<Route>,
     /// The last contact or campaign activity whose rows are all written.
     after: Option<Id>,
     /// Whether some contacts or campaigns may be missing from their listing. Then neither bookmark nor resume point may
@@ -46,11 +49,16 @@ impl Reading {
         let is_bounded = run.has_own_window(stream);
         let incremental = !is_bounded && run.bookmark(stream).is_some();
         let after = resume.as_ref().and_then(|resume| resume.after.as_deref()).map(Id::from);
-        let (since, until) = match &resume {
-            Some(resume) => (resume.since.0, resume.until),
-            None => window(run, stream, run.client.run_start()?),
+        let round = if resume.is_none() { round_of_other(run, stream) } else { None };
+        let (since, until) = match (&resume, &round) {
+            (Some(resume), _) => (resume.since.0, resume.until),
+            // Both have the same window from the settings.
+            (None, Some(round)) if is_bounded => (round.since.0, round.until),
+            (None, Some(round)) => window(run, stream, round.until),
+            (None, None) => window(run, stream, run.client.run_start()?),
         };
-        Ok(Reading { stream, since, until, is_bounded, incremental, resume, after, may_lack_rows: false })
+        let round_route = round.and_then(|round| round.route);
+        Ok(Reading { stream, since, until, is_bounded, incremental, resume, round_route, after, may_lack_rows: false })
     }
 
     pub(super) fn is_summary(&self) -> bool {
@@ -136,7 +144,7 @@ impl Reading {
         if !self.is_bounded && !self.may_lack_rows {
             run.advance(self.stream, Start(self.since), self.until - overlap(self.stream), Some(route));
         }
-        if self.is_bounded && self.resume.is_some() {
+        if self.is_bounded {
             self.warn_of_newer_days(run)?;
         }
         run.note_progress(self.stream, Resume { is_complete: true, ..self.resume_point(route) });
@@ -144,18 +152,43 @@ impl Reading {
         Ok(())
     }
 
-    /// Warns that a continued read keeps the days of its first run, so newer days are not read.
+    /// Warns that a read of several runs keeps the days of its first run, so newer days are not read.
     fn warn_of_newer_days(&self, run: &Run) -> Result<()> {
         let (_, until) = window(run, self.stream, run.client.run_start()?);
         if until > self.until {
             log::warn!(
-                "{}: the interrupted read is complete, up to {}; run again to read newer days",
+                "{}: the read that an earlier run began is complete, up to {}; run again to read newer days",
                 self.stream.name,
                 stamp(self.until)
             );
         }
         Ok(())
     }
+}
+
+/// Whether a finished report waits for the other one, which still has to read up to the same moment: both are one round,
+/// maybe of several runs. Otherwise each would begin anew whenever the other is finished, and no run would end with both.
+pub(super) fn waits_for_other(run: &Run, stream: &Stream) -> bool {
+    let Some(complete) = run.resume(stream).filter(|resume| resume.is_complete) else { return false };
+    let other = other_than(stream);
+    run.selects(other)
+        && match run.resume(other) {
+            Some(resume) if !resume.is_complete => resume.until <= complete.until,
+            _ => round_of_other(run, other).is_some(),
+        }
+}
+
+/// The other report's read, interrupted or complete, if this report has not begun its part of that round.
+fn round_of_other(run: &Run, stream: &Stream) -> Option<Resume> {
+    let round = Some(other_than(stream)).filter(|other| run.selects(other)).and_then(|other| run.resume(other))?;
+    let is_read_less_far = run.bookmark(stream).is_none_or(|at| at + overlap(stream) < round.until);
+    // A complete part may be left from an earlier round.
+    let has_not_begun = run.resume(stream).is_none_or(|own| own.is_complete && own.until < round.until);
+    (has_not_begun && (run.has_own_window(stream) || is_read_less_far)).then_some(round)
+}
+
+fn other_than(stream: &Stream) -> &'static Stream {
+    if stream.name == SUMMARY.stream.name { &DETAILS.stream } else { &SUMMARY.stream }
 }
 
 /// The window of a read that begins now.
@@ -176,7 +209,6 @@ mod tests {
 
     use super::*;
     use crate::run::tests::{at, with_run};
-    use crate::streams::reports::is_complete_in_round;
 
     static BOTH: [&Stream; 2] = [&SUMMARY.stream, &DETAILS.stream];
 
@@ -212,7 +244,17 @@ mod tests {
         let is_bounded = run.has_own_window(stream);
         let incremental = !is_bounded && run.bookmark(stream).is_some();
         let after = after.map(Id::from);
-        Reading { stream, since, until, is_bounded, incremental, resume: None, after, may_lack_rows: false }
+        Reading {
+            stream,
+            since,
+            until,
+            is_bounded,
+            incremental,
+            resume: None,
+            round_route: None,
+            after,
+            may_lack_rows: false,
+        }
     }
 
     #[test]
@@ -305,14 +347,18 @@ mod tests {
     fn a_report_waits_for_the_other_one_of_its_round() {
         let waits = |summary: Value, details: Value| {
             let bookmarks = bookmarks(&summary, &details);
-            run(&json!({}), &bookmarks, |run| is_complete_in_round(run, &SUMMARY.stream))
+            run(&json!({}), &bookmarks, |run| waits_for_other(run, &SUMMARY.stream))
         };
         let complete = interrupted(true, "2026-11-20");
         assert!(waits(complete.clone(), interrupted(false, "2026-11-20")));
-        // Of another round, finished as well, or not begun.
-        assert!(!waits(complete.clone(), interrupted(false, "2026-11-19")));
+        assert!(waits(complete.clone(), interrupted(false, "2026-11-19")));
+        // The details have their turn next, since they have read no more than up to the bookmark and a day.
+        assert!(waits(complete.clone(), json!({})));
+        assert!(!waits(complete.clone(), json!({"created_time": "2026-11-19"})));
+        // Of another round, or finished as well.
+        assert!(!waits(complete.clone(), interrupted(false, "2026-11-21")));
         assert!(!waits(complete.clone(), complete.clone()));
-        assert!(!waits(complete, json!({})));
+        assert!(waits(complete, interrupted(true, "2026-11-15")));
         assert!(!waits(interrupted(false, "2026-11-20"), interrupted(false, "2026-11-20")));
     }
 }
