@@ -193,6 +193,13 @@ impl TokenStore {
         file.map(Some).ok_or_else(|| Error::Usage(self.not_a_token_file(path)))
     }
 
+    /// The token file that new tokens replace, never one that holds something else. `None` where there is none, or an
+    /// empty one.
+    fn replaced(&self, path: &Path) -> Result<Option<TokenFile>> {
+        let is_empty = fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == 0);
+        if is_empty { Ok(None) } else { self.read_token_file(path) }
+    }
+
     fn not_a_token_file(&self, path: &Path) -> String {
         format!(
             "{} is not a token file. Set token_file to another path, or remove the file; then run: {}",
@@ -216,16 +223,19 @@ impl TokenStore {
     }
 
     /// Fails if a new token could not be stored. Creates nothing but the token file's folder.
-    pub(crate) fn check_writable(&self) -> std::result::Result<(), String> {
-        let target = follow_links(self.path().ok_or(NOWHERE)?);
+    ///
+    /// # Errors
+    /// `Usage` where the setting names something that tokens must not replace, `Failed` where it cannot be written.
+    pub(crate) fn check_writable(&self) -> Result<()> {
         if let Location::TokenFile(path) = &self.location {
-            check_is_file(path)?;
-            if fs::read(path).is_ok_and(|bytes| is_of_others(&bytes)) {
-                return Err(self.not_a_token_file(path));
-            }
+            self.replaced(path)?;
         }
-        self.create_folder()?;
-        durable_file::check_writable(&target).map_err(|e| format!("{}: {e}", target.display()))
+        let written = || {
+            let target = follow_links(self.path().ok_or(NOWHERE)?);
+            self.create_folder()?;
+            durable_file::check_writable(&target).map_err(|e| format!("{}: {e}", target.display()))
+        };
+        written().map_err(|why: String| Error::Failed(format!("the tokens could not be stored: {why}")))
     }
 
     fn create_folder(&self) -> std::result::Result<(), String> {
@@ -335,8 +345,7 @@ impl TokenStore {
     fn content(&self, tokens: &Tokens) -> std::result::Result<Option<String>, String> {
         match &self.location {
             Location::TokenFile(path) => {
-                // One that cannot be read is being replaced by a new login.
-                let old = self.read_token_file(path).ok().flatten();
+                let old = self.replaced(path).map_err(|e| e.to_string())?;
                 let (replaced, mut superseded) =
                     old.map(|file| (file.tokens.refresh_token, file.superseded)).unwrap_or_default();
                 for token in [replaced.as_ref(), self.configured.as_ref()].into_iter().flatten() {

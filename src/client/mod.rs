@@ -19,6 +19,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use ureq::http::HeaderValue;
 use ureq::unversioned::transport::{Connector, DefaultConnector};
 
 use crate::auth::Auth;
@@ -547,7 +548,11 @@ impl Client {
             return Failure::Final(Error::Failed(untrusted_text(&self.origin, e)));
         }
         if matches!(e, ureq::Error::Http(_)) {
-            let why = "a next link or an access token holds characters that no request may have; it was not used";
+            let why = if HeaderValue::from_str(token.current.expose()).is_err() {
+                "the access token holds characters that no request may have, so it was not sent; log in again"
+            } else {
+                "a next link holds characters that no request may have, so it was not followed; run again, then report it"
+            };
             return Failure::Final(Error::Failed(why.into()));
         }
         Failure::Passing { why: format!("{}: {}", self.origin, shown(&network_text(e), token)), hold: None }
@@ -618,6 +623,8 @@ fn has_not_left(e: &ureq::Error) -> bool {
         ureq::Error::HostNotFound
         | ureq::Error::ConnectionFailed
         | ureq::Error::ConnectProxyFailed(_)
+        // The request could not even be made.
+        | ureq::Error::Http(_)
         | ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => true,
         // These come from an existing connection. All others, such as a failed name lookup, prevent one.
         ureq::Error::Io(io) => {
@@ -645,6 +652,8 @@ mod tests {
         assert!(has_not_left(&ureq::Error::Io(io::Error::from_raw_os_error(24))));
         assert!(has_not_left(&io(io::ErrorKind::ConnectionRefused)));
         assert!(has_not_left(&ureq::Error::HostNotFound));
+        let request = ureq::http::Request::builder().uri("https://example.com/a b").body(());
+        assert!(has_not_left(&ureq::Error::Http(request.unwrap_err())));
         assert!(has_not_left(&ureq::Error::Timeout(ureq::Timeout::Connect)));
         assert!(!has_not_left(&io(io::ErrorKind::ConnectionReset)));
         assert!(!has_not_left(&io(io::ErrorKind::UnexpectedEof)));

@@ -37,7 +37,8 @@ const SCOPES: [&str; 3] = ["contact_data", "campaign_data", "offline_access"];
 /// Gets consent from a person and stores the tokens where a sync will find them.
 ///
 /// # Errors
-/// `Credentials` when the consent or its code is refused, `Failed` when nobody answers.
+/// `Usage` when the tokens would replace something else, `Credentials` when the consent or its code is refused, `Failed`
+/// when nobody answers.
 pub(crate) fn login(
     config: &Config,
     config_file: Option<PathBuf>,
@@ -56,7 +57,7 @@ pub(crate) fn login(
         ));
     }
     // Checked first, so that nobody gives consent for tokens that cannot be stored.
-    store.check_writable().map_err(|why| Error::Failed(format!("the tokens could not be stored: {why}")))?;
+    store.check_writable()?;
     if !options.yes && still_works(config, config_file, messages)? && !may_replace(&path)? {
         say("The stored login was kept.");
         return Ok(());
@@ -84,7 +85,7 @@ fn still_works(config: &Config, config_file: Option<PathBuf>, messages: &Arc<Mes
     match tried {
         Ok(works) => Ok(works),
         Err(Error::Forbidden(_) | Error::Quota(_)) => Ok(true),
-        // No tokens, a token file that cannot be read, or a login that has ended: a new login is the cure.
+        // No tokens, an empty token file, or a login that has ended: a new login is the cure.
         Err(Error::Usage(_) | Error::Credentials(_)) => Ok(false),
         Err(e) => Err(e.context("the stored login could not be tried (--yes replaces it untried)")),
     }

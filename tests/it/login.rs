@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::tap::{Ran, command, free_port, without_times};
 use crate::terminal::terminal;
+use crate::tokens::{as_nobody, for_all};
 
 /// A fake account, and a folder with a config without a login.
 struct Place {
@@ -395,14 +396,14 @@ fn a_login_that_works_is_replaced_only_with_yes() {
     assert_eq!(login.end().0, Some(0));
     assert_eq!(place.sync().code, Some(0));
 
-    // A revoked login and an unreadable token file are replaced without a question.
+    // A revoked login and an empty token file are replaced without a question.
     place.fake.tokens().revoke_grant();
     let login = place.login(&[]);
     browse(&login.url);
     assert_eq!(login.end().0, Some(0));
-    let broken = place.folder.path().join("tokens.json");
-    fs::write(&broken, "{").unwrap();
-    place.configure(&json!({"token_file": broken}));
+    let empty = place.folder.path().join("tokens.json");
+    fs::write(&empty, "").unwrap();
+    place.configure(&json!({"token_file": empty}));
     assert_eq!(place.sync().code, Some(2));
     let login = place.login(&[]);
     browse(&login.url);
@@ -438,7 +439,7 @@ fn a_token_file_that_is_a_folder_is_an_error_before_the_consent() {
     let place = Place::new(true);
     place.configure(&json!({"token_file": place.folder.path()}));
     let (code, log) = place.login(&[]).end();
-    assert_eq!(code, Some(1), "{log}");
+    assert_eq!(code, Some(2), "{log}");
     assert!(critical(&log).contains("a folder; name a file in it, such as"), "{log}");
 }
 
@@ -448,9 +449,49 @@ fn a_file_of_others_is_not_replaced_by_tokens() {
     place.configure(&json!({"token_file": place.config()}));
     let before = fs::read(place.config()).unwrap();
     let (code, said) = place.login(&[]).end();
-    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(code, Some(2), "{said}");
     assert!(critical(&said).contains("not a token file"), "{said}");
     assert_eq!(fs::read(place.config()).unwrap(), before);
+
+    let others = place.folder.path().join("others.json");
+    place.configure(&json!({"token_file": others}));
+    for text in ["my notes", "{", "[1]", "\u{feff}{\"client_id\": \"a\"}", "\u{feff}notes", r#"{"refresh_token": 1}"#] {
+        fs::write(&others, text).unwrap();
+        let (code, said) = place.login(&["--timeout", "1"]).end();
+        assert_eq!(code, Some(2), "{text}: {said}");
+        assert!(critical(&said).contains("not a token file"), "{text}: {said}");
+        assert_eq!(fs::read_to_string(&others).unwrap(), text);
+    }
+    // One that is written while the person gives consent.
+    fs::remove_file(&others).unwrap();
+    let login = place.login(&[]);
+    fs::write(&others, "my notes").unwrap();
+    browse(&login.url);
+    let (code, said) = login.end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(critical(&said).contains("not a token file"), "{said}");
+    assert_eq!(fs::read_to_string(&others).unwrap(), "my notes");
+}
+
+#[test]
+fn a_file_that_may_not_be_read_is_not_replaced_by_tokens() {
+    let place = Place::new(true);
+    let binary = for_all(place.folder.path());
+    let closed = place.folder.path().join("closed.json");
+    place.configure(&json!({"token_file": closed}));
+    let text = json!({"refresh_token": "r"}).to_string();
+    fs::write(&closed, &text).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o0)).unwrap();
+    // The folder may be written.
+    fs::set_permissions(&place.folder, fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(place.config(), fs::Permissions::from_mode(0o644)).unwrap();
+    let mut command = Command::new(binary);
+    command.args(["login", "--timeout", "1", "--config"]).arg(place.config()).stdin(Stdio::piped());
+    let (code, said) = Login::start(as_nobody(&mut command)).end();
+    assert_eq!(code, Some(2), "{said}");
+    assert!(critical(&said).contains("permission denied. To let this user read it, run: "), "{said}");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(fs::read_to_string(&closed).unwrap(), text);
 }
 
 #[test]

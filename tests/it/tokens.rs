@@ -277,7 +277,7 @@ fn the_file_behind_a_link_is_replaced_and_the_link_stays() {
 }
 
 /// Takes from a command root's right to write anywhere.
-fn as_nobody(command: &mut Command) -> &mut Command {
+pub fn as_nobody(command: &mut Command) -> &mut Command {
     if rustix::process::geteuid().is_root() {
         command.uid(65534).gid(65534);
     }
@@ -291,7 +291,7 @@ fn to_nobody(path: &Path) {
 }
 
 /// A copy of the tap that every user may run.
-fn for_all(folder: &Path) -> PathBuf {
+pub fn for_all(folder: &Path) -> PathBuf {
     set_mode(folder, 0o755);
     let binary = folder.join("tap");
     // Copied by another process: a file that a fork of this one has open for writing cannot be executed.
