@@ -73,7 +73,7 @@ pub(crate) struct Terms {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Start(pub(crate) Option<DateTime<Utc>>);
 
-/// An interrupted read: its whole window, and how much of it is written.
+/// An interrupted read, or one of a round that is not over: its whole window, and how much of it is written.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Resume {
     pub(crate) since: Start,
@@ -81,7 +81,7 @@ pub(crate) struct Resume {
     pub(crate) route: Option<Route>,
     /// The last contact, campaign or campaign activity that is written, in the order of their ids.
     pub(crate) after: Option<String>,
-    /// Whether all of it is written, but another report of the same round is not.
+    /// Whether all of it is written. It is kept until a run gets through its last stream.
     pub(crate) is_complete: bool,
     /// The settings that select its rows; empty means the current ones.
     pub(crate) filter: String,

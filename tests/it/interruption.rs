@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use chrono::{Days, NaiveTime, Utc};
+use chrono::{Days, NaiveTime, TimeDelta, Utc};
 use fake::account::Size;
 use fake::{Account, Fake, Fault, Switches, What};
 use rustix::process::{Pid, Signal, kill_process};
@@ -312,7 +312,7 @@ fn the_wait_for_the_quota_ends_with_the_day_and_renews_the_login() {
     let midnight = (Utc::now().date_naive() + Days::new(1)).and_time(NaiveTime::MIN).and_utc();
     {
         let mut switches = fake.switches();
-        switches.clock_skew = midnight - Utc::now() - chrono::TimeDelta::seconds(2);
+        switches.clock_skew = midnight - Utc::now() - TimeDelta::seconds(2);
         switches.per_day = 50;
         switches.expires_in = 2;
     }
@@ -327,7 +327,7 @@ fn the_wait_for_the_quota_ends_with_the_day_and_renews_the_login() {
 fn a_quota_that_is_reset_late_is_tried_again_after_seconds() {
     let fake = Fake::start(account(4));
     let midnight = (Utc::now().date_naive() + Days::new(1)).and_time(NaiveTime::MIN).and_utc();
-    fake.switches().clock_skew = midnight - Utc::now() - chrono::TimeDelta::seconds(4);
+    fake.switches().clock_skew = midnight - Utc::now() - TimeDelta::seconds(4);
     // Once before the day ends, and once after.
     fake.fault(Fault { path: "/emails".into(), skip: 0, times: 2, what: What::QuotaExceeded });
     let begun = Instant::now();
@@ -341,7 +341,7 @@ fn a_quota_that_is_reset_late_is_tried_again_after_seconds() {
 
 #[test]
 fn a_max_requests_that_allows_no_progress_is_reported_and_others_are_not() {
-    let fake = Fake::start_with(account(6), Switches::long_lived());
+    let fake = months_ago(6);
     let reports = &REPORTS[..];
     for (route, streams, limit, makes_progress) in [
         ("auto", streams(), 1, false),
@@ -371,10 +371,73 @@ fn a_max_requests_that_allows_no_progress_is_reported_and_others_are_not() {
             }
             assert!(ran.stderr.contains("run again with the last STATE to go on"), "{context}");
             state = Some(ran.last_state());
-            // The next run is on the next day.
-            fake.switches().clock_skew += chrono::TimeDelta::days(1);
+            fake.switches().clock_skew += TimeDelta::hours(1);
         }
     }
+}
+
+/// An account two months ago, so that the service's clock can be moved on between runs.
+fn months_ago(seed: u64) -> Fake {
+    let size = Size { contacts: 40, lists: 4, campaigns: 6 };
+    let account = Account::generate_at(seed, size, Utc::now() - TimeDelta::days(60)).with_all_details();
+    Fake::start_with(account, Switches { clock_skew: TimeDelta::days(-60), ..Switches::long_lived() })
+}
+
+/// The state of a run by contact that ended behind the summary's last contact and before the details' first one.
+fn behind_the_summary(fake: &Fake, more: &Value) -> Value {
+    let reached = |limit: u64| {
+        let mut more = more.clone();
+        more["activity_route"] = json!("contacts");
+        more["max_requests"] = json!(limit);
+        let mut state = tap_with(fake, &more, None, Some(&only(&REPORTS))).last_state();
+        let is_reached = state["bookmarks"][REPORTS[0]]["resume_complete"] == true;
+        // Calls for the plan have read some details ahead.
+        for key in ["since", "until", "route", "after", "filter"] {
+            state["bookmarks"][REPORTS[1]][format!("resume_{key}")] = json!("");
+        }
+        is_reached.then_some(state)
+    };
+    (40..).find_map(reached).unwrap()
+}
+
+/// The log of a run on the next day, which reads the details and not the summary again.
+fn the_day_after(fake: &Fake, more: &Value, state: &Value) -> String {
+    let summaries = || fake.api_calls().iter().filter(|call| call.path.ends_with("/activity_summary")).count();
+    fake.switches().clock_skew += TimeDelta::days(1);
+    let before = summaries();
+    let ran = tap_with(fake, more, Some(state), Some(&only(&REPORTS)));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(!ran.records(REPORTS[1]).is_empty() && ran.records(REPORTS[0]).is_empty(), "{}", ran.stderr);
+    assert!(before > 0 && summaries() == before, "{}", ran.stderr);
+    ran.stderr
+}
+
+#[test]
+fn a_round_over_two_days_ends_with_the_days_of_the_first_and_says_so() {
+    let (fake, more) = (months_ago(6), json!({"activity_route": "contacts", "report_days_back": 1000}));
+    let log = the_day_after(&fake, &more, &behind_the_summary(&fake, &more));
+    let told = "contact_activity_details: the read that an earlier run began is complete, up to ";
+    assert!(log.contains(told), "{log}");
+}
+
+#[test]
+fn both_reports_of_a_round_take_one_route() {
+    // With one type of activity, the details are cheaper by campaign.
+    let (fake, more) = (months_ago(6), json!({"tracking_activity_types": ["em_opens"]}));
+    let log = the_day_after(&fake, &more, &behind_the_summary(&fake, &more));
+    assert!(log.contains("by the contact route (to continue the interrupted read)"), "{log}");
+}
+
+#[test]
+fn a_report_that_waits_is_not_read_where_no_plan_is_made() {
+    let fake = months_ago(6);
+    let mut state = behind_the_summary(&fake, &json!({}));
+    state["currently_syncing"] = Value::Null;
+    let more = json!({"activity_route": "contacts", "max_requests": 19});
+    let ran = tap_with(&fake, &more, Some(&state), Some(&only(&REPORTS)));
+    assert_eq!(ran.code, Some(4), "{}", ran.stderr);
+    assert!(ran.stderr.contains("plan: none") && ran.records(REPORTS[0]).is_empty(), "{}", ran.stderr);
+    assert_eq!(ran.last_state()["bookmarks"][REPORTS[0]], state["bookmarks"][REPORTS[0]], "{}", ran.stderr);
 }
 
 /// The number after these words, if they are there.

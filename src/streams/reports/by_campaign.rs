@@ -148,6 +148,7 @@ impl<'a, 'run> Writer<'a, 'run> {
         }
         self.has_begun = true;
         self.extracted.clone_from(&part.page.extracted);
+        // Unusable rows are counted once, for the details if they are read.
         let stream = self.readings.last().map_or(&DETAILS.stream, |reading| reading.stream);
         let tracked = rows(self.run, stream, &mut part.page);
         for row in part.fresh(tracked) {

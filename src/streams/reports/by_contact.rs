@@ -220,6 +220,7 @@ impl ContactRow for ActionSummary {
         let contact_id = Key::from(id.to_string().as_str());
         for mut row in rows {
             let at = row.start_on.instant();
+            // The service includes the end of the range.
             let is_outside = is_before_bound(at, reading.since) || (reading.is_bounded && at == Some(reading.until));
             let activity = Id::from(row.activity());
             if !is_outside && written.insert(activity.clone()) {

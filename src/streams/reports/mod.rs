@@ -1,7 +1,7 @@
 //! The two contact reports, `contact_action_summary` and `contact_activity_details`.
 //!
 //! The service has their rows twice: in the reports of each contact, and in those of each campaign. A run takes one of
-//! these routes for both streams. [`read`] shows the steps:
+//! these routes for the reports that it reads. [`read`] shows the steps:
 //!
 //! 1. [`plan`] picks the route before the first record. Settings, an interrupted read or `contact_ids` may fix it;
 //!    otherwise [`route::choose`] compares the cost of both routes in API calls, which `plan` fetches or estimates.
@@ -183,7 +183,7 @@ impl Fetched {
     }
 }
 
-/// The selected reports that this run still has to read.
+/// The selected reports that this run still has to read. One that waits for the other counts as finished in this run.
 fn readings(run: &mut Run) -> Result<Vec<Reading>> {
     // Decided before anything is read: what ends the round in this run must not begin the next one in it.
     for report in REPORTS {

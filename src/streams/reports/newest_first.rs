@@ -58,7 +58,7 @@ pub(super) struct Listing<'a> {
     pub(super) priority: usize,
 }
 
-/// Passes the pages of a listing to `push` until one has a row older than `until`, or `push` returns false.
+/// Passes the pages of a listing to `push` until one has a row older than `oldest_wanted`, or `push` returns false.
 ///
 /// Every row that was there at the start comes, whatever is added. It comes once, unless more than a page of rows of one
 /// second is added on top more than once: then some rows may come twice.
@@ -68,7 +68,7 @@ pub(super) struct Listing<'a> {
 pub(super) fn newest_first<T: DatedRow>(
     client: &Arc<Client>,
     listing: &Listing,
-    until: Option<DateTime<Utc>>,
+    oldest_wanted: Option<DateTime<Utc>>,
     push: &mut dyn FnMut(Part<T>) -> bool,
 ) -> Result<()> {
     let (mut seen, hasher) = (SeenRows::default(), RandomState::new());
@@ -97,8 +97,8 @@ pub(super) fn newest_first<T: DatedRow>(
             repeated = seen.insert(&rows, page.rows.last().and_then(DatedRow::at))?;
         }
         // The service has no date filter here, but the newest rows come first.
-        let reaches_back = |until| page.rows.iter().any(|row| row.at().is_some_and(|at| at < until));
-        let enough = !last && until.is_some_and(reaches_back);
+        let reaches_back = |oldest| page.rows.iter().any(|row| row.at().is_some_and(|at| at < oldest));
+        let enough = !last && oldest_wanted.is_some_and(reaches_back);
         if !push(Part { page, repeated }) || enough {
             break;
         }

@@ -99,7 +99,7 @@ pub(super) struct TrackingReport {
     pub(super) activity: Arc<ActivityToRead>,
     pub(super) activity_type: ActivityType,
     /// Older rows are not needed.
-    until: Option<DateTime<Utc>>,
+    oldest_wanted: Option<DateTime<Utc>>,
     pub(super) is_last_of_activity: bool,
 }
 
@@ -110,13 +110,13 @@ impl TrackingReport {
         let of = |activity: &Arc<ActivityToRead>| {
             let activity = Arc::clone(activity);
             // The summary counts every row; the details stop at their lower bound.
-            let until = details.filter(|_| !activity.summary).and_then(|reading| reading.since);
+            let oldest_wanted = details.filter(|_| !activity.summary).and_then(|reading| reading.since);
             let types: Vec<_> = activity.campaign.reports.iter().map(|report| report.activity_type).collect();
             let last = types.len().saturating_sub(1);
             types.into_iter().enumerate().map(move |(at, activity_type)| TrackingReport {
                 activity: Arc::clone(&activity),
                 activity_type,
-                until,
+                oldest_wanted,
                 is_last_of_activity: at == last,
             })
         };
@@ -137,6 +137,11 @@ impl TrackingReport {
         let path = tracking_path(&self.activity.id, self.activity_type);
         let limit = page_size.to_string();
         let query = [("limit", limit.as_str())];
-        newest_first(client, &Listing { endpoint: TRACKING, path: &path, query: &query, priority }, self.until, push)
+        newest_first(
+            client,
+            &Listing { endpoint: TRACKING, path: &path, query: &query, priority },
+            self.oldest_wanted,
+            push,
+        )
     }
 }
