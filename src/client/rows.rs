@@ -48,7 +48,7 @@ pub(super) struct Envelope {
 }
 
 /// What was odd about the rows of a page.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Oddities {
     /// Fields that the type does not have, such as `email_address.foo`; at most 1,000 per page.
     pub(crate) unknown: BTreeSet<String>,

@@ -311,18 +311,24 @@ impl Reads<'_> {
             let id = Id::from(campaign.campaign_id.as_str());
             let Ok(details) = skippable(campaign_details(self.client, &id, 0))? else { continue };
             let of_campaign = details.0.tracked_activities();
-            let (mut contacts, mut is_complete) = (BTreeMap::new(), true);
+            let (mut contacts, mut has_answered, mut is_complete) = (BTreeMap::new(), false, true);
             for (of, count) in ActivityType::OF_EMAILS.into_iter().zip(counts(campaign)) {
                 let mut distinct = HashSet::new();
                 for activity in &of_campaign {
-                    is_complete &= self.tracked(activity, of, |contact, at| {
+                    let outcome = self.tracked(activity, of, |contact, at| {
                         rows.entry((contact.clone(), activity.clone())).or_default().push((of, at));
                         distinct.insert(contact);
-                    })?;
+                    });
+                    match outcome {
+                        Ok(()) => has_answered = true,
+                        // A sync skips such a report too.
+                        Err(why) if why.is_refusal() => {}
+                        other => is_complete &= skippable(other)?.is_ok(),
+                    }
                 }
                 contacts.insert(of, (distinct.len() as u64, count));
             }
-            if is_complete {
+            if has_answered && is_complete {
                 activities.extend(of_campaign);
                 seen.reconciled.push(Reconciled { campaign_id: id.to_string(), contacts });
             }
@@ -330,15 +336,14 @@ impl Reads<'_> {
         self.by_contact(seen, &rows, &activities, listed)
     }
 
-    /// Passes contact and time of each row of a tracking report on, and returns whether it could be read.
-    fn tracked(&self, activity: &Id, of: ActivityType, mut each: impl FnMut(Id, String)) -> Result<bool> {
+    /// Passes contact and time of each row of a tracking report on.
+    fn tracked(&self, activity: &Id, of: ActivityType, mut each: impl FnMut(Id, String)) -> Result<()> {
         for page in self.client.pages::<Tracked>("doctor", &tracking_path(activity, of), &[("limit", "500")], 0) {
-            let Ok(page) = skippable(page)? else { return Ok(false) };
-            for row in page.rows {
+            for row in page?.rows {
                 each(Id::from(row.contact_id.as_str()), row.created_time.as_str().to_owned());
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// The details of a sample of contacts, beside what the campaigns' reports have of them.

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::email_campaigns::record::EmailCampaign;
-use super::page::{Coverage, every_row};
+use super::page::{Coverage, every_row, takes_half};
 use super::seen::{Seen, Sighting};
 use crate::client::{Client, Oddities, Row};
 use crate::config::Config;
@@ -63,13 +63,14 @@ pub(super) struct ListedCampaign {
 }
 
 /// The service's counts for all sent campaigns.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Summaries {
     pub(super) sent: HashMap<Id, Summary>,
     pub(super) oddities: PageOddities,
-    /// Why campaigns may be missing, if the summaries changed while they were read.
+    /// Why campaigns may be missing: the summaries changed while they were read, or could not be read once more.
     pub(super) may_lack: Option<String>,
-    is_read_again: bool,
+    /// Whether they were read once more, or cannot be.
+    is_final: bool,
 }
 
 /// For each page, the number of its rows and what was odd about them.
@@ -138,21 +139,35 @@ impl KnownCampaigns {
     }
 
     /// The same, read once more unless they are one page: a sent campaign that they lack may have slipped between two
-    /// pages. They have no count that would show it.
+    /// pages. They have no count that would show it. If that takes too many calls or is refused, the first read stands.
     pub(super) fn summaries_again(&mut self, client: &Arc<Client>, config: &Config) -> Result<Arc<Summaries>> {
         let known = self.summaries(client, config)?;
-        if known.is_read_again || known.oddities.len() == 1 {
+        let calls = known.oddities.len() as u64;
+        if known.is_final || calls == 1 {
             return Ok(known);
         }
-        log::info!("the summaries lack campaigns that were sent; reading them again");
-        let mut again = summaries(client, config)?;
-        for (id, summary) in &known.sent {
-            again.sent.entry(id.clone()).or_insert_with(|| summary.clone());
+        let why = "the summaries lack campaigns that were sent";
+        let again = if takes_half(calls, client.calls_left()) {
+            Err(format!("{why}, and the {calls} calls to read them again are more than half of those left"))
+        } else {
+            log::info!("{why}; reading them again ({calls} calls)");
+            match summaries(client, config) {
+                Err(e) if e.is_refusal() => Err(format!("{why}, and the service refuses to list them again ({e})")),
+                again => Ok(again?),
+            }
+        };
+        let mut summaries = Arc::unwrap_or_clone(known);
+        match again {
+            Ok(again) => {
+                summaries.sent.extend(again.sent);
+                (summaries.oddities, summaries.may_lack) = (again.oddities, again.may_lack);
+            }
+            Err(why) => summaries.may_lack = Some(why),
         }
-        again.is_read_again = true;
-        let again = Arc::new(again);
-        self.summaries = Some(Ok(Arc::clone(&again)));
-        Ok(again)
+        summaries.is_final = true;
+        let summaries = Arc::new(summaries);
+        self.summaries = Some(Ok(Arc::clone(&summaries)));
+        Ok(summaries)
     }
 
     /// The details of a campaign, or why the service refused them; `None` if they were not fetched yet.

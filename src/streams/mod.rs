@@ -71,7 +71,7 @@ pub(crate) static ALL: [&Source; 5] =
 /// The stream whose rows the campaign route starts from.
 pub(crate) static CAMPAIGNS: &Stream = &email_campaigns::SOURCE.stream;
 
-/// What Singer is told of each stream.
+/// All streams, in the same order.
 pub(crate) fn all() -> impl Iterator<Item = &'static Stream> {
     ALL.iter().map(|source| &source.stream)
 }

@@ -174,13 +174,18 @@ impl AnotherPass {
                 "the listing of {what} changed while it was read, and the last of {PASSES} passes still found {found} more"
             ));
         }
-        (calls * 2 >= calls_left).then(|| {
+        takes_half(calls, calls_left).then(|| {
             format!(
                 "the listing of {what} changed while it was read, and the {calls} calls of another pass are more than \
                  half of those left"
             )
         })
     }
+}
+
+/// Whether so many calls are too many to read rows again: half of those left, or more.
+pub(super) fn takes_half(calls: u64, calls_left: u64) -> bool {
+    calls * 2 >= calls_left
 }
 
 /// Takes the rows out of a page, and warns about odd ones in the name of the stream.

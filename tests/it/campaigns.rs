@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use chrono::TimeDelta;
-use fake::account::Size;
+use fake::account::{Campaign, Size};
 use fake::{Account, Fake, Fault, Id, Kind, Switches, What};
 use serde_json::{Value, json};
 
@@ -232,16 +232,20 @@ fn a_refusal_leaves_fields_null_with_one_warning() {
 }
 
 #[test]
-fn an_email_that_was_removed_with_its_campaign_is_no_warning() {
+fn emails_that_were_removed_with_their_campaigns_are_one_warning() {
     let fake = fake();
-    // The others answer 404 for another reason, which is a warning.
+    // The others answer 404 for another reason, which is another warning.
     for campaign in &mut fake.account().campaigns {
         campaign.activities.iter_mut().for_each(|activity| activity.email_404 = false);
     }
+    // There is one such campaign in the account; a second one has no line of its own.
+    fake.account().campaigns.iter_mut().find(|campaign| campaign.status == "Done").unwrap().status = "Removed";
+    let is_asked = |campaign: &&Campaign| campaign.status == "Removed" && campaign.last_sent().is_some();
+    assert_eq!(fake.account().campaigns.iter().filter(is_asked).count(), 2);
     let ran = read(&fake, None);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     let told: Vec<_> = ran.stderr.lines().filter(|line| line.contains("was removed, so its subject")).collect();
-    assert!(told.len() == 1 && told[0].starts_with("INFO "), "{}", ran.stderr);
+    assert!(told.len() == 1 && told[0].starts_with("WARNING "), "{}", ran.stderr);
     assert!(!ran.stderr.contains("refuses the e-mail"), "{}", ran.stderr);
 }
 
@@ -452,6 +456,51 @@ fn summaries_at_rest_are_read_once() {
     // One that was sent long ago and never gets counts is looked for in one more pass.
     fake.account().campaigns[index].updated_at = made_at;
     assert_eq!(read(), 2 * pages);
+}
+
+/// A campaign that was sent long ago and never gets counts; the number of pages of summaries.
+fn lacking_a_summary() -> (Fake, usize) {
+    let fake = fake();
+    fake.account().campaigns.iter_mut().find(|campaign| campaign.status == "Draft").unwrap().status = "Done";
+    let pages = summarised(&fake).len().div_ceil(5);
+    (fake, pages)
+}
+
+#[test]
+fn summaries_are_read_again_only_while_that_takes_less_than_half_of_the_calls_left() {
+    let (fake, pages) = lacking_a_summary();
+    let catalog = without(&[&["campaign_activities"], &EMAIL]);
+    let with_most = |most: usize| {
+        fake.forget_calls();
+        let ran = tap_with(&fake, &json!({"page_size": 5, "max_requests": most}), None, Some(&catalog));
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert_eq!(ran.records(STREAM).len(), fake.account().campaigns.len());
+        ran
+    };
+    with_most(1000);
+    let twice = fake.api_calls().len();
+    let ran = with_most(twice + pages + 1);
+    assert!(calls(&fake)[1] == 2 * pages && warnings(&ran, "summaries").is_empty(), "{}", ran.stderr);
+    let ran = with_most(twice + pages);
+    assert_eq!(calls(&fake)[1], pages);
+    assert_eq!(warnings(&ran, "more than half of those left").len(), 1, "{}", ran.stderr);
+    assert!(ran.last_state()["bookmarks"][STREAM]["replication_key_value"].is_null(), "{}", ran.last_state());
+}
+
+#[test]
+fn counts_stay_when_the_service_refuses_them_the_second_time() {
+    for status in [400, 403, 404] {
+        let (fake, pages) = lacking_a_summary();
+        let what = What::Status(status, "[]".into(), "application/json");
+        fake.fault(Fault { skip: pages, ..Fault::always("email_campaign_summaries", what) });
+        let ran = tap_with(&fake, &json!({"page_size": 5}), None, Some(&only(&[STREAM])));
+        assert_eq!(ran.code, Some(0), "{status} {}", ran.stderr);
+        assert_eq!(sorted(ran.records(STREAM)), sorted(truth(&fake)), "{status}");
+        // The plan has tried, and the read does not try again.
+        assert_eq!(calls(&fake)[1], pages + 1, "{status}");
+        assert_eq!(warnings(&ran, "refuses to list them again").len(), 1, "{status} {}", ran.stderr);
+        assert!(ran.last_state()["bookmarks"][STREAM]["replication_key_value"].is_null(), "{}", ran.last_state());
+    }
 }
 
 #[test]

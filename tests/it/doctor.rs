@@ -112,12 +112,15 @@ fn a_campaign_is_compared_with_its_counts_and_its_contacts() {
     }
     let campaign = account.campaigns.last_mut().unwrap();
     campaign.activities[0].sent_at = campaign.activities[0].sent_at.map(|at| at - TimeDelta::days(3));
+    // Activities whose reports the service refuses cost no campaign.
+    (0..account.campaigns.len()).for_each(|campaign| account.add_undocumented_roles(campaign));
     let fake = Fake::start_with(account, Switches::long_lived());
     let (found, code) = findings(&fake, &json!({}));
     for finding in ["both_routes_give_the_same_rows", "unique_counts_are_those_of_the_rows"] {
         assert_eq!(found[finding]["verdict"], "confirmed", "{:#}", found[finding]);
     }
     assert_eq!(code, Some(0));
+    assert!(fake.api_calls().iter().any(|call| call.path.contains("/tracking/") && call.status == 400));
 }
 
 #[test]

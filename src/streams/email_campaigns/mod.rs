@@ -425,7 +425,7 @@ struct Refused {
     details: bool,
     email: bool,
     unlisted: bool,
-    /// Of campaigns that were removed, for which the service has none. This is logged at INFO.
+    /// The e-mails of campaigns that were removed: the service has none of them.
     removed: bool,
 }
 
@@ -455,12 +455,10 @@ impl Refused {
         }
         let is_removed = chosen.listed.as_ref().is_some_and(|listed| listed.campaign.is_removed());
         if is_removed && matches!(answers.email, Some(Err(Error::NotFound(_)))) {
-            if !std::mem::replace(&mut self.removed, true) {
-                log::info!(
-                    "email_campaigns: campaign {id} was removed, so its subject, sender and lists are null, as are those \
-                     of other removed ones"
-                );
-            }
+            warn(
+                |refused| &mut refused.removed,
+                format!("campaign {id} was removed, so its subject, sender and lists are null"),
+            );
         } else if let Some(Err(why)) = &answers.email {
             warn(
                 |refused| &mut refused.email,

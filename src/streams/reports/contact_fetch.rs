@@ -29,6 +29,7 @@ type Range = (DateTime<Utc>, DateTime<Utc>);
 const SUMMARY_PAGE: u64 = 200;
 /// The most rows of a page of the details.
 const DETAILS_PAGE: u32 = 100;
+
 /// The most rows of a page of a report.
 pub(super) fn rows_a_page(run: &Run, reading: &Reading) -> u64 {
     if reading.is_summary() { SUMMARY_PAGE } else { u64::from(run.config.page_size.min(DETAILS_PAGE)) }

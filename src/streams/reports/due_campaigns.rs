@@ -172,7 +172,7 @@ impl Campaigns {
         self.sent.as_ref().map_or(0, |sent| sent.len() as u64)
     }
 
-    /// Why the listing may lack campaigns, if it changed while it was read.
+    /// Why campaigns may be missing, if the listing or the summaries changed while they were read.
     pub(super) fn may_lack(&self) -> Option<&str> {
         let listing = self.listing.as_ref().and_then(|listing| listing.may_lack.as_deref());
         listing.or(self.summaries_may_lack.as_deref())

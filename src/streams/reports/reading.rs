@@ -144,7 +144,8 @@ impl Reading {
         if !self.is_bounded && !self.may_lack_rows {
             run.advance(self.stream, Start(self.since), self.until - overlap(self.stream), Some(route));
         }
-        if self.is_bounded {
+        let began_earlier = self.resume.is_some() || self.round_route.is_some();
+        if self.is_bounded && began_earlier {
             self.warn_of_newer_days(run)?;
         }
         run.note_progress(self.stream, Resume { is_complete: true, ..self.resume_point(route) });
