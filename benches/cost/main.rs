@@ -390,13 +390,14 @@ fn latency(promises: &mut Promises) {
         let more = json!({"requests_per_second": 16, "activity_route": "campaigns"});
         best(|| pace(dense(26_000, 22), 125, &more, "/tracking/"), |pace| pace.per_second >= 0.9 * 16.0)
     };
-    let (paces, long) = thread::scope(|scope| {
+    let paces = thread::scope(|scope| {
         let of_route = &of_route;
         let runs =
             LATENCIES.map(|latency| ROUTES.map(|(route, path)| scope.spawn(move || of_route(latency, route, path))));
-        let long = scope.spawn(of_long);
-        (runs.map(|routes| routes.map(|run| run.join().unwrap())), long.join().unwrap())
+        runs.map(|routes| routes.map(|run| run.join().unwrap()))
     });
+    // On its own, since such an account keeps a processor busy.
+    let long = of_long();
     println!("Calls a second at the default pace of 4, and the most in any sliding second\n");
     println!("| latency ms | contact route | campaign route |");
     println!("|---|---|---|");
