@@ -7,7 +7,7 @@ use std::thread;
 use crate::error::{Error, Result};
 
 /// How many bytes may wait for later parents. The current parent may have one more item waiting.
-const BUDGET: usize = 6 << 20;
+const BUDGET: usize = 8 << 20;
 
 /// What a parent yields: its items, then its outcome.
 pub(crate) enum Step<T> {

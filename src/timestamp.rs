@@ -1,6 +1,7 @@
 //! Timestamps: from the forms that the service sends to instants, and back to the one form that the tap writes.
 
 use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, TimeDelta, Utc};
+use compact_str::{CompactString, format_compact};
 
 /// The whole second in UTC and the fractional digits of a timestamp, in any of the forms that services send.
 fn parse(text: &str) -> Option<(DateTime<Utc>, &str)> {
@@ -60,23 +61,21 @@ fn date_of(b: &[u8]) -> Option<NaiveDate> {
 }
 
 /// The normal form of a timestamp.
-pub(crate) fn normal(text: String) -> Option<String> {
+pub(crate) fn normal(text: &str) -> Option<CompactString> {
     let (second, fraction) = parse(text.trim_ascii())?;
     let b = text.as_bytes();
     if b.len() == 20 && b[10] == b'T' && b[19] == b'Z' && &b[17..19] != b"60" {
-        return Some(text);
+        return Some(text.into());
     }
-    let mut out = second.format("%Y-%m-%dT%H:%M:%S").to_string();
+    let whole = stamp(second);
     // Beyond the years 0000 to 9999 chrono writes a sign, which RFC 3339 does not know.
-    if out.len() != 19 {
+    if whole.len() != 20 {
         return None;
     }
-    if fraction.bytes().any(|b| b != b'0') {
-        out.push('.');
-        out.push_str(fraction);
+    if fraction.bytes().all(|b| b == b'0') {
+        return Some(whole.into());
     }
-    out.push('Z');
-    Some(out)
+    Some(format_compact!("{}.{fraction}Z", &whole[..19]))
 }
 
 /// The instant of a timestamp, in any of the forms that services send.

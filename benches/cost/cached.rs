@@ -1,38 +1,58 @@
 //! A server of prepared pages of contacts. It takes almost no time, so that the benchmark measures the tap.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use serde_json::{Value, json};
 
-use fake::Account;
+use crate::process::{tap, unpaced};
 use fake::account::Size;
+use fake::{Account, Fake, Switches};
 
 /// Contacts a page.
 const PAGE: usize = 500;
 
-/// Pages of contacts with all that can hang on them, each contact with an id of its own.
-pub fn contact_pages(contacts: usize) -> Vec<Vec<u8>> {
-    let account = Account::generate(3, Size { contacts: 2000, lists: 20, campaigns: 0 });
-    let rows = account.truth("contacts");
-    let pages = contacts.div_ceil(PAGE);
-    (0..pages)
-        .map(|page| {
-            let rows: Vec<Value> = (0..PAGE.min(contacts - page * PAGE))
-                .map(|i| {
-                    let number = page * PAGE + i;
-                    let mut row = rows[number % rows.len()].clone();
-                    row["contact_id"] = json!(format!("{number:08x}-908b-11e6-907f-00166bff2500"));
-                    // Absent, as the service sends it.
-                    row.as_object_mut().unwrap().retain(|_, value| !value.is_null());
-                    row
-                })
-                .collect();
-            json!({"contacts": rows}).to_string().into_bytes()
-        })
-        .collect()
+/// What the service answers to a read of the contacts.
+pub struct Bodies {
+    /// Pages of contacts with all that can hang on them, each contact with an id of its own.
+    pub contacts: Vec<Vec<u8>>,
+    /// All other answers, by their path and query.
+    others: BTreeMap<String, Vec<u8>>,
+}
+
+impl Bodies {
+    /// Those of an account of 2,000 contacts, as the fake gave them to the tap, with the contacts repeated.
+    pub fn of(contacts: usize) -> Bodies {
+        let account = Account::generate(3, Size { contacts: 2000, lists: 20, campaigns: 0 });
+        let fake = Fake::start_with(account, Switches { gzip: false, per_second: u32::MAX, ..Switches::default() });
+        let heard = Arc::new(Mutex::new(BTreeMap::new()));
+        let answers = Arc::clone(&heard);
+        fake.before_answer(Box::new(move |target, answer| {
+            answers.lock().unwrap().insert(target.to_owned(), answer.body.clone());
+        }));
+        tap(&unpaced(&fake, &json!({})), &["contacts"], None, |_| ());
+        let heard = std::mem::take(&mut *heard.lock().unwrap());
+        let (pages, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            heard.into_iter().partition(|(target, _)| target.contains("/contacts?"));
+        let of_page = |(_, body): (String, Vec<u8>)| {
+            let mut body: Value = serde_json::from_slice(&body).unwrap();
+            let Value::Array(rows) = body["contacts"].take() else { panic!("a page of contacts") };
+            rows
+        };
+        let rows: Vec<Value> = pages.into_iter().flat_map(of_page).collect();
+        let page = |first: usize| {
+            let rows = (first..contacts.min(first + PAGE)).map(|number| {
+                let mut row = rows[number % rows.len()].clone();
+                row["contact_id"] = json!(format!("{number:08x}-908b-11e6-907f-00166bff2500"));
+                row
+            });
+            json!({"contacts": rows.collect::<Vec<_>>()}).to_string().into_bytes()
+        };
+        Bodies { contacts: (0..contacts).step_by(PAGE).map(page).collect(), others }
+    }
 }
 
 /// The server. The number of contacts stands in the path, so that one server has accounts of several sizes.
@@ -41,7 +61,7 @@ pub struct Cached {
 }
 
 impl Cached {
-    pub fn start(bodies: Vec<Vec<u8>>) -> Cached {
+    pub fn start(bodies: Bodies) -> Cached {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let bodies = Arc::new(bodies);
@@ -56,13 +76,13 @@ impl Cached {
 
     pub fn config(&self, contacts: usize) -> Value {
         json!({
-            "access_token": "bench", "api_url": format!("{}/{contacts}", self.address), "auth_url": self.address,
+            "access_token": "access-token-of-the-benchmark", "api_url": format!("{}/{contacts}", self.address), "auth_url": self.address,
             "requests_per_second": 1000,
         })
     }
 }
 
-fn serve(stream: TcpStream, bodies: &[Vec<u8>]) {
+fn serve(stream: TcpStream, bodies: &Bodies) {
     stream.set_nodelay(true).unwrap();
     let mut out = stream.try_clone().unwrap();
     let mut lines = BufReader::new(stream).lines();
@@ -74,20 +94,17 @@ fn serve(stream: TcpStream, bodies: &[Vec<u8>]) {
             }
         }
         let target = request.split(' ').nth(1).unwrap();
-        let contacts: usize = target.split('/').nth(1).unwrap().parse().unwrap();
-        let page: usize = target.split_once("cursor=").map_or(0, |(_, page)| page.parse().unwrap());
-        let last = (page + 1) * PAGE >= contacts;
-        let next = format!(r#"{{"href":"/{contacts}/contacts?cursor={}"}}"#, page + 1);
-        let next = if last { "null" } else { &next };
-        let tail = format!(r#","contacts_count":{contacts},"_links":{{"next":{next}}}}}"#);
-        let (body, tail) = if target.contains("/contact_custom_fields") {
-            (&br#"{"custom_fields":[]}"#[..], "")
-        } else if target.contains("/contact_tags") {
-            (&br#"{"tags":[]}"#[..], "")
-        } else if target.contains("/contact_lists") {
-            (&br#"{"lists":[]}"#[..], "")
+        let (contacts, path) = target[1..].split_once('/').unwrap();
+        let contacts: usize = contacts.parse().unwrap();
+        let (body, tail) = if path.starts_with("contacts?") {
+            let page: usize = target.split_once("cursor=").map_or(0, |(_, page)| page.parse().unwrap());
+            let body = &bodies.contacts[page];
+            let last = (page + 1) * PAGE >= contacts;
+            let next = format!(r#"{{"href":"/{contacts}/contacts?cursor={}"}}"#, page + 1);
+            let next = if last { "null" } else { &next };
+            (&body[..body.len() - 1], format!(r#","contacts_count":{contacts},"_links":{{"next":{next}}}}}"#))
         } else {
-            (&bodies[page][..bodies[page].len() - 1], tail.as_str())
+            (&*bodies.others[&format!("/v3/{path}")], String::new())
         };
         let length = body.len() + tail.len();
         let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n");

@@ -28,7 +28,7 @@ use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cached::{Cached, contact_pages};
+use cached::{Bodies, Cached};
 use chrono::TimeDelta;
 use fake::account::{Row, Size};
 use fake::{Account, Fake, Kind, Switches};
@@ -110,12 +110,12 @@ fn median(mut of: Vec<f64>) -> f64 {
 /// A full read of the contacts, with all sub-resources, from pages made beforehand.
 fn contacts(promises: &mut Promises) {
     const PAIRS: usize = 7;
-    let bodies = contact_pages(200_000);
+    let bodies = Bodies::of(200_000);
     let folder = tempfile::tempdir().unwrap();
-    for (i, body) in bodies.iter().enumerate() {
+    for (i, body) in bodies.contacts.iter().enumerate() {
         fs::write(folder.path().join(format!("{i:04}")), body).unwrap();
     }
-    let bytes: usize = bodies.iter().map(Vec::len).sum();
+    let bytes: usize = bodies.contacts.iter().map(Vec::len).sum();
     let cached = Cached::start(bodies);
     let read = |contacts: usize| process::tap(&cached.config(contacts), &["contacts"], None, |_| ());
     let (mut plain, mut whole) = (Vec::new(), Vec::new());

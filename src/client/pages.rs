@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use compact_str::CompactString;
 
 use super::rows::{self, Body, Envelope, Oddities, Row};
 use super::text::shown;
@@ -17,7 +18,7 @@ pub(crate) struct Page<T> {
     /// How many rows the whole listing has, according to the service's count.
     pub(crate) count: Option<u64>,
     /// The contact that a report is about, if the service names it.
-    pub(crate) contact_id: Option<Box<str>>,
+    pub(crate) contact_id: Option<CompactString>,
     /// When it was read, by this machine's clock: the `time_extracted` of its records.
     pub(crate) extracted: String,
     /// When it was read, by the service's clock.

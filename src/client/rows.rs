@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::marker::PhantomData;
 
+use compact_str::CompactString;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -40,7 +41,7 @@ pub(super) struct Envelope {
     /// How many rows the whole listing has, according to the service's count; the largest if there are several.
     pub(super) count: Option<u64>,
     /// The contact that a report is about.
-    pub(super) contact_id: Option<Box<str>>,
+    pub(super) contact_id: Option<CompactString>,
     /// The link to the next page.
     pub(super) next: Option<String>,
     /// Whether there is a member that no known listing has.

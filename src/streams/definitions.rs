@@ -41,12 +41,8 @@ impl Needed {
 /// The names of tags or lists by id.
 pub(crate) struct Names(HashMap<Box<str>, Text>);
 
-/// The account's custom fields.
-pub(super) struct CustomFields {
-    fields: HashMap<Box<str>, Definition>,
-    /// How many fields share a name, in lower case: many databases ignore the case of column names.
-    names: HashMap<String, u32>,
-}
+/// The account's custom fields by id.
+pub(super) struct CustomFields(HashMap<Box<str>, Definition>);
 
 /// A custom field as the account defines it.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -57,6 +53,9 @@ pub(super) struct Definition {
     pub(super) r#type: Text,
     #[serde(default, deserialize_with = "objects")]
     choices: Option<Vec<Choice>>,
+    /// Whether another field has the same name. Many databases ignore the case of column names, so it does not count.
+    #[serde(skip)]
+    is_ambiguous: bool,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -154,24 +153,21 @@ impl Names {
 
 impl CustomFields {
     fn new(definitions: Vec<Definition>) -> CustomFields {
-        let fields: HashMap<Box<str>, Definition> =
+        let mut fields: HashMap<Box<str>, Definition> =
             definitions.into_iter().map(|field| (field.custom_field_id.as_str().into(), field)).collect();
-        let mut names = HashMap::new();
-        for name in fields.values().filter_map(|field| field.name.as_str()) {
-            *names.entry(name.to_lowercase()).or_default() += 1;
+        let lower = |field: &Definition| field.name.as_str().map(str::to_lowercase);
+        let mut uses: HashMap<String, u32> = HashMap::new();
+        for name in fields.values().filter_map(lower) {
+            *uses.entry(name).or_default() += 1;
         }
-        CustomFields { fields, names }
+        for field in fields.values_mut() {
+            field.is_ambiguous = lower(field).is_some_and(|name| uses[&name] > 1);
+        }
+        CustomFields(fields)
     }
 
     pub(super) fn get(&self, id: &Text) -> Option<&Definition> {
-        self.fields.get(id.as_str()?)
-    }
-
-    /// The key of a field in `custom_field_values`: its name, or its id if another field has the same name.
-    fn key<'a>(&'a self, id: &'a Text) -> Option<&'a str> {
-        let name = self.get(id).and_then(|field| field.name.as_str()).filter(|name| !name.is_empty());
-        let is_unique = |name: &&str| self.names.get(&name.to_lowercase()) == Some(&1);
-        name.filter(is_unique).or(id.as_str())
+        self.0.get(id.as_str()?)
     }
 
     /// The labels of the choices made in a field. A choice without a definition keeps its id.
@@ -181,14 +177,14 @@ impl CustomFields {
     }
 
     /// Adds a field to an object of name → value: the text, the label of a single choice, or the labels of several.
-    pub(super) fn insert_value(&self, values: &mut Map<String, Value>, id: &Text, value: &Text, choice_ids: &[Text]) {
-        let Some(key) = self.key(id) else { return };
-        let mut labels = self.labels(id, choice_ids);
+    pub(super) fn insert_value(&self, values: &mut Map<String, Value>, id: &Text, value: &Text, labels: &[Text]) {
+        let name = self.get(id).filter(|field| !field.is_ambiguous).and_then(|field| field.name.as_str());
+        let Some(key) = name.filter(|name| !name.is_empty()).or(id.as_str()) else { return };
         let json = |text: &Text| text.as_str().map_or(Value::Null, Value::from);
-        let value = match labels.len() {
-            0 => json(value),
-            1 => json(&labels.remove(0)),
-            _ => labels.iter().map(json).collect(),
+        let value = match labels {
+            [] => json(value),
+            [label] => json(label),
+            labels => labels.iter().map(json).collect(),
         };
         values.insert(key.to_owned(), value);
     }
@@ -243,7 +239,8 @@ mod tests {
     fn values_stand_under_the_name_or_the_id_where_the_name_is_ambiguous() {
         let mut values = Map::new();
         let mut insert = |id: &str, value: Text, choices: &[&str]| {
-            fields().insert_value(&mut values, &id.into(), &value, &texts(choices));
+            let labels = fields().labels(&id.into(), &texts(choices));
+            fields().insert_value(&mut values, &id.into(), &value, &labels);
         };
         insert("f1", "text".into(), &["1", "000002"]);
         insert("f2", "small".into(), &[]);

@@ -34,9 +34,11 @@ pub(super) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 }
 
 /// Deserializes an object. Other JSON in its place is a value that the field cannot hold.
-pub(super) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(d: D) -> std::result::Result<Option<T>, D::Error> {
+pub(super) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    d: D,
+) -> std::result::Result<Option<Box<T>>, D::Error> {
     let object: Option<Object<T>> = Deserialize::deserialize(d)?;
-    Ok(object.map(|object| object.0))
+    Ok(object.map(|object| Box::new(object.0)))
 }
 
 /// Deserializes a list of objects, like [`list`] and [`object`].

@@ -287,7 +287,7 @@ struct ContactId {
     created_at: Timestamp,
     updated_at: Timestamp,
     #[serde(default, deserialize_with = "object")]
-    email_address: Option<EmailDates>,
+    email_address: Option<Box<EmailDates>>,
 }
 
 #[derive(Default, Deserialize, JsonSchema)]

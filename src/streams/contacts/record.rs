@@ -27,7 +27,7 @@ pub(crate) struct Contact {
     pub(crate) status: Text,
     /// The contact's e-mail address and the permission to send to it.
     #[serde(default, deserialize_with = "object", skip_serializing_if = "Option::is_none")]
-    pub(crate) email_address: Option<EmailAddress>,
+    pub(crate) email_address: Option<Box<EmailAddress>>,
     /// First name.
     pub(crate) first_name: Text,
     /// Last name.
@@ -84,7 +84,7 @@ pub(crate) struct Contact {
     pub(crate) notes: Option<Vec<Note>>,
     /// The contact's phone for text messages and the consents given for it.
     #[serde(default, deserialize_with = "object", skip_serializing_if = "Option::is_none")]
-    pub(crate) sms_channel: Option<SmsChannel>,
+    pub(crate) sms_channel: Option<Box<SmsChannel>>,
 }
 
 /// An e-mail address and the permission to send to it.
@@ -262,13 +262,14 @@ impl Contact {
             let mut labels = None;
             if let (Some(fields), Some(values)) = (&definitions.custom_fields, &mut values) {
                 let id = &field.custom_field_id;
-                labels = choice_ids.map(|choice_ids| fields.labels(id, choice_ids));
-                fields.insert_value(values, id, &field.value, choice_ids.unwrap_or_default());
+                let of_choices = fields.labels(id, choice_ids.unwrap_or_default());
+                fields.insert_value(values, id, &field.value, &of_choices);
                 if let Some(definition) = fields.get(id) {
                     field.name = definition.name.clone();
                     field.label = definition.label.clone();
                     field.r#type = definition.r#type.clone();
                 }
+                labels = Some(of_choices);
             }
             field.choice_labels = choice_ids.map(|_| Labels(labels));
         }

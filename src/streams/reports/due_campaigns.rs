@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use compact_str::CompactString;
 use serde::Deserialize;
 
 use super::stats::stats;
@@ -146,7 +147,7 @@ impl Candidate<'_> {
 #[derive(Clone, Debug)]
 pub(super) struct DueCampaign {
     pub(super) id: Id,
-    pub(super) name: Option<Box<str>>,
+    pub(super) name: Option<CompactString>,
     /// Whether each demand needs it, in the order of the demands.
     pub(super) is_wanted_by: Vec<bool>,
     pub(super) reports: Vec<DueReport>,
