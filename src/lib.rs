@@ -239,7 +239,12 @@ fn bookmarks(args: &Args, config: &Config, catalog: &Catalog) -> Result<State> {
     let present = |stream: &Stream| run::terms(config, catalog, stream, config.activity_route.fixed());
     let state = State::parse(&text, &streams, &selected, &present, Utc::now(), &mut warnings);
     warn(&warnings);
-    state.map_err(|e| e.context(path.display()))
+    state.map_err(|why| {
+        Error::Usage(format!(
+            "{}: {why}. Pass the value of the last STATE message of an earlier run, or leave --state out to read everything",
+            path.display()
+        ))
+    })
 }
 
 fn warn(warnings: &[String]) {
