@@ -191,9 +191,11 @@ impl State {
     /// # Errors
     /// `Usage` when the state was made for another account.
     pub(crate) fn check_account(&mut self, mut lists: Vec<KnownList>) -> Result<()> {
-        let known: Vec<&str> = self.account.split(',').filter(|hash| !hash.is_empty()).collect();
-        let is_known = |id: &str| known.contains(&short_hash(id).as_str());
-        if !known.is_empty() && !lists.is_empty() && !lists.iter().any(|list| is_known(list.id)) {
+        if lists.is_empty() {
+            return Ok(());
+        }
+        let is_known = |list: &KnownList| self.account.split(',').any(|hash| hash == short_hash(list.id));
+        if self.names_account() && !lists.iter().any(is_known) {
             return Err(Error::Usage(
                 "the state was made for another Constant Contact account: none of the lists that it remembers is in \
                  this one. Use another state file for this account, or remove \"account\" from this one if the account \
@@ -201,12 +203,10 @@ impl State {
                     .into(),
             ));
         }
-        if !lists.is_empty() {
-            // Lists that do not say when they were created come last.
-            lists.sort_unstable_by_key(|list| (list.created_at.is_none(), list.created_at, list.id));
-            let oldest: Vec<String> = lists.iter().take(5).map(|list| short_hash(list.id)).collect();
-            self.account = oldest.join(",");
-        }
+        // Lists that do not say when they were created come last.
+        lists.sort_unstable_by_key(|list| (list.created_at.is_none(), list.created_at, list.id));
+        let oldest: Vec<String> = lists.iter().take(5).map(|list| short_hash(list.id)).collect();
+        self.account = oldest.join(",");
         Ok(())
     }
 

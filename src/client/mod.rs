@@ -394,7 +394,7 @@ impl Client {
                 "max_requests ({limit}) is used up; run again with the last STATE to go on"
             ))));
         }
-        let answer = self.call(call.endpoint, &call.url, token, large_body)?;
+        let answer = self.call(call, token, large_body)?;
         let request_id = &answer.request_id;
         let passing = |why: String, hold| Failure::Passing { why: why + request_id, hold };
         Err(match judge(answer.status, answer.error_type.as_deref(), &answer.body, token) {
@@ -449,13 +449,12 @@ impl Client {
     /// Makes a call and measures it.
     fn call<'c>(
         &'c self,
-        endpoint: &str,
-        url: &str,
+        call: &Call,
         token: &Bearer,
         large_body: &mut Option<MutexGuard<'c, ()>>,
     ) -> Result<Answer, Failure> {
         let start = Instant::now();
-        let outcome = self.exchange(url, token, large_body);
+        let outcome = self.exchange(&call.url, token, large_body);
         let (status, code) = match &outcome {
             Ok(answer) if answer.status < 300 => ("succeeded", answer.status),
             Ok(answer) => ("failed", answer.status),
@@ -465,7 +464,7 @@ impl Client {
             Level::Debug,
             "http_request_duration",
             start.elapsed(),
-            &json!({"endpoint": endpoint, "http_status_code": code, "status": status}),
+            &json!({"endpoint": call.endpoint, "http_status_code": code, "status": status}),
         );
         outcome
     }
