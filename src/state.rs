@@ -396,7 +396,8 @@ const VALUE: &str = "replication_key_value";
 /// What the keys of a bookmark say.
 #[derive(Default)]
 struct Keys {
-    /// Whether the value counts. A runner may drop a null value, and so bring back the value of an earlier STATE.
+    /// Whether the value counts. It is not enough that the value is null: a runner may drop a null, and so bring back the
+    /// value of an earlier STATE.
     counts: bool,
     value: Option<DateTime<Utc>>,
     full_refresh: FullRefresh,
@@ -434,7 +435,7 @@ impl Keys {
 
 /// Where the value of a key belongs, by the form of the value.
 enum Place<'a> {
-    /// The stream's replication key, or "".
+    /// The replication key, or "" if the value does not count.
     Key(&'a mut bool, &'static str),
     Text(&'a mut String),
     Id(&'a mut Option<String>),
@@ -463,7 +464,7 @@ impl Place<'_> {
             Place::Number(place) => {
                 *place = value.as_u64().and_then(|n| n.try_into().ok()).ok_or("an integer from 0")?;
             }
-            // Nothing is said.
+            // An empty string means unknown, so the present setting stays.
             Place::Route(_) | Place::Filter(_) if text == Ok("") => {}
             Place::Route(place) => {
                 let word = |route: &&Route| Ok(route.as_str()) == text;
