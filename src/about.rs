@@ -1,6 +1,5 @@
 //! Describes the tap: `--about`, the manual pages, shell completions.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use clap::CommandFactory;
@@ -49,7 +48,12 @@ pub(crate) fn text(format: Format) -> String {
             format!("{about:#}\n")
         }
         Format::Markdown => markdown(&schema),
-        Format::Meltano => format!("{:#}\n", sorted(definition(&schema))),
+        Format::Meltano => {
+            let mut definition = definition(&schema);
+            // As Meltano Hub requires of its files.
+            definition.sort_all_objects();
+            format!("{definition:#}\n")
+        }
     }
 }
 
@@ -75,17 +79,6 @@ fn markdown(schema: &Value) -> String {
         let _ = writeln!(out, "| `{name}` | {} | {default} | {} | {domo} |", values(setting), meaning(setting));
     }
     out
-}
-
-/// Sorts the keys of all objects, as Meltano Hub requires of its files.
-fn sorted(value: Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            map.into_iter().map(|(key, value)| (key, sorted(value))).collect::<BTreeMap<_, _>>().into_iter().collect()
-        }
-        Value::Array(items) => items.into_iter().map(sorted).collect(),
-        scalar => scalar,
-    }
 }
 
 /// The plugin definition for Meltano Hub and `meltano add --from-ref`.

@@ -16,6 +16,8 @@ pub(crate) struct OddRows(BTreeMap<&'static str, Odd>);
 struct Odd {
     /// Unknown fields so far.
     unknown: BTreeSet<String>,
+    /// Fields so far with a value that they cannot hold.
+    unreadable: BTreeSet<String>,
     rows: u64,
     left_out: u64,
 }
@@ -42,7 +44,9 @@ impl OddRows {
             }
         }
         for (field, record) in &oddities.unreadable {
-            warn_once(format!("{name}: {field} has values that it cannot hold, first in {record}; they become null"));
+            if odd.unreadable.insert(field.clone()) {
+                log::warn!("{name}: {field} has values that it cannot hold, first in {record}; they become null");
+            }
         }
         if let Some(why) = &oddities.why_left_out {
             if odd.left_out == 0 {

@@ -38,6 +38,8 @@ struct Queue {
     bytes: usize,
     dropped: usize,
     status: Option<Status>,
+    /// Whether a status is on the screen.
+    is_drawn: bool,
     /// Whether the thread is writing something.
     is_writing: bool,
 }
@@ -92,7 +94,9 @@ impl Stderr {
         if !self.has_thread {
             return;
         }
-        let is_busy = |queue: &mut Queue| queue.is_writing || !queue.lines.is_empty();
+        let is_busy = |queue: &mut Queue| {
+            queue.is_writing || !queue.lines.is_empty() || (queue.is_drawn && queue.status.is_none())
+        };
         drop(self.shared.idle.wait_timeout_while(self.shared.lock(), longest, is_busy));
     }
 }
@@ -120,6 +124,7 @@ fn write_queue(shared: &Shared) {
         queue.is_writing = true;
         let (lines, status) = (std::mem::take(&mut queue.lines), queue.status.clone());
         queue.bytes = 0;
+        queue.is_drawn = status.is_some();
         drop(queue);
 
         let mut text = screen.erase();

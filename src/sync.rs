@@ -99,9 +99,15 @@ fn read_all(run: &mut Run, order: &[&'static Source], planned: &mut Option<u64>)
         if left < CALLS_FOR_A_PLAN {
             log::info!("plan: none, since max_requests leaves {left} calls");
         } else {
-            let plan = streams::plan(run, &mut shared, order)?;
-            *planned = Some(plan.calls);
-            log::info!("plan: {plan}");
+            match streams::plan(run, &mut shared, order) {
+                Ok(plan) => {
+                    *planned = Some(plan.calls);
+                    log::info!("plan: {plan}");
+                }
+                // It ends the read of that stream, but not of those before it.
+                Err(e @ Error::Failed(_)) => log::warn!("plan: none ({e})"),
+                Err(e) => return Err(e),
+            }
         }
     }
     for (i, source) in order.iter().enumerate() {

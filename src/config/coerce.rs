@@ -14,13 +14,13 @@ pub(super) fn coerce(value: Value, setting: &Value) -> Result<Option<Value>, Str
     let value = match value {
         Value::Null => return Ok(None),
         Value::String(text) if text.trim().is_empty() => return Ok(None),
-        // If the setting can be false, an empty list means false.
-        Value::Array(items) if items.is_empty() && is("array") && !is("boolean") => return Ok(None),
         Value::String(text) if !is("string") => parse(text.trim(), &is).ok_or_else(|| suggestion(&text, setting))?,
         Value::Number(number) if is("string") => Value::String(number.to_string()),
         other => other,
     };
     let value = match value {
+        // If the setting can be false, an empty list means false.
+        Value::Array(items) if items.is_empty() && is("array") && !is("boolean") => return Ok(None),
         // In JSON Schema, 7.0 is an integer too.
         Value::Number(n) if is("integer") && !n.is_u64() => {
             let whole = n.as_f64().filter(|f| f.fract() == 0.0 && (0.0..9e15).contains(f)).ok_or_else(String::new)?;

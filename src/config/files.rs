@@ -144,7 +144,11 @@ pub(crate) fn command(configs: &[String], arguments: &str) -> String {
 /// An argument, quoted for a shell if needed.
 pub(crate) fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:@%,".contains(c);
-    if text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    if !text.is_empty() && text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 /// The settings in `TAP_CONSTANT_CONTACT_<SETTING>` variables, as one JSON object. Meltano's own variables begin in the
@@ -298,20 +302,24 @@ pub(crate) fn read_as(expected: Kind, path: &Path) -> Result<String> {
         Kind::Tokens => "token file",
         Kind::Messages => "file of messages",
     };
-    let path = path.display();
+    let path = path.display().to_string();
+    let argument = quoted(&path);
     let advice = match found {
-        Kind::Config => format!("is a config, not a {wanted}: pass it with --config {path}"),
-        Kind::Catalog => format!("is a catalog, not a {wanted}: pass it with --catalog {path}"),
-        Kind::State => format!("is a state, not a {wanted}: pass it with --state {path}"),
+        Kind::Config => format!("is a config, not a {wanted}: pass it with --config {argument}"),
+        Kind::Catalog => format!("is a catalog, not a {wanted}: pass it with --catalog {argument}"),
+        Kind::State => format!("is a state, not a {wanted}: pass it with --state {argument}"),
         Kind::Tokens => {
             format!(
                 "holds the tokens that login stored, not a {wanted}: name it in the config, with \"token_file\": \"{path}\""
             )
         }
-        Kind::Messages => format!(
-            "holds the messages of a tap, not a {wanted}; the state of that run is its last line: tail -n 1 {path} > \
-             state.json"
-        ),
+        Kind::Messages => {
+            let state = quoted(&format!("{path}.last"));
+            format!(
+                "holds the messages of a tap, not a {wanted}; the state of that run is in its last line: tail -n 1 \
+                 {argument} > {state}, then pass --state {state}"
+            )
+        }
     };
     Err(Error::Usage(format!("{path} {advice}")))
 }
@@ -319,6 +327,15 @@ pub(crate) fn read_as(expected: Kind, path: &Path) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_argument_is_quoted_if_a_shell_would_take_it_apart() {
+        for (text, expected) in
+            [("a.json", "a.json"), ("my config.json", "'my config.json'"), ("", "''"), ("it's", r"'it'\''s'")]
+        {
+            assert_eq!(quoted(text), expected);
+        }
+    }
 
     #[test]
     fn the_environment_is_read_by_name() {

@@ -31,9 +31,9 @@ struct Problem {
 
 /// The other name of a setting.
 const OTHER_NAME: (&str, &str) = ("updated_after", "start_date");
-/// How people comment out a key in JSON: such a key is ignored without a word. No setting begins or ends so.
+/// Keys that begin or end with one of these are commented out and ignored. No setting's name does.
 const COMMENT: [char; 4] = ['_', '#', '/', '-'];
-/// Of the unknown keys of a source, so many are named and the rest counted.
+/// At most this many unknown keys of a source are named; the rest are counted.
 const MOST_NAMED: usize = 20;
 /// Problems are listed up to this many bytes, so that the message stays readable.
 const MOST_LISTED: usize = 1200;
@@ -50,7 +50,12 @@ impl<'s> Given<'s> {
     pub(super) fn merge(&mut self, source: &'s Source, warnings: &mut Vec<String>) -> Result<()> {
         self.last = Some(source);
         let mut unknown = Vec::new();
-        for (key, value) in source.parse()? {
+        let members = source.parse()?;
+        let (other, name) = OTHER_NAME;
+        if [other, name].iter().all(|key| members.get(*key).is_some_and(|value| !value.is_null())) {
+            self.refuse(name, format!("{name} and {other} are the same setting: keep one of them"));
+        }
+        for (key, value) in members {
             let name = if key == OTHER_NAME.0 { OTHER_NAME.1 } else { key.as_str() };
             let setting = &self.schema["properties"][name];
             if setting.is_null() {
@@ -108,7 +113,7 @@ impl<'s> Given<'s> {
     }
 
     /// The settings, with the default of each that is not set. One that cannot be deserialized is a problem, and left out,
-    /// so that all problems can be told at once.
+    /// so that all problems are reported at once.
     pub(super) fn deserialize(&mut self) -> Result<Config> {
         let mut settings = self.settings.clone();
         for (name, setting) in self.schema["properties"].as_object().into_iter().flatten() {
@@ -189,12 +194,10 @@ fn value_shown(key: &str, value: &Value, setting: &Value) -> String {
     if setting["secret"] == true || key == "client_id" {
         return "***".into();
     }
-    match value {
-        Value::String(url) if key.ends_with("_url") || key.ends_with("_uri") => {
-            format!("{:?}", shown(without_credentials(url)))
-        }
-        other => shown(other),
+    if key.ends_with("_url") || key.ends_with("_uri") {
+        return value.as_str().map_or("***".into(), |url| format!("{:?}", shown(without_credentials(url))));
     }
+    shown(value)
 }
 
 /// A URL with `***` for user, password, query and fragment.

@@ -332,6 +332,24 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_list_means_not_set_as_json_and_as_text() {
+        let (default, _) = parse("{}").unwrap();
+        for empty in [r#"[]"#, r#""[]""#, r#""""#] {
+            let (config, _) =
+                parse(&format!(r#"{{"tracking_activity_types": {empty}, "contact_status": {empty}}}"#)).unwrap();
+            assert_eq!(config.tracking_activity_types, default.tracking_activity_types, "{empty}");
+            assert_eq!(config.contact_status, default.contact_status, "{empty}");
+        }
+    }
+
+    #[test]
+    fn one_setting_under_both_of_its_names_is_refused() {
+        let text = refused(r#"{"start_date": "2026-01-01", "updated_after": "2026-02-01"}"#);
+        assert!(text.contains("start_date and updated_after are the same setting"), "{text}");
+        assert!(parse(r#"{"start_date": "2026-01-01", "updated_after": null}"#).is_ok());
+    }
+
+    #[test]
     fn a_string_stands_for_every_type() {
         let (config, warnings) = parse(
             r#"{"page_size": "7", "requests_per_second": "2.5", "contact_status": "deleted, active",
@@ -465,6 +483,7 @@ mod tests {
             r#"{"api_url": "me:hush@host"}"#,
             r#"{"auth_url": "http://host/v3#hush"}"#,
             r#"{"redirect_uri": "http://me:hu?sh@host/v3"}"#,
+            r#"{"api_url": ["http://me:hush@host"]}"#,
         ] {
             let text = refused(more);
             assert!(!text.contains("hu"), "{text}");

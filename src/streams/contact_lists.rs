@@ -133,9 +133,10 @@ impl Lists {
         }
     }
 
-    /// The names of all lists by id, for other streams.
-    pub(super) fn names(&mut self, client: &Arc<Client>, config: &Config) -> Result<Names> {
-        self.sms(client, config);
+    /// The names of all lists by id, for a stream.
+    pub(super) fn names(&mut self, client: &Arc<Client>, config: &Config, stream: &Stream) -> Result<Names> {
+        let missing = "list_names has the ids of SMS lists";
+        self.sms(client, config).tolerate_end(stream, missing)?;
         self.email(client, config).end.clone()?;
         let lists = self.email.iter().chain(&self.sms).flat_map(ChannelListing::lists);
         Ok(lists.map(|list| (list.list_id.as_str(), &list.name)).collect())
@@ -184,6 +185,21 @@ impl ChannelListing {
         self.pages.iter().flat_map(|page| &page.rows)
     }
 
+    /// Warns if the listing failed, and says what that means for a stream.
+    ///
+    /// # Errors
+    /// What would end any other call as well, such as bad credentials.
+    fn tolerate_end(&self, stream: &Stream, missing: &str) -> Result<()> {
+        match &self.end {
+            Err(Error::Forbidden(why) | Error::Refused(why) | Error::NotFound(why) | Error::Failed(why)) => {
+                let (stream, channel) = (stream.name, self.channel.to_uppercase());
+                log::warn!("{stream}: {missing}, since the service does not list {channel} lists ({why})");
+                Ok(())
+            }
+            end => end.clone(),
+        }
+    }
+
     fn write(&self, run: &mut Run, seen: &mut HashSet<String>) -> Result<()> {
         let stream = &SOURCE.stream;
         // If the listing repeats a row, the last one is the newest.
@@ -209,11 +225,6 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     email.end.clone()?;
     let sms = shared.lists.sms(run.client, run.config);
     sms.write(run, &mut seen)?;
-    match &sms.end {
-        Err(e @ (Error::Forbidden(_) | Error::Refused(_) | Error::NotFound(_) | Error::Failed(_))) => {
-            log::warn!("contact_lists: SMS lists may be missing, since the service does not list them ({e})");
-        }
-        end => end.clone()?,
-    }
+    sms.tolerate_end(&SOURCE.stream, "SMS lists may be missing")?;
     run.odd_rows.check(&SOURCE.stream)
 }

@@ -91,13 +91,13 @@ impl Definitions {
         if needed.custom_fields {
             let fields = "name, label, type and choice_labels of custom_fields, and custom_field_values";
             definitions.custom_fields =
-                unless_refused(stream, "custom fields", fields, custom_fields(client))?.map(CustomFields::new);
+                unless_refused(stream, "custom fields", fields, custom_fields(client, stream))?.map(CustomFields::new);
         }
         if needed.tags {
-            definitions.tags = unless_refused(stream, "tags", "tag_names", tags(client))?;
+            definitions.tags = unless_refused(stream, "tags", "tag_names", tags(client, stream))?;
         }
         if needed.lists {
-            let lists = shared.lists.names(client, run.config);
+            let lists = shared.lists.names(client, run.config, stream);
             definitions.lists = unless_refused(stream, "lists", "list_names", lists)?;
         }
         Ok(definitions)
@@ -116,19 +116,35 @@ fn unless_refused<T>(stream: &Stream, kind: &str, fields: &str, outcome: Result<
     }
 }
 
-fn custom_fields(client: &Arc<Client>) -> Result<Vec<Definition>> {
-    all_rows(client, "contact_custom_fields", "/contact_custom_fields", "100")
+fn custom_fields(client: &Arc<Client>, stream: &Stream) -> Result<Vec<Definition>> {
+    all_rows(client, stream, "custom fields", "contact_custom_fields", "100")
 }
 
-fn tags(client: &Arc<Client>) -> Result<Names> {
-    let tags: Vec<Tag> = all_rows(client, "contact_tags", "/contact_tags", "500")?;
+fn tags(client: &Arc<Client>, stream: &Stream) -> Result<Names> {
+    let tags: Vec<Tag> = all_rows(client, stream, "tags", "contact_tags", "500")?;
     Ok(tags.iter().map(|tag| (tag.tag_id.as_str(), &tag.name)).collect())
 }
 
-fn all_rows<T: Row>(client: &Arc<Client>, endpoint: &'static str, path: &str, limit: &str) -> Result<Vec<T>> {
-    let mut all = Vec::new();
-    for page in client.pages(endpoint, path, &[("limit", limit)], 0) {
-        all.extend(page?.rows);
+/// The definitions of a kind, such as `tags`, from the endpoint of this name.
+fn all_rows<T: Row>(
+    client: &Arc<Client>,
+    stream: &Stream,
+    kind: &str,
+    endpoint: &'static str,
+    limit: &str,
+) -> Result<Vec<T>> {
+    let (mut all, mut left_out) = (Vec::new(), 0);
+    for page in client.pages(endpoint, &format!("/{endpoint}"), &[("limit", limit)], 0) {
+        let page = page?;
+        left_out += page.oddities.left_out;
+        all.extend(page.rows);
+    }
+    if left_out > 0 {
+        let lack = if left_out == 1 { "lacks" } else { "lack" };
+        log::warn!(
+            "{}: {left_out} of the account's {kind} {lack} a usable id, so contacts may show ids instead of names",
+            stream.name
+        );
     }
     Ok(all)
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::client::Client;
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::quota::{DAILY_QUOTA, runs_in_words};
 use crate::run::Run;
 use crate::stream::{Needs, Stream};
@@ -121,14 +121,14 @@ impl fmt::Display for Plan {
 /// What reading these streams costs. A stream that the service refuses costs nothing.
 ///
 /// # Errors
-/// Any other error, since it would end the read as well.
+/// Any other error.
 pub(crate) fn plan(run: &mut Run, shared: &mut Shared, sources: &[&'static Source]) -> Result<Plan> {
     // Every run begins with one call for the account's lists.
     let mut calls = 1;
     for source in sources {
         match (source.cost)(run, shared) {
             Ok(cost) => calls += cost,
-            Err(Error::Forbidden(_)) => {}
+            Err(e) if e.is_refusal() => {}
             Err(e) => return Err(e.context(source.stream.name)),
         }
     }
@@ -144,7 +144,7 @@ pub(crate) fn plan(run: &mut Run, shared: &mut Shared, sources: &[&'static Sourc
 pub(crate) fn cost_of(run: &mut Run, shared: &mut Shared, source: &Source) -> Result<Option<String>> {
     match (source.cost)(run, shared) {
         Ok(calls) => Ok((calls > 0).then(|| reports::cost(calls, run.config.requests_per_second))),
-        Err(Error::Forbidden(_) | Error::Refused(_) | Error::NotFound(_)) => Ok(None),
+        Err(e) if e.is_refusal() => Ok(None),
         Err(e) => Err(e),
     }
 }

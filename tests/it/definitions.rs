@@ -191,3 +191,29 @@ fn a_complete_read_writes_new_names() {
     let next = tap_with(&fake, &json!({}), Some(&state), Some(&only(&["contacts"])));
     assert_eq!(sorted(next.records("contacts")), truth_without(&fake, &[]));
 }
+
+#[test]
+fn sms_lists_that_cannot_be_listed_are_named_in_a_warning() {
+    for what in [What::Forbidden, What::NotFound, What::Status(500, "[]".into(), "application/json")] {
+        let fake = fake();
+        fake.fault(Fault::always("channel_type=sms", what));
+        let ran = contacts(&fake, &json!({"max_retries": 1}));
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert_eq!(ran.stderr.matches("list_names has the ids of SMS lists").count(), 1, "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_definition_without_an_id_is_named_in_a_warning() {
+    let fake = fake();
+    fake.before_answer(Box::new(|target, answer| {
+        let Ok(mut body) = serde_json::from_slice::<Value>(&answer.body) else { return };
+        if target.contains("/contact_tags") {
+            body["tags"][0]["tag_id"] = Value::Null;
+            answer.body = body.to_string().into_bytes();
+        }
+    }));
+    let ran = contacts(&fake, &json!({}));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("WARNING contacts: 1 of the account's tags lacks a usable id"), "{}", ran.stderr);
+}

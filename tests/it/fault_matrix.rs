@@ -293,6 +293,17 @@ fn every_call_survives_every_fault() {
 }
 
 #[test]
+fn a_failure_that_the_plan_meets_ends_only_its_own_stream() {
+    let fake = Fake::start_with(account(), Switches::long_lived());
+    fake.fault(Fault::always("/v3/emails", What::Status(503, "[]".into(), "application/json")));
+    let ran = tap_with(&fake, &json!({"max_retries": 1}), None, None);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    for stream in ["contact_lists", "contacts"] {
+        assert_eq!(ran.records(stream).len(), fake.account().truth(stream).len(), "{stream}: {}", ran.stderr);
+    }
+}
+
+#[test]
 fn a_clock_ten_minutes_off_loses_nothing() {
     for minutes in [-10, 10] {
         let skew = TimeDelta::minutes(minutes);

@@ -244,7 +244,7 @@ fn every_mistake_has_a_message_that_says_what_to_do() {
                 "out.jsonl",
                 "{\"type\": \"STATE\", \"value\": {}}\n{\"type\": \"STATE\", \"value\": {\"bookmarks\": {}}}\n",
             )],
-            message: "CRITICAL out.jsonl holds the messages of a tap, not a state; the state of that run is its last line: tail -n 1 out.jsonl > state.json",
+            message: "CRITICAL out.jsonl holds the messages of a tap, not a state; the state of that run is in its last line: tail -n 1 out.jsonl > out.jsonl.last, then pass --state out.jsonl.last",
         },
         // The text of the config.
         config("", "CRITICAL config.json: the file is empty"),

@@ -68,6 +68,27 @@ fn a_value_that_its_field_cannot_hold_becomes_null_and_the_row_stays() {
 }
 
 #[test]
+fn a_field_that_cannot_hold_its_values_is_named_once_for_all_pages() {
+    let fake =
+        Fake::start_with(Account::generate(7, Size { contacts: 7, lists: 1, campaigns: 0 }), Switches::long_lived());
+    fake.before_answer(Box::new(|target, answer| {
+        let Ok(mut body) = serde_json::from_slice::<Value>(&answer.body) else { return };
+        if target.contains("/contacts?") {
+            body["contacts"].as_array_mut().into_iter().flatten().for_each(|row| row["birthday_day"] = json!("first"));
+            answer.body = body.to_string().into_bytes();
+        }
+    }));
+    let ran = tap_with(&fake, &json!({"page_size": 2}), None, Some(&only(&["contacts"])));
+    assert_eq!(
+        ran.stderr.matches("contacts: birthday_day has values that it cannot hold").count(),
+        1,
+        "{}",
+        ran.stderr
+    );
+    assert!(ran.records("contacts").len() > 4);
+}
+
+#[test]
 fn a_value_with_a_clear_meaning_is_converted_without_a_warning() {
     for (field, value, becomes) in [
         ("first_name", json!(7), json!("7")),

@@ -179,31 +179,29 @@ fn complete_read(
 }
 
 /// Sub-resources that hold ids, and the field into which the tap writes their names.
-const TRANSLATED: [(&str, &str); 3] =
-    [("custom_fields", "custom_field_values"), ("taggings", "tag_names"), ("list_memberships", "list_names")];
+const TRANSLATED: [(Subresource, &str); 3] = [
+    (Subresource::CustomFields, "custom_field_values"),
+    (Subresource::Taggings, "tag_names"),
+    (Subresource::ListMemberships, "list_names"),
+];
 
 /// The sub-resources that the selected fields need and `include_subresources` allows.
 fn include(run: &Run) -> Vec<Subresource> {
     let wants = |field: &str| run.wants(&SOURCE.stream, &[field]);
-    let is_needed = |subresource: &Subresource| {
-        let name = subresource.as_str();
-        wants(name) || TRANSLATED.iter().any(|(translated, field)| name == *translated && wants(field))
+    let is_needed = |included: &Subresource| {
+        wants(included.as_str()) || TRANSLATED.iter().any(|(of, field)| included == of && wants(field))
     };
     run.config.subresources.iter().copied().filter(is_needed).collect()
 }
 
 fn needed_definitions(run: &Run, include: &[Subresource]) -> Needed {
-    let needs = |subresource: &str, paths: &[&[&str]]| {
-        include.iter().any(|included| included.as_str() == subresource)
-            && paths.iter().any(|path| run.wants(&SOURCE.stream, path))
-    };
-    let of_field = ["name", "label", "type", "choice_labels"].map(|field| ["custom_fields", field]);
-    let mut paths: Vec<&[&str]> = of_field.iter().map(<[&str; 2]>::as_slice).collect();
-    paths.push(&["custom_field_values"]);
+    let wants = |path: &[&str]| run.wants(&SOURCE.stream, path);
+    let of_field = ["name", "label", "type", "choice_labels"];
     Needed {
-        custom_fields: needs("custom_fields", &paths),
-        tags: needs("taggings", &[&["tag_names"]]),
-        lists: needs("list_memberships", &[&["list_names"]]),
+        custom_fields: include.contains(&Subresource::CustomFields)
+            && (wants(&["custom_field_values"]) || of_field.iter().any(|field| wants(&["custom_fields", field]))),
+        tags: include.contains(&Subresource::Taggings) && wants(&["tag_names"]),
+        lists: include.contains(&Subresource::ListMemberships) && wants(&["list_names"]),
     }
 }
 
