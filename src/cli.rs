@@ -19,7 +19,7 @@ use crate::config::setting_like;
     group = ArgGroup::new("described").args(["about", "test"]).multiple(true),
     after_help = "Exit codes: 0 everything selected was read; 1 the service, the network or the disk \
                   failed; 2 command line, config, catalog or state not usable; 3 credentials refused; \
-                  4 quota or max_requests used up, the state resumes; 5 doctor found that data are lost; 128+n signal n.\n\n\
+                  4 quota or max_requests used up, the next run continues from the state; 5 doctor found that these settings lose data; 128+n signal n.\n\n\
                   Environment: LOGLEVEL or TAP_CONSTANT_CONTACT_LOGLEVEL (DEBUG, INFO, WARNING, ERROR)."
 )]
 pub struct Args {
@@ -103,8 +103,8 @@ impl Args {
 pub enum Command {
     /// Log in to Constant Contact and store the tokens for later runs
     Login(Login),
-    /// Find out, by reads alone, how the service behaves on this account where its documents are silent, and whether the
-    /// present settings lose data. Makes at most 200 calls
+    /// Check with read-only calls how the service behaves on this account where its documentation says nothing, and
+    /// whether these settings lose data. Makes at most 200 calls
     Doctor(Doctor),
     /// Write shell completions to stdout
     Completions {

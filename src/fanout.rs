@@ -262,7 +262,7 @@ mod tests {
     }
 
     /// Waits until a counter says so many, then a while longer, and returns what it says then.
-    fn settled(counter: &AtomicUsize, expected: usize) -> usize {
+    fn stable_count(counter: &AtomicUsize, expected: usize) -> usize {
         for _ in 0..1000 {
             if counter.load(Ordering::SeqCst) >= expected {
                 break;
@@ -286,7 +286,7 @@ mod tests {
         let each = |(): &(), step: Step<usize>| {
             if let Step::Item(n) = step {
                 let ahead = (n + 2).min(5);
-                assert_eq!(settled(&PUSHED, ahead), ahead);
+                assert_eq!(stable_count(&PUSHED, ahead), ahead);
             }
             Ok(())
         };
@@ -307,7 +307,7 @@ mod tests {
         let mut is_first = true;
         let each = |(): &(), _| {
             if std::mem::take(&mut is_first) {
-                assert_eq!(settled(&WAITING, 3), 3);
+                assert_eq!(stable_count(&WAITING, 3), 3);
             }
             Ok(())
         };

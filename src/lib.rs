@@ -10,7 +10,7 @@
 //! * `streams` has a file for each stream. `run` is what a stream reads and writes with, `sync` the loop over all of them.
 //! * `messages` writes the Singer messages, `logger` and `progress` what a person reads, both through `stderr`. `shown`
 //!   makes text from outside safe to print. `signals` ends a run from outside.
-//! * `login`, `preflight` (`--test`) and `about` are what the tap does besides syncing.
+//! * `login`, `preflight` (`--test`), `doctor` and `about` are what the tap does besides syncing.
 //!
 //! # Invariants
 //!
@@ -52,7 +52,7 @@ mod sync;
 mod timestamp;
 mod window;
 
-use std::io::{IsTerminal, Write, stderr};
+use std::io::{IsTerminal, Write, stderr, stdout};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ use chrono::Utc;
 use crate::catalog::Catalog;
 use crate::cli::{Command, Format};
 use crate::client::Client;
-use crate::config::{Config, Kind, Source, command, quoted, read_as, sources, written_back};
+use crate::config::{Config, FileKind, Source, command, quoted, read_as, sources, written_back};
 use crate::error::Result;
 use crate::messages::Messages;
 use crate::progress::Progress;
@@ -70,15 +70,14 @@ use crate::state::State;
 use crate::stream::Stream;
 pub use cli::Args;
 pub use error::Error;
-pub use messages::Output;
 
-/// Runs the tap: messages to `output`, everything else to the process's stderr.
+/// Runs the tap: messages to stdout, everything else to stderr.
 ///
 /// # Errors
 /// Why the run ended early. The `CRITICAL` line that says so is written already.
-pub fn run(args: &Args, output: Output) -> std::result::Result<(), Error> {
-    logger::start(args.log_format, output.is_terminal());
-    let outcome = act(args, output);
+pub fn run(args: &Args) -> std::result::Result<(), Error> {
+    logger::start(args.log_format, stdout().is_terminal());
+    let outcome = act(args);
     match &outcome {
         // The reader of stdout has what it wants, so nothing failed.
         Ok(()) | Err(Error::Closed) => {}
@@ -99,9 +98,8 @@ pub fn parse_and_write_contacts(page: &str, out: &mut impl Write) -> std::io::Re
 }
 
 /// Does what the arguments say: describes the tap, logs in, examines the account, tries the login, or syncs.
-fn act(args: &Args, output: Output) -> Result<()> {
-    let stdout = Stdout { is_target: matches!(output, Output::Stdout), is_terminal: output.is_terminal() };
-    let messages = Arc::new(Messages::new(output));
+fn act(args: &Args) -> Result<()> {
+    let messages = Arc::new(Messages::new(messages::stdout()));
     // Orchestrators pass all flags together: what needs none of the files comes first and does not look at them.
     if args.about {
         return messages.answer(about::text(args.format).as_bytes());
@@ -137,7 +135,7 @@ fn act(args: &Args, output: Output) -> Result<()> {
         return preflight::test(&config, &client, &catalog, args.format, &messages);
     }
     let state = bookmarks(args, &config, &catalog)?;
-    sync(&config, config_file, &catalog, state, &messages, stdout)
+    sync(&config, config_file, &catalog, state, &messages)
 }
 
 /// Writes the catalog, and says on a terminal how to read a part of it.
@@ -166,21 +164,12 @@ fn settings(args: &Args) -> Result<(Config, Option<PathBuf>)> {
     Ok((config?, written_back(&sources)))
 }
 
-/// What is known of stdout.
-#[derive(Clone, Copy)]
-struct Stdout {
-    /// Whether the messages go there.
-    is_target: bool,
-    is_terminal: bool,
-}
-
 fn sync(
     config: &Config,
     config_file: Option<PathBuf>,
     catalog: &Catalog,
     state: State,
     messages: &Arc<Messages>,
-    stdout: Stdout,
 ) -> Result<()> {
     let client = Arc::new(Client::new(config, config_file)?);
     let progress = Progress::start(client.call_count(), config.requests_per_second);
@@ -190,14 +179,12 @@ fn sync(
         advice: ". All rows before the last STATE are safe; run again with the last STATE to continue",
         ..Ending::new(messages, move || renewing.auth.is_renewing())
     };
-    if stdout.is_target {
-        signals::end_on_closed_stdout(Arc::clone(&ending.is_renewing));
-    }
+    signals::end_on_closed_stdout(Arc::clone(&ending.is_renewing));
     signals::end_on_signals(ending)?;
     let outcome = sync::sync(config, &client, catalog, state, messages, &progress);
     // Another thread may be refreshing the tokens. The old refresh token has been used, so the new one must reach the disk.
-    client.auth.settle();
-    if stdout.is_terminal && outcome.is_ok() {
+    client.auth.wait_for_renewal();
+    if stdout().is_terminal() && outcome.is_ok() {
         let words: Vec<String> = std::env::args_os().map(|word| quoted(&word.to_string_lossy())).collect();
         ::log::info!("these messages are for a target; pipe them into one: {} | target-jsonl", words.join(" "));
     }
@@ -217,7 +204,7 @@ fn selection(args: &Args) -> Result<Catalog> {
     let streams: Vec<&Stream> = streams::all().collect();
     let mut catalog = match &args.catalog {
         Some(path) => {
-            let text = read_as(Kind::Catalog, path)?;
+            let text = read_as(FileKind::Catalog, path)?;
             let (catalog, warnings) = Catalog::parse(&text, &streams).map_err(|e| e.context(path.display()))?;
             warn(&warnings.iter().map(|warning| format!("{}: {warning}", path.display())).collect::<Vec<_>>());
             catalog
@@ -234,7 +221,7 @@ fn bookmarks(args: &Args, config: &Config, catalog: &Catalog) -> Result<State> {
     let streams: Vec<&Stream> = streams::all().collect();
     let selected: Vec<&Stream> = streams.iter().copied().filter(|s| catalog.get(s.name).is_some()).collect();
     let Some(path) = &args.state else { return Ok(State::new(&selected)) };
-    let text = read_as(Kind::State, path)?;
+    let text = read_as(FileKind::State, path)?;
     let mut warnings = Vec::new();
     let present = |stream: &Stream| run::terms(config, catalog, stream, config.activity_route.fixed());
     let state = State::parse(&text, &streams, &selected, &present, Utc::now(), &mut warnings);

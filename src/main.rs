@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use tap_constant_contact::{Args, Output, run};
+use tap_constant_contact::{Args, run};
 
 fn main() -> ExitCode {
-    match run(&Args::from_command_line(), Output::Stdout) {
+    match run(&Args::from_command_line()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => ExitCode::from(e.exit_code()),
     }

@@ -1,6 +1,6 @@
 //! Writes SCHEMA, RECORD and STATE messages. The only writer of stdout.
 
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, ErrorKind, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -10,21 +10,6 @@ use crate::error::Result;
 
 /// The most bytes of lines that are collected before they are written: half of what a pipe holds.
 const BUFFER: usize = 1 << 15;
-
-/// Where the messages go.
-pub enum Output {
-    /// The process's stdout.
-    Stdout,
-    /// Any other writer.
-    Other(Box<dyn Write + Send>),
-}
-
-impl Output {
-    /// Whether messages, log and progress would share a terminal.
-    pub(crate) fn is_terminal(&self) -> bool {
-        matches!(self, Output::Stdout) && io::stdout().is_terminal()
-    }
-}
 
 /// The Singer messages of a run. The lock is held while a line is written, so lines of several threads do not mix.
 pub(crate) struct Messages {
@@ -51,13 +36,9 @@ struct RecordLine<'a, R> {
 }
 
 impl Messages {
-    pub(crate) fn new(output: Output) -> Messages {
-        let out = match output {
-            Output::Stdout => Box::new(stdout()),
-            Output::Other(out) => out,
-        };
+    pub(crate) fn new(out: impl Write + Send + 'static) -> Messages {
         let buffer = Vec::with_capacity(BUFFER);
-        let inner = Inner { out, buffer, checkpoint: None, written: None, lines_since_state: 0 };
+        let inner = Inner { out: Box::new(out), buffer, checkpoint: None, written: None, lines_since_state: 0 };
         Messages { inner: Mutex::new(inner) }
     }
 
@@ -175,12 +156,12 @@ impl Inner {
 /// The process's stdout. Only whole lines are written to a pipe, so that the target never gets a partial line, however
 /// the run ends and even if the target has not read for a while.
 #[cfg(unix)]
-fn stdout() -> impl Write + Send {
+pub(crate) fn stdout() -> impl Write + Send {
     unix::Stdout
 }
 
 #[cfg(not(unix))]
-fn stdout() -> impl Write + Send {
+pub(crate) fn stdout() -> impl Write + Send {
     io::stdout()
 }
 
@@ -309,7 +290,7 @@ mod tests {
     fn a_line_that_did_not_fit_is_finished_before_the_next_one() {
         let disk = Disk::default();
         disk.0.lock().unwrap().1 = 10;
-        let messages = Messages::new(Output::Other(Box::new(disk.clone())));
+        let messages = Messages::new(disk.clone());
         messages.record("contacts", &json!({"id": 1}), "now").unwrap();
         messages.checkpoint(json!({"at": 1}));
         assert!(messages.state().is_err());
@@ -325,7 +306,7 @@ mod tests {
     fn a_state_is_written_once_and_again_after_other_lines() {
         let disk = Disk::default();
         disk.0.lock().unwrap().1 = 1000;
-        let messages = Messages::new(Output::Other(Box::new(disk.clone())));
+        let messages = Messages::new(disk.clone());
         messages.checkpoint(json!(1));
         messages.state().unwrap();
         messages.state().unwrap();

@@ -366,7 +366,6 @@ pub(crate) mod tests {
     use super::*;
     use crate::config::{Source, words};
     use crate::extent::Filter;
-    use crate::messages::Output;
     use crate::stream::{KEYS_WITH_ROUTES, Needs};
 
     pub(crate) fn at(text: &str) -> DateTime<Utc> {
@@ -394,7 +393,7 @@ pub(crate) mod tests {
         let present = |stream: &Stream| terms(&config, &catalog, stream, config.activity_route.fixed());
         let state = State::parse(&state, streams, streams, &present, now, &mut Vec::new()).unwrap();
         let progress = Progress::hidden(client.call_count(), 4.0);
-        let messages = Messages::new(Output::Other(Box::new(std::io::sink())));
+        let messages = Messages::new(std::io::sink());
         test(&mut Run::new(&config, &client, &catalog, &messages, &progress, state))
     }
 

@@ -468,7 +468,7 @@ impl Place<'_> {
             Place::Route(_) | Place::Filter(_) if text == Ok("") => {}
             Place::Route(place) => {
                 let word = |route: &&Route| Ok(route.as_str()) == text;
-                *place = Some(*Route::ALL.iter().find(word).ok_or("contacts or campaigns")?);
+                *place = Some(*Route::ALL.iter().find(word).ok_or("the name of a route")?);
             }
             Place::Filter(place) => *place = Filter::parse(text?).ok_or("words such as status=all")?,
             Place::Fields(place) => *place = Fields::parse(text?),

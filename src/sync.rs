@@ -87,6 +87,7 @@ pub(crate) fn sync(
 fn read_all(run: &mut Run, order: &[&'static Source], planned: &mut Option<u64>) -> Result<()> {
     let mut shared = Shared::default();
     let mut refused = Vec::new();
+    let (mut readable, mut failure) = (order.len(), None);
     if let Some(first) = order.first() {
         run.progress.enter(Some(first.stream.name));
         // The first call also gives the service's time, which is the start of the run.
@@ -104,13 +105,17 @@ fn read_all(run: &mut Run, order: &[&'static Source], planned: &mut Option<u64>)
                     *planned = Some(plan.calls);
                     log::info!("plan: {plan}");
                 }
-                // It ends the read of that stream, but not of those before it.
-                Err(e @ Error::Failed(_)) => log::warn!("plan: none ({e})"),
-                Err(e) => return Err(e),
+                // The streams before it can be read all the same.
+                Err((at, e @ Error::Failed(_))) if at > 0 => {
+                    log::info!("plan: none, since the service fails for {}", order[at].stream.name);
+                    readable = at;
+                    failure = Some(e);
+                }
+                Err((_, e)) => return Err(e),
             }
         }
     }
-    for (i, source) in order.iter().enumerate() {
+    for (i, source) in order.iter().enumerate().take(readable) {
         let stream = &source.stream;
         run.progress.enter(Some(stream.name));
         shared.needs = None;
@@ -137,10 +142,10 @@ fn read_all(run: &mut Run, order: &[&'static Source], planned: &mut Option<u64>)
         run.end_of_stream(order.get(i + 1).map(|next| &next.stream))?;
     }
     run.progress.enter(None);
-    if refused.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Forbidden(format!("the service refused {}; all else was read", refused.join(", "))))
+    match failure {
+        Some(e) => Err(e),
+        None if refused.is_empty() => Ok(()),
+        None => Err(Error::Forbidden(format!("the service refused {}; all else was read", refused.join(", ")))),
     }
 }
 

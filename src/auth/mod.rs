@@ -110,7 +110,7 @@ impl Auth {
     }
 
     /// Waits for a renewal in another thread to end.
-    pub(crate) fn settle(&self) {
+    pub(crate) fn wait_for_renewal(&self) {
         drop(self.held());
     }
 

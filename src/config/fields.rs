@@ -110,7 +110,7 @@ pub(super) fn redirect_uri<'de, D: Deserializer<'de>>(d: D) -> Result<String, D:
     Ok(text)
 }
 
-/// Whether a URL is one of this machine.
+/// Whether a URL's host is this machine.
 pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",

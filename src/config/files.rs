@@ -107,7 +107,7 @@ fn source(path: &Path) -> Result<Source> {
     if path.as_os_str() == "ENV" {
         return Ok(Source { origin: Origin::Environment, text: from_env(std::env::vars_os())? });
     }
-    let text = read_as(Kind::Config, path)?;
+    let text = read_as(FileKind::Config, path)?;
     let origin = if path.is_file() { Origin::File(path.to_owned()) } else { Origin::Pipe(path.to_owned()) };
     Ok(Source { origin, text })
 }
@@ -184,7 +184,7 @@ pub(crate) fn written_back(sources: &[Source]) -> Option<PathBuf> {
     None
 }
 
-/// What to do about a file that may not be read.
+/// How to fix a file that this user may not read.
 pub(crate) fn not_permitted(path: &Path) -> String {
     let shown = path.display().to_string();
     let argument = quoted(&shown);
@@ -245,7 +245,7 @@ pub(crate) fn json_error(text: &str, e: &serde_json::Error) -> String {
 
 /// The kinds of JSON files that a user may pass.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Kind {
+pub(crate) enum FileKind {
     Config,
     Catalog,
     State,
@@ -255,65 +255,62 @@ pub(crate) enum Kind {
     Messages,
 }
 
-impl Kind {
-    fn of(text: &str) -> Option<Kind> {
+impl FileKind {
+    fn of(text: &str) -> Option<FileKind> {
         let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
         let first = values.next()?.ok()?;
         let has = |key: &str| first.get(key).is_some();
         if first["type"].is_string() && (has("stream") || has("value")) {
             let is_alone = values.next().is_none();
-            return Some(if is_alone && first["type"] == "STATE" { Kind::State } else { Kind::Messages });
+            return Some(if is_alone && first["type"] == "STATE" { FileKind::State } else { FileKind::Messages });
         }
         if first["streams"].is_array() {
-            Some(Kind::Catalog)
+            Some(FileKind::Catalog)
         } else if first["bookmarks"].is_object() {
-            Some(Kind::State)
+            Some(FileKind::State)
         } else if has("superseded") && has("refresh_token") {
-            Some(Kind::Tokens)
+            Some(FileKind::Tokens)
         } else if ["client_id", "client_secret", "refresh_token", "access_token", "token_file"].into_iter().any(has) {
-            Some(Kind::Config)
+            Some(FileKind::Config)
         } else {
             None
         }
     }
 }
 
-/// Reads a file, unless it is of another kind than expected.
+/// Reads a config, catalog or state file, unless it is of another kind than expected.
 ///
 /// # Errors
 /// `Usage` that says what the file is and how to pass it.
-pub(crate) fn read_as(expected: Kind, path: &Path) -> Result<String> {
+pub(crate) fn read_as(expected: FileKind, path: &Path) -> Result<String> {
     if !path.exists() {
         let name = path.display().to_string();
         let advice = match expected {
-            Kind::Config => format!(". {}", how_to_write(&name)),
-            Kind::Catalog => format!(". To write one, run: tap-constant-contact --discover > {}", quoted(&name)),
-            Kind::State => "; leave --state out of the first run".into(),
-            Kind::Tokens | Kind::Messages => String::new(),
+            FileKind::Config => format!(". {}", how_to_write(&name)),
+            FileKind::Catalog => format!(". To write one, run: tap-constant-contact --discover > {}", quoted(&name)),
+            _ => "; leave --state out of the first run".into(),
         };
         return Err(Error::Usage(format!("{name} does not exist{advice}")));
     }
     let text = read(path)?;
-    let Some(found) = Kind::of(&text).filter(|found| *found != expected) else { return Ok(text) };
+    let Some(found) = FileKind::of(&text).filter(|found| *found != expected) else { return Ok(text) };
     let wanted = match expected {
-        Kind::Config => "config",
-        Kind::Catalog => "catalog",
-        Kind::State => "state",
-        Kind::Tokens => "token file",
-        Kind::Messages => "file of messages",
+        FileKind::Config => "config",
+        FileKind::Catalog => "catalog",
+        _ => "state",
     };
     let path = path.display().to_string();
     let argument = quoted(&path);
     let advice = match found {
-        Kind::Config => format!("is a config, not a {wanted}: pass it with --config {argument}"),
-        Kind::Catalog => format!("is a catalog, not a {wanted}: pass it with --catalog {argument}"),
-        Kind::State => format!("is a state, not a {wanted}: pass it with --state {argument}"),
-        Kind::Tokens => {
+        FileKind::Config => format!("is a config, not a {wanted}: pass it with --config {argument}"),
+        FileKind::Catalog => format!("is a catalog, not a {wanted}: pass it with --catalog {argument}"),
+        FileKind::State => format!("is a state, not a {wanted}: pass it with --state {argument}"),
+        FileKind::Tokens => {
             format!(
                 "holds the tokens that login stored, not a {wanted}: name it in the config, with \"token_file\": \"{path}\""
             )
         }
-        Kind::Messages => {
+        FileKind::Messages => {
             let state = quoted(&format!("{path}.last"));
             format!(
                 "holds the messages of a tap, not a {wanted}; the state of that run is in its last line: tail -n 1 \
@@ -375,18 +372,18 @@ mod tests {
     #[test]
     fn a_file_is_known_by_its_members() {
         for (text, kind) in [
-            (r#"{"client_id": "a"}"#, Some(Kind::Config)),
-            (r#"{"streams": []}"#, Some(Kind::Catalog)),
-            (r#"{"bookmarks": {}}"#, Some(Kind::State)),
-            (r#"{"type": "STATE", "value": {}}"#, Some(Kind::State)),
-            ("{\"type\": \"STATE\", \"value\": {}}\n{\"type\": \"STATE\", \"value\": {}}", Some(Kind::Messages)),
-            (r#"{"type": "SCHEMA", "stream": "a"}"#, Some(Kind::Messages)),
-            (r#"{"access_token": "a", "refresh_token": "b", "superseded": []}"#, Some(Kind::Tokens)),
+            (r#"{"client_id": "a"}"#, Some(FileKind::Config)),
+            (r#"{"streams": []}"#, Some(FileKind::Catalog)),
+            (r#"{"bookmarks": {}}"#, Some(FileKind::State)),
+            (r#"{"type": "STATE", "value": {}}"#, Some(FileKind::State)),
+            ("{\"type\": \"STATE\", \"value\": {}}\n{\"type\": \"STATE\", \"value\": {}}", Some(FileKind::Messages)),
+            (r#"{"type": "SCHEMA", "stream": "a"}"#, Some(FileKind::Messages)),
+            (r#"{"access_token": "a", "refresh_token": "b", "superseded": []}"#, Some(FileKind::Tokens)),
             ("{}", None),
             ("[1]", None),
             ("{", None),
         ] {
-            assert_eq!(Kind::of(text), kind, "{text}");
+            assert_eq!(FileKind::of(text), kind, "{text}");
         }
     }
 }

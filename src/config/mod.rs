@@ -24,8 +24,8 @@ pub(crate) use coerce::{allowed, types};
 use fields::Start;
 pub(crate) use fields::{is_key, is_loopback};
 pub(crate) use files::{
-    Kind, Source, command, how_to_write, is_under_meltano, json_error, not_permitted, quoted, read, read_as, sources,
-    written_back,
+    FileKind, Source, command, how_to_write, is_under_meltano, json_error, not_permitted, quoted, read, read_as,
+    sources, written_back,
 };
 use given::Given;
 pub(crate) use words::{ActivityRoute, ActivityType, ContactStatus, OnQuota, Route, Subresource, Word, words};
@@ -334,7 +334,7 @@ mod tests {
     #[test]
     fn an_empty_list_means_not_set_as_json_and_as_text() {
         let (default, _) = parse("{}").unwrap();
-        for empty in [r#"[]"#, r#""[]""#, r#""""#] {
+        for empty in [r"[]", r#""[]""#, r#""""#] {
             let (config, _) =
                 parse(&format!(r#"{{"tracking_activity_types": {empty}, "contact_status": {empty}}}"#)).unwrap();
             assert_eq!(config.tracking_activity_types, default.tracking_activity_types, "{empty}");

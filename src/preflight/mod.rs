@@ -12,7 +12,7 @@ use crate::client::{AccountIdentity, Client};
 use crate::config::{Config, Route};
 use crate::error::{Error, Result};
 use crate::logger::say;
-use crate::messages::{Messages, Output};
+use crate::messages::Messages;
 use crate::progress::Progress;
 use crate::quota::DAILY_QUOTA;
 use crate::run::Run;
@@ -169,11 +169,11 @@ fn full_sync(
 ) -> Result<FullSync> {
     let selected: Vec<_> = readable.iter().map(|source| &source.stream).collect();
     let progress = Progress::hidden(client.call_count(), config.requests_per_second);
-    let messages = Messages::new(Output::Other(Box::new(std::io::sink())));
+    let messages = Messages::new(std::io::sink());
     // A sync goes on without the streams that are refused, so they are no part of the plan.
     let catalog = catalog.of(&selected.iter().map(|stream| stream.name).collect::<Vec<_>>());
     let mut run = Run::new(config, client, &catalog, &messages, &progress, State::new(&selected));
-    let plan = streams::plan(&mut run, &mut Shared::default(), readable)?;
+    let plan = streams::plan(&mut run, &mut Shared::default(), readable).map_err(|(_, e)| e)?;
     Ok(FullSync {
         calls: plan.calls,
         seconds: plan.time().as_secs(),

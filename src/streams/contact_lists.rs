@@ -101,8 +101,8 @@ impl Lists {
         self.sms.get_or_insert_with(|| ChannelListing::read(client, config, "sms"))
     }
 
-    /// The e-mail lists, by which the state recognizes its account; empty if they cannot be read, which is said where
-    /// there is something to compare.
+    /// The e-mail lists, by which the state recognizes its account; empty if they cannot be read, which is
+    /// logged if the state names an account.
     ///
     /// # Errors
     /// What would end any other call as well, such as bad credentials.

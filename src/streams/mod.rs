@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::client::Client;
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::quota::{DAILY_QUOTA, runs_in_words};
 use crate::run::Run;
 use crate::stream::{Needs, Stream};
@@ -121,15 +121,15 @@ impl fmt::Display for Plan {
 /// What reading these streams costs. A stream that the service refuses costs nothing.
 ///
 /// # Errors
-/// Any other error.
-pub(crate) fn plan(run: &mut Run, shared: &mut Shared, sources: &[&'static Source]) -> Result<Plan> {
+/// Any other error, with the position of its stream.
+pub(crate) fn plan(run: &mut Run, shared: &mut Shared, sources: &[&'static Source]) -> Result<Plan, (usize, Error)> {
     // Every run begins with one call for the account's lists.
     let mut calls = 1;
-    for source in sources {
+    for (at, source) in sources.iter().enumerate() {
         match (source.cost)(run, shared) {
             Ok(cost) => calls += cost,
             Err(e) if e.is_refusal() => {}
-            Err(e) => return Err(e.context(source.stream.name)),
+            Err(e) => return Err((at, e.context(source.stream.name))),
         }
     }
     let route = shared.reports.words().map(str::to_owned);

@@ -102,7 +102,7 @@ where
     }
     let mut to_read: Vec<Pending<P>> = listings.into_iter().map(|listing| Pending { listing, began: None }).collect();
     for pass in 1.. {
-        let (mut unsettled, mut again) = (Vec::new(), AnotherPass::default());
+        let (mut to_read_again, mut again) = (Vec::new(), AnotherPass::default());
         let mut is_under_way = false;
         let pages = pages.clone();
         let pages =
@@ -128,21 +128,21 @@ where
                     outcome?;
                     is_under_way = false;
                     let began = seen.began();
-                    if again.add_if_unsettled(pass, &seen.end_pass()) {
-                        unsettled.push(Pending { listing: pending.listing.clone(), began });
+                    if again.add_if_needed(pass, &seen.end_pass()) {
+                        to_read_again.push(Pending { listing: pending.listing.clone(), began });
                     }
                     Ok(())
                 }
             }
         })?;
-        if unsettled.is_empty() {
+        if to_read_again.is_empty() {
             break;
         }
         if let Some(why) = again.why_not(what, pass, client.calls_left()) {
             return Ok(Coverage::MayLackRows(why));
         }
         log::info!("the listing of {what} changed while it was read; reading it again ({} calls)", again.calls);
-        to_read = unsettled;
+        to_read = to_read_again;
     }
     Ok(Coverage::Whole)
 }
@@ -159,13 +159,13 @@ struct AnotherPass {
 impl AnotherPass {
     /// Adds a listing if it needs another pass, and returns whether it does: after the first pass if it has moved,
     /// after later ones if they found rows.
-    fn add_if_unsettled(&mut self, pass: u32, end: &PassEnd) -> bool {
-        let is_settled = if pass == 1 { !end.has_moved } else { end.found == 0 };
-        if !is_settled {
+    fn add_if_needed(&mut self, pass: u32, end: &PassEnd) -> bool {
+        let is_done = if pass == 1 { !end.has_moved } else { end.found == 0 };
+        if !is_done {
             self.calls += u64::from(end.pages);
             self.found += end.found;
         }
-        !is_settled
+        !is_done
     }
 
     /// Why there is no pass after this one, in words.
@@ -212,7 +212,7 @@ mod tests {
             (2, end(false, 1), true),
         ] {
             let mut again = AnotherPass::default();
-            assert_eq!(again.add_if_unsettled(pass, &end), is_needed, "{pass} {end:?}");
+            assert_eq!(again.add_if_needed(pass, &end), is_needed, "{pass} {end:?}");
             let expected = if is_needed { (4, end.found) } else { (0, 0) };
             assert_eq!((again.calls, again.found), expected, "{pass} {end:?}");
         }

@@ -85,16 +85,16 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     let pages = pages(run.config, &include);
     let complete = complete_read(run, start, &pages)?;
     let is_complete = complete.is_some();
-    let Passes { listings, first } = match complete {
+    let Listings { listings, first } = match complete {
         Some(reading) => reading,
-        None => Passes::of(run.since(stream, start)),
+        None => Listings::of(run.since(stream, start)),
     };
     let first = Arc::new(Mutex::new(first));
     let pages = move |client: &Arc<Client>, filter: &ChangeFilter, priority| {
-        // Only the first pass over the first listing can have begun already.
-        let begun = first.lock().unwrap_or_else(PoisonError::into_inner).take_if(|begun| begun.filter == *filter);
-        let (page, rest) = match begun {
-            Some(begun) => (Some(Ok(begun.page)), begun.rest),
+        // Only the first pass over the first listing can have started already.
+        let started = first.lock().unwrap_or_else(PoisonError::into_inner).take_if(|started| started.filter == *filter);
+        let (page, rest) = match started {
+            Some(started) => (Some(Ok(started.page)), started.rest),
             None => (None, pages(client, filter, priority)),
         };
         page.into_iter().chain(rest)
@@ -117,27 +117,27 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
 }
 
 /// The listings that a run reads.
-struct Passes {
+struct Listings {
     listings: Vec<ChangeFilter>,
     /// The first listing, if its first page was already read for the count.
-    first: Option<Begun>,
+    first: Option<StartedListing>,
 }
 
 /// A listing whose first page has been read.
-struct Begun {
+struct StartedListing {
     filter: ChangeFilter,
     page: Page<Contact>,
     rest: Pages<Contact>,
 }
 
-impl Passes {
+impl Listings {
     /// All contacts, or those that changed since a bound: unsubscribing is not an update, so it has a listing of its own.
-    fn of(since: Option<DateTime<Utc>>) -> Passes {
+    fn of(since: Option<DateTime<Utc>>) -> Listings {
         let listings = match since {
             None => vec![None],
             Some(bound) => vec![Some(("updated_after", bound)), Some(("optout_after", bound))],
         };
-        Passes { listings, first: None }
+        Listings { listings, first: None }
     }
 }
 
@@ -152,12 +152,12 @@ fn complete_read(
     run: &Run,
     start: DateTime<Utc>,
     pages: &impl Fn(&Arc<Client>, &ChangeFilter, usize) -> Pages<Contact>,
-) -> Result<Option<Passes>> {
+) -> Result<Option<Listings>> {
     let stream = &SOURCE.stream;
     if !is_complete_read_due(run, start) {
         return Ok(None);
     }
-    let mut reading = Passes::of(run.beginning(stream, start));
+    let mut reading = Listings::of(run.beginning(stream, start));
     // Without a bookmark, reading all contacts is the only way.
     if run.bookmark(stream).is_some() {
         let filter = reading.listings[0];
@@ -173,7 +173,7 @@ fn complete_read(
             );
             return Ok(None);
         }
-        reading.first = Some(Begun { filter, page, rest });
+        reading.first = Some(StartedListing { filter, page, rest });
     }
     Ok(Some(reading))
 }

@@ -98,7 +98,7 @@ fn main() -> ExitCode {
 fn tap(arguments: &[String]) -> ExitCode {
     let name = "tap-constant-contact".to_owned();
     let args = tap_constant_contact::Args::parse_from([&name].into_iter().chain(arguments));
-    match tap_constant_contact::run(&args, tap_constant_contact::Output::Stdout) {
+    match tap_constant_contact::run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => ExitCode::from(e.exit_code()),
     }
