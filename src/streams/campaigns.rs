@@ -28,15 +28,17 @@ pub(super) const COUNTS_LAG: TimeDelta = TimeDelta::days(1);
 
 /// What the run has fetched about campaigns so far.
 #[derive(Default)]
-pub(crate) struct KnownCampaigns {
+pub(crate) struct CampaignCache {
     /// By lower bound of `updated_at`; `None` lists all campaigns.
     listings: HashMap<Option<DateTime<Utc>>, Arc<CampaignListing>>,
     summaries: Option<Result<Arc<Summaries>>>,
-    details: HashMap<Id, Result<Arc<EmailCampaign>>>,
-    /// Campaigns whose details `email_campaigns` will fetch before the reports need them.
-    planned: HashSet<Id>,
-    /// Campaigns whose details the reports will fetch before `email_campaigns` needs them.
-    planned_by_reports: HashSet<Id>,
+    /// The details of campaigns, or why the service refused them.
+    pub(super) details: HashMap<Id, Result<Arc<EmailCampaign>>>,
+    /// Campaigns whose details `email_campaigns` will fetch before the reports need them, so the reports do not count the
+    /// calls.
+    pub(super) planned: HashSet<Id>,
+    /// Campaigns whose details the reports will fetch before `email_campaigns` needs them, so it does not count the calls.
+    pub(super) planned_by_reports: HashSet<Id>,
 }
 
 /// The campaigns of `GET /emails`.
@@ -112,7 +114,7 @@ impl Row for Summary {
     const IS_WHOLE: bool = true;
 }
 
-impl KnownCampaigns {
+impl CampaignCache {
     /// The campaigns updated since `since`, or all; including removed ones.
     pub(super) fn listing(
         &mut self,
@@ -170,56 +172,21 @@ impl KnownCampaigns {
         Ok(summaries)
     }
 
-    /// The details of a campaign, or why the service refused them; `None` if they were not fetched yet.
-    pub(super) fn details_of(&self, id: &Id) -> Option<&Result<Arc<EmailCampaign>>> {
-        self.details.get(id)
-    }
-
-    /// Notes that `email_campaigns` will fetch the details of these campaigns, so that the reports do not count the calls.
-    pub(super) fn plan_details(&mut self, campaigns: impl Iterator<Item = Id>) {
-        self.planned.extend(campaigns);
-    }
-
-    /// Whether the reports get the details of a campaign without a call of their own.
-    pub(super) fn has_or_plans_details(&self, id: &Id) -> bool {
-        self.details.contains_key(id) || self.planned.contains(id)
-    }
-
-    /// Notes that the reports will fetch the details of these campaigns, so that `email_campaigns` does not count the calls.
-    pub(super) fn plan_details_of_reports(&mut self, campaigns: impl Iterator<Item = Id>) {
-        self.planned_by_reports.extend(campaigns);
-    }
-
-    /// Whether the reports will fetch the details of a campaign.
-    pub(super) fn is_fetched_by_reports(&self, id: &Id) -> bool {
-        self.planned_by_reports.contains(id)
-    }
-
-    /// Remembers the details of a campaign, or that they are refused.
-    pub(super) fn remember_details(&mut self, id: Id, details: Result<Arc<EmailCampaign>>) {
-        self.details.insert(id, details);
-    }
-
-    /// The campaigns whose details are known.
-    pub(super) fn detailed(&self) -> impl Iterator<Item = (&Id, &EmailCampaign)> {
-        self.details.iter().filter_map(|(id, details)| Some((id, &**details.as_ref().ok()?)))
-    }
-
     /// Fetches the details of those campaigns whose details are not known yet.
     ///
     /// # Errors
     /// Any error but a refusal, which is remembered for the campaign. `Forbidden` if the first campaigns of all are.
-    pub(super) fn learn_details(&mut self, client: &Arc<Client>, campaigns: &[Id]) -> Result<()> {
+    pub(super) fn fetch_details(&mut self, client: &Arc<Client>, campaigns: &[Id]) -> Result<()> {
         let missing: Vec<Id> = campaigns.iter().filter(|id| !self.details.contains_key(id)).cloned().collect();
         let fetching = Arc::clone(client);
         let fetch = move |priority, id: &Id| details(&fetching, id, priority);
         fanout::map_in_order(missing, client.workers(), fetch, |id, details| match details {
             Ok((details, _)) => {
-                self.remember_details(id.clone(), Ok(Arc::new(details)));
+                self.details.insert(id.clone(), Ok(Arc::new(details)));
                 Ok(())
             }
             Err(why) if why.is_refusal() => {
-                self.remember_details(id.clone(), Err(why));
+                self.details.insert(id.clone(), Err(why));
                 self.refusal_of_all(campaigns.len()).map_or(Ok(()), Err)
             }
             Err(e) => Err(e),

@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::campaigns::{self, CampaignListing, KnownCampaigns, PageOddities, Summaries, Summary, named};
+use super::campaigns::{self, CampaignCache, CampaignListing, PageOddities, Summaries, Summary, named};
 use super::page::list;
 use super::{Probe, Probed, Shared, Source, selects_reports};
 use crate::client::{Client, Oddities};
@@ -49,8 +49,8 @@ pub(super) static SOURCE: Source = Source {
 
 /// The service gives no count of campaigns, so they are listed, 500 per call.
 fn count(client: &Arc<Client>, config: &Config, found: &mut Probed) -> Result<Option<u64>> {
-    let known = &mut found.shared.reports.campaigns.known;
-    Ok(Some(known.listing(client, config, None)?.campaigns.len() as u64))
+    let cache = &mut found.shared.reports.campaigns.cache;
+    Ok(Some(cache.listing(client, config, None)?.campaigns.len() as u64))
 }
 
 /// What the selected fields need beyond the listing.
@@ -145,14 +145,14 @@ struct Mailing {
 /// before: what they fetch is not counted again.
 fn cost(run: &mut Run, shared: &mut Shared) -> Result<u64> {
     let place = begin(run)?;
-    let known = &mut shared.reports.campaigns.known;
+    let cache = &mut shared.reports.campaigns.cache;
     let before = run.client.calls();
-    let Selection { chosen, .. } = choose(run, known, &place)?;
+    let Selection { chosen, .. } = choose(run, cache, &place)?;
     let pages = run.client.calls() - before;
-    let of_campaigns = chosen.iter().map(|(id, campaign)| campaign.calls(known.is_fetched_by_reports(id)));
+    let of_campaigns = chosen.iter().map(|(id, campaign)| campaign.calls(cache.planned_by_reports.contains(id)));
     let calls = pages + of_campaigns.sum::<u64>();
     let detailed = chosen.into_iter().filter(|(_, campaign)| campaign.needs_details()).map(|(id, _)| id);
-    known.plan_details(detailed);
+    cache.planned.extend(detailed);
     shared.how_to_save = how_to_save(run, calls);
     Ok(calls)
 }
@@ -175,8 +175,8 @@ fn how_to_save(run: &Run, calls: u64) -> Option<String> {
 fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     let stream = &SOURCE.stream;
     let mut place = begin(run)?;
-    let known = &mut shared.reports.campaigns.known;
-    let Selection { listing, summaries, refused, chosen } = choose(run, known, &place)?;
+    let cache = &mut shared.reports.campaigns.cache;
+    let Selection { listing, summaries, refused, chosen } = choose(run, cache, &place)?;
     note(run, &listing.oddities);
     let may_lack = listing.may_lack.as_ref().or(summaries.as_ref().and_then(|summaries| summaries.may_lack.as_ref()));
     if let Some(why) = may_lack {
@@ -198,7 +198,7 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     }
     // Neither bookmark nor resume point may move past a campaign that is missing.
     let is_whole = may_lack.is_none();
-    write(run, known, &mut place, chosen, is_whole)?;
+    write(run, cache, &mut place, chosen, is_whole)?;
     run.odd_rows.check(stream)?;
     if is_whole {
         run.advance_bookmark(stream, place.until, OVERLAP);
@@ -224,11 +224,11 @@ struct Selection {
     chosen: BTreeMap<Id, Chosen>,
 }
 
-fn choose(run: &Run, known: &mut KnownCampaigns, place: &Resume) -> Result<Selection> {
+fn choose(run: &Run, cache: &mut CampaignCache, place: &Resume) -> Result<Selection> {
     let (wanted, since) = (Extras::selected(run), place.since.0);
     // Counts grow while `updated_at` stays the same, and the reports look at every campaign that was sent.
     let is_whole = since.is_none() || wanted.counts || selects_reports(run);
-    let listing = known.listing(run.client, run.config, since.filter(|_| !is_whole))?;
+    let listing = cache.listing(run.client, run.config, since.filter(|_| !is_whole))?;
     let lookback = TimeDelta::days(i64::from(run.config.activity_lookback_days));
     let due = |updated_at: Option<DateTime<Utc>>, summary: Option<&Summary>| {
         let sent = summary.filter(|_| wanted.counts).and_then(|summary| summary.last_sent_date.instant());
@@ -248,8 +248,8 @@ fn choose(run: &Run, known: &mut KnownCampaigns, place: &Resume) -> Result<Selec
         due.any(|(id, _)| !summaries.sent.contains_key(id))
     };
     let mut get_summaries = || {
-        let summaries = known.summaries(run.client, run.config)?;
-        if lacks_sent(&summaries) { known.summaries_again(run.client, run.config) } else { Ok(summaries) }
+        let summaries = cache.summaries(run.client, run.config)?;
+        if lacks_sent(&summaries) { cache.summaries_again(run.client, run.config) } else { Ok(summaries) }
     };
     let (summaries, refused) = match (wanted.counts || removed).then(&mut get_summaries) {
         None => (None, None),
@@ -266,14 +266,14 @@ fn choose(run: &Run, known: &mut KnownCampaigns, place: &Resume) -> Result<Selec
         }
         let is_never_sent = sent.is_some() && summary.is_none();
         let wanted = if listed.campaign.is_removed() && is_never_sent { Extras::NOTHING } else { wanted };
-        let details = known.details_of(id).cloned();
+        let details = cache.details.get(id).cloned();
         let campaign = Chosen { listed: Some(listed.clone()), summary: summary.cloned(), wanted, details };
         chosen.insert(id.clone(), campaign);
     }
     for (id, summary) in sent.into_iter().flatten().filter(|_| is_whole) {
         let sent_at = summary.last_sent_date.instant();
         if !listing.campaigns.contains_key(id) && is_due(sent_at, sent_at, since, lookback) {
-            let details = known.details_of(id).cloned();
+            let details = cache.details.get(id).cloned();
             chosen.insert(id.clone(), Chosen { listed: None, summary: Some(summary.clone()), wanted, details });
         }
     }
@@ -305,7 +305,7 @@ fn note(run: &mut Run, pages: &PageOddities) {
 /// Writes the campaigns one by one, while the details of the next ones are being fetched.
 fn write(
     run: &mut Run,
-    known: &mut KnownCampaigns,
+    cache: &mut CampaignCache,
     place: &mut Resume,
     chosen: BTreeMap<Id, Chosen>,
     is_whole: bool,
@@ -321,7 +321,7 @@ fn write(
             run.odd_rows.note(stream, 0, oddities);
         }
         if let Some(details) = &answers.details {
-            known.remember_details(id.clone(), details.clone());
+            cache.details.insert(id.clone(), details.clone());
         }
         refused.note(id, chosen, &answers);
         if let Some(campaign) = record(chosen, &answers) {
