@@ -13,7 +13,7 @@ use super::page::{Coverage, every_row, takes_half};
 use super::seen::{Seen, Sighting};
 use crate::client::{Client, Oddities, Row};
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::fanout;
 use crate::field::{Integer, Key, Text, Timestamp};
 use crate::id::Id;
@@ -132,12 +132,7 @@ impl CampaignCache {
 
     /// The sent campaigns with their counts. A refusal is remembered too.
     pub(super) fn summaries(&mut self, client: &Arc<Client>, config: &Config) -> Result<Arc<Summaries>> {
-        if let Some(known) = &self.summaries {
-            return known.clone();
-        }
-        let summaries = summaries(client, config).map(Arc::new);
-        self.summaries = Some(summaries.clone());
-        summaries
+        self.summaries.get_or_insert_with(|| summaries(client, config).map(Arc::new)).clone()
     }
 
     /// The same, read once more unless they are one page: a sent campaign that they lack may have slipped between two
@@ -180,29 +175,25 @@ impl CampaignCache {
         let missing: Vec<Id> = campaigns.iter().filter(|id| !self.details.contains_key(id)).cloned().collect();
         let fetching = Arc::clone(client);
         let fetch = move |priority, id: &Id| details(&fetching, id, priority);
-        fanout::map_in_order(missing, client.workers(), fetch, |id, details| match details {
-            Ok((details, _)) => {
-                self.details.insert(id.clone(), Ok(Arc::new(details)));
-                Ok(())
-            }
-            Err(why) if why.is_refusal() => {
-                self.details.insert(id.clone(), Err(why));
-                self.refusal_of_all(campaigns.len()).map_or(Ok(()), Err)
-            }
-            Err(e) => Err(e),
+        fanout::map_in_order(missing, client.workers(), fetch, |id, details| {
+            match details {
+                Err(e) if !e.is_refusal() => return Err(e),
+                details => self.details.insert(id.clone(), details.map(|(details, _)| Arc::new(details))),
+            };
+            self.check_refusals(campaigns.len())
         })?;
-        self.refusal_of_all(campaigns.len()).map_or(Ok(()), Err)
+        self.check_refusals(campaigns.len())
     }
 
-    /// The refusal, if the service has answered 403 for the first of this many campaigns, and for no other.
-    fn refusal_of_all(&self, campaigns: usize) -> Option<Error> {
-        if self.details.len() < REFUSING_CAMPAIGNS.min(campaigns) {
-            return None;
+    /// # Errors
+    /// `Forbidden` if the service has answered 403 for the first of this many campaigns, and for no other.
+    fn check_refusals(&self, campaigns: usize) -> Result<()> {
+        let is_forbidden = |details: &Result<Arc<EmailCampaign>>| matches!(details, Err(why) if why.is_forbidden());
+        let are_enough = self.details.len() >= REFUSING_CAMPAIGNS.min(campaigns);
+        match self.details.values().next() {
+            Some(Err(why)) if are_enough && self.details.values().all(is_forbidden) => Err(why.clone()),
+            _ => Ok(()),
         }
-        let refusal =
-            |details: &Result<Arc<EmailCampaign>>| details.as_ref().err().filter(|e| e.is_forbidden()).cloned();
-        let refusals: Option<Vec<Error>> = self.details.values().map(refusal).collect();
-        refusals?.pop()
     }
 }
 

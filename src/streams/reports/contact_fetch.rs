@@ -45,16 +45,13 @@ type Kept<T> = (Vec<Page<T>>, Result<()>);
 pub(super) struct ContactFetch<T> {
     since: Option<DateTime<Utc>>,
     until: DateTime<Utc>,
-    /// Whether the range is a parameter of the call.
-    has_range: bool,
     ask: Box<Ask<T>>,
     kept: Mutex<HashMap<Id, Kept<T>>>,
 }
 
 impl<T> ContactFetch<T> {
-    fn new(reading: &Reading, has_range: bool, ask: Box<Ask<T>>) -> Arc<ContactFetch<T>> {
-        let (since, until) = (reading.since, reading.until);
-        Arc::new(ContactFetch { since, until, has_range, ask, kept: Mutex::default() })
+    fn new(reading: &Reading, ask: Box<Ask<T>>) -> Arc<ContactFetch<T>> {
+        Arc::new(ContactFetch { since: reading.since, until: reading.until, ask, kept: Mutex::default() })
     }
 
     pub(super) fn fetch(
@@ -85,11 +82,6 @@ impl<T> ContactFetch<T> {
     /// Keeps the pages of a contact until it is fetched again.
     pub(super) fn keep(&self, id: Id, pages: Vec<Page<T>>, outcome: Result<()>) {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(id, (pages, outcome));
-    }
-
-    /// Whether the range is so long that the service may refuse it.
-    pub(super) fn asks_long_range(&self) -> bool {
-        self.has_range && is_long(&range(self.since, self.until))
     }
 
     pub(super) fn is_for(&self, reading: &Reading) -> bool {
@@ -132,7 +124,7 @@ pub(super) fn summary(reading: &Reading, must_split: Arc<AtomicBool>) -> Arc<Con
             // A contact that was imported may have activity from before it was created, so its creation is no bound.
             windows.into_iter().try_for_each(ask_range)
         };
-    ContactFetch::new(reading, true, Box::new(ask))
+    ContactFetch::new(reading, Box::new(ask))
 }
 
 /// The range of a summary, which needs a start.
@@ -146,14 +138,18 @@ fn is_long((start, end): &Range) -> bool {
     *end > *start + Months::new(60)
 }
 
+/// Whether a report asks for so long a range that the service may refuse it. The details have no range.
+pub(super) fn asks_long_range(reading: &Reading) -> bool {
+    reading.is_summary() && is_long(&range(reading.since, reading.until))
+}
+
 /// How many calls the report of a contact takes if it has no row.
 pub(super) fn calls_without_rows(reading: &Reading, must_split: bool) -> u64 {
-    let range = range(reading.since, reading.until);
-    if reading.is_summary() && must_split && is_long(&range) {
-        five_year_windows(range.0, range.1).len() as u64
-    } else {
-        1
+    if !must_split || !asks_long_range(reading) {
+        return 1;
     }
+    let (start, end) = range(reading.since, reading.until);
+    five_year_windows(start, end).len() as u64
 }
 
 /// Fetches activity details.
@@ -190,7 +186,7 @@ pub(super) fn details(run: &Run, reading: &Reading) -> Arc<ContactFetch<Activity
             });
             wrong.map_or(outcome, Err)
         };
-    ContactFetch::new(reading, false, Box::new(ask))
+    ContactFetch::new(reading, Box::new(ask))
 }
 
 /// Checks that rows are of the requested contact.

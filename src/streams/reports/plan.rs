@@ -132,10 +132,10 @@ fn cost_by_contact(run: &mut Run, fetched: &mut Fetched, readings: &[Reading]) -
         let before = run.client.calls();
         let rows = if reading.is_summary() {
             let fetch = fetched.summaries(reading);
-            sample(run, fetched, &unread, &fetch)?
+            sample(run, fetched, reading, &unread, &fetch)?
         } else {
             let fetch = fetched.details(run, reading);
-            sample(run, fetched, &unread, &fetch)?
+            sample(run, fetched, reading, &unread, &fetch)?
         };
         cost.made += run.client.calls().saturating_sub(before);
         // If contacts fill more than a page, the few calls that count all rows make the plan more exact.
@@ -198,6 +198,7 @@ impl Sampled {
 fn sample<T: ContactRow>(
     run: &Run,
     fetched: &mut Fetched,
+    reading: &Reading,
     contacts: &[Id],
     fetch: &Arc<ContactFetch<T>>,
 ) -> Result<Vec<u64>> {
@@ -205,7 +206,7 @@ fn sample<T: ContactRow>(
     let chosen: Vec<Id> = spread_over(contacts.len(), size).map(|at| contacts[at].clone()).collect();
     let mut counts = Vec::with_capacity(chosen.len());
     // If the range is long, the first contact shows whether the service accepts it.
-    let first = if fetch.asks_long_range() { chosen.len().min(1) } else { 0 };
+    let first = if contact_fetch::asks_long_range(reading) { chosen.len().min(1) } else { 0 };
     for some in [&chosen[..first], &chosen[first..]] {
         let (client, fetching) = (Arc::clone(run.client), Arc::clone(fetch));
         let (mut pages, mut rows) = (Vec::new(), 0);
