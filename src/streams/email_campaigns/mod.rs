@@ -197,10 +197,10 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
         log::info!("{}: continuing after campaign {after}; {} campaigns to go", stream.name, chosen.len());
     }
     // Neither bookmark nor resume point may move past a campaign that is missing.
-    let is_whole = may_lack.is_none();
-    write(run, cache, &mut place, chosen, is_whole)?;
+    let is_complete = may_lack.is_none();
+    write(run, cache, &mut place, chosen, is_complete)?;
     run.odd_rows.check(stream)?;
-    if is_whole {
+    if is_complete {
         run.advance_bookmark(stream, place.until, OVERLAP);
     }
     Ok(())
@@ -226,8 +226,8 @@ struct Selection {
 fn choose(run: &Run, cache: &mut CampaignCache, place: &Resume) -> Result<Selection> {
     let (wanted, since) = (Extras::selected(run), place.since.0);
     // Counts grow while `updated_at` stays the same, and the reports look at every campaign that was sent.
-    let is_whole = since.is_none() || wanted.counts || selects_reports(run);
-    let listing = cache.listing(run.client, run.config, since.filter(|_| !is_whole))?;
+    let lists_all = since.is_none() || wanted.counts || selects_reports(run);
+    let listing = cache.listing(run.client, run.config, since.filter(|_| !lists_all))?;
     let lookback = TimeDelta::days(i64::from(run.config.activity_lookback_days));
     let campaigns = listing.campaigns.iter().map(|(id, listed)| (id, &listed.campaign));
     let updated: Vec<_> =
@@ -247,7 +247,7 @@ fn choose(run: &Run, cache: &mut CampaignCache, place: &Resume) -> Result<Select
         let (listed, summary) = (Some(listed.clone()), summary.cloned());
         chosen.insert(id.clone(), Chosen { listed, summary, wanted, details: details(id) });
     }
-    for (id, summary) in sent.into_iter().flatten().filter(|_| is_whole) {
+    for (id, summary) in sent.into_iter().flatten().filter(|_| lists_all) {
         let sent_at = summary.last_sent_date.instant();
         if !listing.campaigns.contains_key(id) && is_due(sent_at, sent_at, since, lookback) {
             let summary = Some(summary.clone());
@@ -312,7 +312,7 @@ fn write(
     cache: &mut CampaignCache,
     place: &mut Resume,
     chosen: BTreeMap<Id, Chosen>,
-    is_whole: bool,
+    is_complete: bool,
 ) -> Result<()> {
     let stream = &SOURCE.stream;
     run.client.note_calls_to_progress(chosen.values().next().map_or(0, |first| first.calls(false)));
@@ -332,7 +332,7 @@ fn write(
             let extracted = answers.extracted.as_deref().or(chosen.listed.as_ref().map(|listed| &*listed.extracted));
             run.emit(stream, &campaign, extracted.unwrap_or(&stamp(Utc::now())))?;
         }
-        if is_whole {
+        if is_complete {
             place.after = Some(id.to_string());
             run.note_progress(stream, place.clone());
         }

@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use super::due_campaigns::DueCampaign;
 use super::reading::Reading;
 use super::records::ActivityDetail;
 use super::refusals::Refusals;
 use super::summary_counts::SummaryCounts;
 use super::tracking::{ActivityToRead, Tracked, TrackingReport};
-use super::{BOTH_REPORTS, DETAILS, SUMMARY, estimate, plan};
+use super::{BOTH_REPORTS, DETAILS, Fetched, SUMMARY, estimate, plan};
 use crate::client::Page;
 use crate::config::{Route, Word};
 use crate::error::Result;
@@ -69,9 +70,8 @@ fn contacts_to_write(run: &Run, shared: &mut Shared, readings: &mut [Reading]) -
     Ok(Some(contacts.list.iter().cloned().collect()))
 }
 
-/// The activities of all campaigns that may have rows, in the order of their ids.
-fn activities_to_read(run: &Run, shared: &mut Shared, readings: &mut [Reading]) -> Result<Vec<Arc<ActivityToRead>>> {
-    let fetched = &mut shared.reports;
+/// The campaigns that may have rows, after their activities are fetched.
+fn campaigns_to_read(run: &Run, fetched: &mut Fetched, readings: &mut [Reading]) -> Result<Vec<DueCampaign>> {
     let mut campaigns = plan::due_campaigns(run, fetched, readings)?;
     if let Some(why) = fetched.campaigns.may_lack() {
         log::warn!("{why}. Activity of some campaigns may be missing; the bookmark stays, so a later run reads it");
@@ -85,9 +85,15 @@ fn activities_to_read(run: &Run, shared: &mut Shared, readings: &mut [Reading]) 
     // The plan knew the activities of a sample only.
     let made = campaigns.iter().filter(|campaign| !campaign.has_details).count() as u64;
     fetched.revise_plan(run, BOTH_REPORTS, estimate::campaign_calls(&campaigns, page_size), made);
+    Ok(campaigns)
+}
+
+/// The activities of all campaigns that may have rows, in the order of their ids.
+fn activities_to_read(run: &Run, shared: &mut Shared, readings: &mut [Reading]) -> Result<Vec<Arc<ActivityToRead>>> {
+    let campaigns = campaigns_to_read(run, &mut shared.reports, readings)?;
     let (mut found, mut gone) = (BTreeMap::new(), 0);
     for campaign in campaigns {
-        let Some(activities) = fetched.campaigns.tracked_activities(&campaign.id) else {
+        let Some(activities) = shared.reports.campaigns.tracked_activities(&campaign.id) else {
             gone += u64::from(campaign.is_sent);
             continue;
         };

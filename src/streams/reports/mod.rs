@@ -157,7 +157,7 @@ pub(crate) struct Fetched {
 
 impl Fetched {
     /// The route and the reason, in words, once the plan is made.
-    pub(super) fn words(&self) -> Option<&str> {
+    pub(super) fn route_in_words(&self) -> Option<&str> {
         self.plan.as_ref().map(|plan| plan.words.as_str())
     }
 
