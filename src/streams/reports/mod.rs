@@ -250,3 +250,22 @@ fn read(run: &mut Run, shared: &mut Shared, stream: &'static Stream) -> Result<(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::run::tests::with_run;
+
+    #[test]
+    fn the_plan_is_corrected_once_it_is_a_quarter_too_low() {
+        with_run(&REPORTS, &json!({}), &json!({}), &[], |run| {
+            let mut fetched = Fetched { planned_calls: [(BOTH_REPORTS, 100)].into(), ..Fetched::default() };
+            for (calls, planned) in [(50, 100), (125, 100), (126, 126), (157, 126), (158, 158)] {
+                fetched.revise_plan(run, BOTH_REPORTS, calls, 10);
+                assert_eq!(fetched.planned_calls[BOTH_REPORTS], planned, "{calls}");
+            }
+        });
+    }
+}
