@@ -50,7 +50,7 @@ impl Resolver for Lookup {
         uri: &Uri,
         config: &ureq::config::Config,
         timeout: NextTimeout,
-    ) -> std::result::Result<ResolvedSocketAddrs, ureq::Error> {
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let (sender, receiver) = mpsc::sync_channel(1);
         let (uri, config) = (uri.clone(), config.clone());
         let no_limit = NextTimeout { after: time::Duration::NotHappening, ..timeout };
@@ -103,7 +103,7 @@ fn is_exempt(server: &Url) -> bool {
     server.as_str().parse().is_ok_and(|uri| any.is_ok_and(|any| any.is_no_proxy(&uri)))
 }
 
-/// The retries of one call. It counts and decides; the caller makes the call, logs and sleeps.
+/// The retries of one call. It counts; the caller makes the call, logs and sleeps.
 ///
 /// It displays as the retry that comes next: `retry 2 of 5`.
 pub(crate) struct Retry {
@@ -111,28 +111,17 @@ pub(crate) struct Retry {
     failures: u32,
 }
 
-/// What to do after a failed attempt.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Decision {
-    /// Sleep this long, then try again.
-    Wait(Duration),
-    /// Every retry has been used.
-    GiveUp,
-}
-
 impl Retry {
     pub(crate) fn new(max_retries: u32) -> Retry {
         Retry { max_retries, failures: 0 }
     }
 
-    /// Counts a failed attempt and decides what follows. `hold` is the wait that the server asked for, as
-    /// [`retry_after`] reads it; without one, the wait is random and grows with every failure.
-    pub(crate) fn after(&mut self, hold: Option<Duration>) -> Decision {
+    /// Counts a failed attempt. Returns how long to wait before the next one, or `None` if every retry has been used.
+    /// `hold` is the wait that the server asked for, as [`retry_after`] reads it; without one, the wait is random and
+    /// grows with every failure.
+    pub(crate) fn after(&mut self, hold: Option<Duration>) -> Option<Duration> {
         self.failures += 1;
-        if self.failures > self.max_retries {
-            return Decision::GiveUp;
-        }
-        Decision::Wait(hold.map_or_else(|| backoff(self.failures), |hold| hold.min(LONGEST_HOLD)))
+        (self.failures <= self.max_retries).then(|| hold.unwrap_or_else(|| backoff(self.failures)))
     }
 
     /// How many attempts have failed.
@@ -149,7 +138,7 @@ impl fmt::Display for Retry {
 
 /// The wait before a retry (1, 2, …): random, and at most 1, 2, 4 … 60 seconds, so that many clients that failed
 /// together do not come back together.
-pub(crate) fn backoff(retry: u32) -> Duration {
+fn backoff(retry: u32) -> Duration {
     longest_backoff(retry).mul_f64(fastrand::f64())
 }
 
@@ -181,6 +170,26 @@ pub(crate) fn is_untrusted(e: &ureq::Error) -> bool {
         other => matches!(other, ureq::Error::Rustls(_)),
     };
     of_tls && e.to_string().contains("certificate")
+}
+
+/// Whether a call failed before there was a connection that could take its request, so that the server has not seen it.
+/// `e` is what came instead of an answer, not an error in its body.
+pub(crate) fn is_unsent(e: &ureq::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, Other, TimedOut, UnexpectedEof, WouldBlock};
+    match e {
+        ureq::Error::HostNotFound
+        | ureq::Error::ConnectionFailed
+        | ureq::Error::ConnectProxyFailed(_)
+        // The request could not even be made.
+        | ureq::Error::Http(_)
+        | ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => true,
+        // These come from an existing connection. All others, such as a failed name lookup, prevent one.
+        ureq::Error::Io(io) => {
+            let ended = [BrokenPipe, ConnectionAborted, ConnectionReset, Other, TimedOut, UnexpectedEof, WouldBlock];
+            is_untrusted(e) || !ended.contains(&io.kind())
+        }
+        e => is_untrusted(e),
+    }
 }
 
 /// Says that a certificate was refused and what to do.
@@ -218,21 +227,14 @@ mod tests {
     #[test]
     fn it_gives_up_after_the_last_retry() {
         let mut retry = Retry::new(2);
-        assert!(matches!(retry.after(None), Decision::Wait(wait) if wait <= Duration::from_secs(1)));
+        assert!(retry.after(None).unwrap() <= Duration::from_secs(1));
         assert_eq!(retry.to_string(), "retry 1 of 2");
-        assert!(matches!(retry.after(None), Decision::Wait(wait) if wait <= Duration::from_secs(2)));
+        assert!(retry.after(None).unwrap() <= Duration::from_secs(2));
         assert_eq!(retry.to_string(), "retry 2 of 2");
-        assert_eq!(retry.after(None), Decision::GiveUp);
+        assert_eq!(retry.after(None), None);
         assert_eq!(retry.failures(), 3);
-        assert_eq!(Retry::new(0).after(Some(Duration::from_secs(1))), Decision::GiveUp);
-    }
-
-    #[test]
-    fn a_wait_that_the_server_asks_for_is_kept_up_to_five_minutes() {
-        for (asked, seconds) in [(7, 7), (300, 300), (301, 300), (86_400, 300), (u64::MAX, 300)] {
-            let decision = Retry::new(1).after(Some(Duration::from_secs(asked)));
-            assert_eq!(decision, Decision::Wait(Duration::from_secs(seconds)), "{asked}");
-        }
+        assert_eq!(Retry::new(0).after(Some(Duration::from_secs(1))), None);
+        assert_eq!(Retry::new(1).after(Some(Duration::from_secs(300))), Some(Duration::from_secs(300)));
     }
 
     #[test]
@@ -256,5 +258,28 @@ mod tests {
             assert_eq!(retry_after(&headers), seconds.map(Duration::from_secs), "{asked}");
         }
         assert_eq!(retry_after(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_call_that_may_have_arrived_counts_as_sent() {
+        let io = |kind| ureq::Error::Io(io::Error::from(kind));
+        let request = ureq::http::Request::builder().uri("https://example.com/a b").body(());
+        for unsent in [
+            // Too many open files.
+            ureq::Error::Io(io::Error::from_raw_os_error(24)),
+            io(io::ErrorKind::ConnectionRefused),
+            ureq::Error::HostNotFound,
+            ureq::Error::Http(request.unwrap_err()),
+            ureq::Error::Timeout(ureq::Timeout::Connect),
+        ] {
+            assert!(is_unsent(&unsent), "{unsent:?}");
+        }
+        for sent in [
+            io(io::ErrorKind::ConnectionReset),
+            io(io::ErrorKind::UnexpectedEof),
+            ureq::Error::Timeout(ureq::Timeout::Global),
+        ] {
+            assert!(!is_unsent(&sent), "{sent:?}");
+        }
     }
 }

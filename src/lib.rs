@@ -136,7 +136,7 @@ fn act(args: &Args, output: Output) -> Result<()> {
         let client = client(&config, config_file, &messages)?;
         return preflight::test(&config, &client, &catalog, args.format, &messages);
     }
-    let state = bookmarks(args, &catalog)?;
+    let state = bookmarks(args, &config, &catalog)?;
     sync(&config, config_file, &catalog, state, &messages, stdout)
 }
 
@@ -230,15 +230,21 @@ fn selection(args: &Args) -> Result<Catalog> {
 }
 
 /// How far earlier runs got.
-fn bookmarks(args: &Args, catalog: &Catalog) -> Result<State> {
+fn bookmarks(args: &Args, config: &Config, catalog: &Catalog) -> Result<State> {
     let streams: Vec<&Stream> = streams::all().collect();
     let selected: Vec<&Stream> = streams.iter().copied().filter(|s| catalog.get(s.name).is_some()).collect();
     let Some(path) = &args.state else { return Ok(State::new(&selected)) };
     let text = read_as(Kind::State, path)?;
     let mut warnings = Vec::new();
-    let state = State::parse(&text, &streams, &selected, Utc::now(), &mut warnings);
+    let present = |stream: &Stream| run::terms(config, catalog, stream, config.activity_route.fixed());
+    let state = State::parse(&text, &streams, &selected, &present, Utc::now(), &mut warnings);
     warn(&warnings);
-    state.map_err(|e| e.context(path.display()))
+    state.map_err(|why| {
+        Error::Usage(format!(
+            "{}: {why}. Pass the value of the last STATE message of an earlier run, or leave --state out to read everything",
+            path.display()
+        ))
+    })
 }
 
 fn warn(warnings: &[String]) {

@@ -12,7 +12,7 @@ use crate::catalog::{Catalog, Mask};
 use crate::client::Client;
 use crate::config::{Config, Route};
 use crate::error::{Error, Result};
-use crate::extent::{Extent, Fields};
+use crate::extent::Extent;
 use crate::logger::{counter, warn_once};
 use crate::messages::Messages;
 use crate::odd_rows::OddRows;
@@ -43,6 +43,24 @@ fn is_state_due(since_last: Duration, lines_since: u64) -> bool {
     since_last >= Duration::from_secs(60) || lines_since >= 10_000
 }
 
+/// The settings that the bookmark of a stream depends on. `route` is for a contact report.
+pub(crate) fn terms(config: &Config, catalog: &Catalog, stream: &Stream, route: Option<Route>) -> Terms {
+    let by_contact = route == Some(Route::Contacts);
+    let is_filled = |path: &String| !(by_contact && stream.only_by_campaign.contains(&path.as_str()));
+    let left_out = mask(catalog, stream).left_out(&stream.schema);
+    let deselected = left_out.into_iter().filter(is_filled).collect();
+    Terms {
+        extent: Extent { filter: (stream.narrowed_by)(config), deselected },
+        route,
+        lookback_days: config.activity_lookback_days,
+        read_from: Start(config.start_date),
+    }
+}
+
+fn mask<'c>(catalog: &'c Catalog, stream: &Stream) -> &'c Mask {
+    catalog.get(stream.name).map_or(&Mask::All, |selected| &selected.mask)
+}
+
 impl<'a> Run<'a> {
     pub(crate) fn new(
         config: &'a Config,
@@ -52,7 +70,8 @@ impl<'a> Run<'a> {
         progress: &'a Progress,
         state: State,
     ) -> Run<'a> {
-        let mut run = Run {
+        messages.checkpoint(state.to_value());
+        Run {
             config,
             client,
             progress,
@@ -63,13 +82,7 @@ impl<'a> Run<'a> {
             odd_rows: OddRows::default(),
             finished: BTreeSet::new(),
             last_state: Instant::now(),
-        };
-        for stream in run.state.streams() {
-            let present = run.terms(stream, config.activity_route.fixed());
-            run.state.bookmark_mut(stream).assume(present);
         }
-        run.messages.checkpoint(run.state.to_value());
-        run
     }
 
     // Selection.
@@ -85,7 +98,7 @@ impl<'a> Run<'a> {
     }
 
     fn mask(&self, stream: &Stream) -> &Mask {
-        self.catalog.get(stream.name).map_or(&Mask::All, |s| &s.mask)
+        mask(self.catalog, stream)
     }
 
     fn is_full_table(&self, stream: &Stream) -> bool {
@@ -156,12 +169,8 @@ impl<'a> Run<'a> {
         self.write_state()
     }
 
-    /// Writes the last STATE.
-    pub(crate) fn last_state(&self) -> Result<()> {
-        self.messages.state()
-    }
-
-    fn write_state(&mut self) -> Result<()> {
+    /// Writes the checkpoint as a STATE.
+    pub(crate) fn write_state(&mut self) -> Result<()> {
         self.last_state = Instant::now();
         self.messages.state()
     }
@@ -178,25 +187,17 @@ impl<'a> Run<'a> {
 
     // Bookmarks.
 
-    /// The rows and fields that this run reads of a stream. `route` is for a contact report.
-    fn extent(&self, stream: &Stream, route: Option<Route>) -> Extent {
-        let left_out = self.mask(stream).left_out(&stream.schema);
-        let by_contact = route == Some(Route::Contacts);
-        let is_filled = |path: &String| !(by_contact && stream.only_by_campaign.contains(&path.as_str()));
-        let deselected: Fields = left_out.into_iter().filter(is_filled).collect();
-        Extent { filter: (stream.narrowed_by)(self.config), deselected }
+    fn terms(&self, stream: &Stream, route: Option<Route>) -> Terms {
+        terms(self.config, self.catalog, stream, route)
     }
 
-    /// The settings that the bookmark of a stream depends on.
-    fn terms(&self, stream: &Stream, route: Option<Route>) -> Terms {
-        let Extent { filter, deselected } = self.extent(stream, route);
-        Terms {
-            filter: Some(filter),
-            deselected: Some(deselected),
-            route,
-            lookback_days: Some(self.config.activity_lookback_days),
-            read_from: Some(Start(self.config.start_date)),
+    /// Like [`Run::terms`], with the fields that earlier runs of an interrupted read did not read.
+    fn terms_of_all_runs(&self, stream: &Stream, route: Option<Route>) -> Terms {
+        let mut terms = self.terms(stream, route);
+        if let Some(resume) = self.interrupted(stream) {
+            terms.extent.deselected = terms.extent.deselected.union(&resume.deselected);
         }
+        terms
     }
 
     /// Why the bookmark of a stream does not cover what this run reads, in words; `None` if it does.
@@ -205,7 +206,7 @@ impl<'a> Run<'a> {
         let route = self.config.activity_route.fixed().or(bookmark.route());
         let later = self.earlier_start(stream).and_then(|start| bookmark.start_after(start));
         let is_earlier = || later.map(|then| format!("the start is now earlier than {}", stamp(then)));
-        bookmark.growth(&self.extent(stream, route)).or_else(is_earlier)
+        bookmark.growth(&self.terms(stream, route).extent).or_else(is_earlier)
     }
 
     /// The start that the rows of a stream must reach back to. A report only warns of what lies before: to read it again
@@ -261,10 +262,7 @@ impl<'a> Run<'a> {
     /// Moves the bookmark to `to`, after everything from `since` up to there was written, and removes the resume point if it
     /// is of this read.
     pub(crate) fn advance(&mut self, stream: &Stream, since: Start, to: DateTime<Utc>, route: Option<Route>) {
-        let mut terms = self.terms(stream, route);
-        if let Some(resume) = self.resume(stream).filter(|resume| !resume.is_complete) {
-            terms.deselected = terms.deselected.map(|fields| fields.union(&resume.deselected));
-        }
+        let terms = self.terms_of_all_runs(stream, route);
         let is_own = self.why_not_resumable(stream).is_none();
         let bookmark = self.state.bookmark_mut(stream);
         bookmark.advance(to, since, terms);
@@ -315,7 +313,12 @@ impl<'a> Run<'a> {
         Wanted { filter, has_own_window, route: self.config.activity_route.fixed(), from }
     }
 
-    /// The resume point of a stream, if the current settings can continue it.
+    /// The interrupted read of a stream, if the current settings can continue it.
+    pub(crate) fn interrupted(&self, stream: &Stream) -> Option<Resume> {
+        self.resume(stream).filter(|resume| !resume.is_complete)
+    }
+
+    /// Like [`Run::interrupted`], or a complete read of a round that is not over.
     pub(crate) fn resume(&self, stream: &Stream) -> Option<Resume> {
         let bookmark = self.state.bookmark(stream);
         bookmark.resume.clone().filter(|_| bookmark.can_resume(&self.wanted(stream)))
@@ -348,10 +351,7 @@ impl<'a> Run<'a> {
         if self.why_not_resumable(stream).is_some() || self.odd_rows.is_too_odd(stream) {
             return;
         }
-        let mut deselected = self.extent(stream, reached.route).deselected;
-        if let Some(earlier) = self.resume(stream).filter(|earlier| !earlier.is_complete) {
-            deselected = deselected.union(&earlier.deselected);
-        }
+        let deselected = self.terms_of_all_runs(stream, reached.route).extent.deselected;
         let filter = self.wanted(stream).filter;
         self.state.bookmark_mut(stream).resume = Some(Resume { filter, deselected, ..reached });
     }
@@ -391,7 +391,8 @@ pub(crate) mod tests {
         let full_table: Vec<String> = full_table.iter().map(|name| (*name).to_owned()).collect();
         catalog.read_full_table(&full_table, streams).unwrap();
         let state = json!({"bookmarks": bookmarks}).to_string();
-        let state = State::parse(&state, streams, streams, now, &mut Vec::new()).unwrap();
+        let present = |stream: &Stream| terms(&config, &catalog, stream, config.activity_route.fixed());
+        let state = State::parse(&state, streams, streams, &present, now, &mut Vec::new()).unwrap();
         let progress = Progress::hidden(client.call_count(), 4.0);
         let messages = Messages::new(Output::Other(Box::new(std::io::sink())));
         test(&mut Run::new(&config, &client, &catalog, &messages, &progress, state))

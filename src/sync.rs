@@ -77,7 +77,7 @@ pub(crate) fn sync(
         log::info!("the read that an earlier run began is complete");
     }
     // Whatever happened, the last line is a STATE, unless nobody reads stdout any more.
-    let last = if matches!(outcome, Err(Error::Closed)) { Ok(()) } else { run.last_state() };
+    let last = if matches!(outcome, Err(Error::Closed)) { Ok(()) } else { run.write_state() };
     let status = if outcome.is_ok() { "succeeded" } else { "failed" };
     timer(Level::Info, "sync_duration", started.elapsed(), &json!({"status": status}));
     progress.log_summary();

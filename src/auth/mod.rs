@@ -76,15 +76,8 @@ impl Auth {
             ..Tokens::default()
         });
         let server = AuthServer::new(config)?;
-        let auth = Auth {
-            server,
-            store,
-            held: Mutex::new(Held { tokens: Tokens::default(), dead_on_disk: None }),
-            refused: OnceLock::new(),
-            login_command,
-        };
-        auth.held().tokens = auth.noted(tokens);
-        Ok(auth)
+        let held = Mutex::new(Held { tokens: server.noted(tokens), dead_on_disk: None });
+        Ok(Auth { server, store, held, refused: OnceLock::new(), login_command })
     }
 
     /// Every secret that the run has held. No message and no record may show one.
@@ -92,23 +85,8 @@ impl Auth {
         self.server.secrets()
     }
 
-    /// The same tokens, noted as secrets.
-    fn noted(&self, tokens: Tokens) -> Tokens {
-        [&tokens.access_token, &tokens.refresh_token].into_iter().flatten().for_each(|secret| self.server.note(secret));
-        tokens
-    }
-
-    /// An access token that is good as far as is known.
-    pub(crate) fn bearer(&self) -> Result<Secret> {
-        self.token(None)
-    }
-
-    /// An access token other than `refused`, which the service answered with 401.
-    pub(crate) fn other_than(&self, refused: &Secret) -> Result<Secret> {
-        self.token(Some(refused))
-    }
-
-    fn token(&self, refused: Option<&Secret>) -> Result<Secret> {
+    /// An access token that is good as far as is known, and other than `refused`, which the service answered with 401.
+    pub(crate) fn token(&self, refused: Option<&Secret>) -> Result<Secret> {
         let mut held = self.held();
         if let Some(token) = held.tokens.usable(refused) {
             return Ok(token.clone());
@@ -157,7 +135,7 @@ impl Auth {
             // A long-lived refresh token stays the same when the access token is renewed.
             let has_new_access = stored.access_token.is_some() && stored.access_token != held.tokens.access_token;
             if has_new_access || stored.refresh_token != held.tokens.refresh_token {
-                held.tokens = self.noted(stored);
+                held.tokens = self.server.noted(stored);
             }
         }
         if let Some(pending) = self.store.pending()? {
@@ -168,7 +146,7 @@ impl Auth {
                      again"
                 ))
             })?;
-            held.tokens = self.noted(pending);
+            held.tokens = self.server.noted(pending);
         }
         Ok(lock)
     }
@@ -187,7 +165,7 @@ impl Auth {
             );
             // From now on the file knows the config's token as an old one.
             self.store.save(lock, &stored).map_err(Error::Failed)?;
-            held.tokens = self.noted(stored);
+            held.tokens = self.server.noted(stored);
             outcome = self.exchange_refresh_token(lock, held);
         }
         self.server.finish_renewal();
@@ -230,7 +208,7 @@ impl Auth {
             &|| Ok(lock.cloned()),
             |http| protocol.exchange_refresh_token(&sent).request(&http),
         )?;
-        held.tokens = self.noted(Tokens::from_answer(&answer, Some(refresh_token)));
+        held.tokens = self.server.noted(Tokens::from_answer(&answer, Some(refresh_token)));
         let saved = match reservation {
             Ok(reservation) => self.store.save_reserved(lock, reservation, &held.tokens),
             // There may be room by now.

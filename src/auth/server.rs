@@ -16,10 +16,11 @@ use serde_json::{Value, json};
 use ureq::unversioned::transport::DefaultConnector;
 
 use super::durable_file::Lock;
+use super::store::Tokens;
 use super::token_answer;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::http::{Decision, Retry, agent, is_untrusted, network_text, retry_after, untrusted_text};
+use crate::http::{Retry, agent, is_unsent, is_untrusted, network_text, retry_after, untrusted_text};
 use crate::secret::{Secret, mask};
 use crate::shown::shown;
 
@@ -83,11 +84,16 @@ impl AuthServer {
         self.secrets.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn note(&self, secret: &Secret) {
+    /// The same tokens, noted as secrets.
+    pub(super) fn noted(&self, tokens: Tokens) -> Tokens {
         let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
-        if !secrets.contains(secret) {
-            secrets.push(secret.clone());
+        for secret in [&tokens.access_token, &tokens.refresh_token].into_iter().flatten() {
+            if !secrets.contains(secret) {
+                secrets.push(secret.clone());
+            }
         }
+        drop(secrets);
+        tokens
     }
 
     /// The client that builds requests and reads answers. It makes no calls.
@@ -115,7 +121,7 @@ impl AuthServer {
         &self,
         grant_type: GrantType<'_>,
         lock: &dyn Fn() -> Result<Option<Lock>>,
-        request: impl FnOnce(&Http) -> std::result::Result<T, RequestTokenError<Error, E>>,
+        request: impl FnOnce(&Http) -> Result<T, RequestTokenError<Error, E>>,
     ) -> Result<T> {
         let last = RefCell::new(Ok(None));
         let http = |request: HttpRequest| match lock().and_then(|lock| self.send(lock.as_ref(), &request)) {
@@ -174,12 +180,12 @@ impl AuthServer {
                         may_have_spent: answer.status().is_success() || answer.status().is_server_error(),
                     },
                 },
-                Err(e) if is_untrusted(&e) => return Err(Error::Failed(untrusted_text(&self.auth_url, &e))),
-                Err(e) => Failure { why: network_text(&e), hold: None, may_have_spent: !is_unsent(&e) },
+                Err((e, _)) if is_untrusted(&e) => return Err(Error::Failed(untrusted_text(&self.auth_url, &e))),
+                Err((e, may_have_spent)) => Failure { why: network_text(&e), hold: None, may_have_spent },
             };
             self.finish_renewal();
             let why = failure.why;
-            let Decision::Wait(mut wait) = retry.after(failure.hold) else {
+            let Some(mut wait) = retry.after(failure.hold) else {
                 let times = match retry.failures() {
                     1 => "once".to_owned(),
                     n => format!("{n} times"),
@@ -213,14 +219,18 @@ impl AuthServer {
         self.is_renewing.store(false, Ordering::Relaxed);
     }
 
-    /// One call over the wire.
-    fn exchange(&self, request: HttpRequest) -> std::result::Result<HttpResponse, ureq::Error> {
-        let (parts, body) = self.agent.run(request)?.into_parts();
+    /// One call over the wire. An error comes with whether the server may have seen the request.
+    fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, (ureq::Error, bool)> {
+        let answer = self.agent.run(request).map_err(|e| {
+            let may_be_seen = !is_unsent(&e);
+            (e, may_be_seen)
+        })?;
+        let (parts, body) = answer.into_parts();
         let mut bytes = Vec::new();
         let read = body.into_with_config().limit(LARGEST_ANSWER).reader().read_to_end(&mut bytes);
         match read {
             // A connection that was cut in the answer may have brought all that matters.
-            Err(e) if token_answer::strict(parts.status.as_u16(), &bytes).is_none() => Err(e.into()),
+            Err(e) if token_answer::strict(parts.status.as_u16(), &bytes).is_none() => Err((e.into(), true)),
             _ => Ok(HttpResponse::from_parts(parts, bytes)),
         }
     }
@@ -332,18 +342,6 @@ fn note_call(lock: Option<&Lock>) {
 
 fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-/// Whether an attempt failed before the request was sent.
-fn is_unsent(e: &ureq::Error) -> bool {
-    match e {
-        ureq::Error::HostNotFound
-        | ureq::Error::ConnectionFailed
-        | ureq::Error::ConnectProxyFailed(_)
-        | ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => true,
-        ureq::Error::Io(e) => e.kind() == std::io::ErrorKind::ConnectionRefused,
-        _ => false,
-    }
 }
 
 /// Why the server said no.

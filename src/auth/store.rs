@@ -32,16 +32,6 @@ pub(crate) struct Tokens {
     pub(super) rotates: Option<bool>,
 }
 
-impl Tokens {
-    fn are_any(&self) -> bool {
-        self.access_token.is_some() || self.refresh_token.is_some()
-    }
-
-    fn refresh_token(refresh_token: Secret) -> Tokens {
-        Tokens { refresh_token: Some(refresh_token), ..Tokens::default() }
-    }
-}
-
 /// The content of a token file.
 #[derive(Serialize, Deserialize)]
 struct TokenFile {
@@ -152,15 +142,17 @@ impl TokenStore {
     pub(super) fn load(&self) -> Result<Option<Tokens>> {
         match &self.location {
             Location::TokenFile(path) => {
-                let file = self.read_token_file(path)?.filter(|file| file.tokens.are_any());
-                Ok(file.filter(|file| !self.config_is_newer(file, path)).map(|file| file.tokens))
+                let file = self.read_token_file(path)?.filter(|file| !self.config_is_newer(file, path));
+                let tokens = file.map(|file| file.tokens);
+                Ok(tokens.filter(|tokens| tokens.access_token.is_some() || tokens.refresh_token.is_some()))
             }
             // The config was read when the run started, so that only another run's change since is news.
             Location::Config(path) => {
                 let text = config::read(path).unwrap_or_default();
                 let tokens: Option<Tokens> = serde_json::from_str(&text).ok();
                 let refresh_token = tokens.and_then(|tokens| tokens.refresh_token);
-                Ok(refresh_token.filter(|token| Some(token) != self.configured.as_ref()).map(Tokens::refresh_token))
+                let is_new = |token: &Secret| Some(token) != self.configured.as_ref();
+                Ok(refresh_token.filter(is_new).map(|new| Tokens { refresh_token: Some(new), ..Tokens::default() }))
             }
             Location::Nowhere => Ok(None),
         }
@@ -238,7 +230,7 @@ impl TokenStore {
         written().map_err(|why: String| Error::Failed(format!("the tokens could not be stored: {why}")))
     }
 
-    fn create_folder(&self) -> std::result::Result<(), String> {
+    fn create_folder(&self) -> Result<(), String> {
         if let Location::TokenFile(path) = &self.location {
             fs::create_dir_all(folder(path)).map_err(|e| format!("{}: {e}", folder(path).display()))?;
         }
@@ -246,7 +238,7 @@ impl TokenStore {
     }
 
     /// Reserves the room for new tokens, before a call spends the old one for them. The caller holds the lock.
-    pub(super) fn reserve(&self) -> std::result::Result<Reservation, ReserveError> {
+    pub(super) fn reserve(&self) -> Result<Reservation, ReserveError> {
         let target = follow_links(self.path().ok_or(NOWHERE.to_owned())?);
         self.create_folder()?;
         let replaces = self.current().map_err(|e| e.to_string())?;
@@ -310,7 +302,7 @@ impl TokenStore {
         lock: Option<&Lock>,
         reservation: Reservation,
         tokens: &Tokens,
-    ) -> std::result::Result<(), SaveError> {
+    ) -> Result<(), SaveError> {
         let kept = reservation.file.and_then(|mut file| {
             let pending = Pending { tokens: tokens.clone(), replaces: reservation.replaces };
             let text = serde_json::to_vec(&pending).ok()?;
@@ -322,7 +314,7 @@ impl TokenStore {
 
     /// Stores the tokens, so that a crash at any moment leaves the old content or the new one. The caller holds the
     /// lock.
-    pub(crate) fn save(&self, lock: Option<&Lock>, tokens: &Tokens) -> std::result::Result<(), String> {
+    pub(crate) fn save(&self, lock: Option<&Lock>, tokens: &Tokens) -> Result<(), String> {
         let target = follow_links(self.path().ok_or(NOWHERE)?);
         if let Some(content) = self.content(tokens)? {
             self.create_folder()?;
@@ -342,7 +334,7 @@ impl TokenStore {
     }
 
     /// The store's new content; `None` when it need not change.
-    fn content(&self, tokens: &Tokens) -> std::result::Result<Option<String>, String> {
+    fn content(&self, tokens: &Tokens) -> Result<Option<String>, String> {
         match &self.location {
             Location::TokenFile(path) => {
                 let old = self.replaced(path).map_err(|e| e.to_string())?;
@@ -390,7 +382,7 @@ impl TokenStore {
 }
 
 /// Refuses a `token_file` that tokens cannot be kept in. A device may never end.
-fn check_is_file(path: &Path) -> std::result::Result<(), String> {
+fn check_is_file(path: &Path) -> Result<(), String> {
     let shown = path.display();
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => Err(format!(

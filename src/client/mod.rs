@@ -3,6 +3,7 @@
 mod judge;
 mod pace;
 mod pages;
+mod quota_wait;
 mod rows;
 mod text;
 
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Days, NaiveTime, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use log::Level;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -25,7 +26,7 @@ use ureq::unversioned::transport::{Connector, DefaultConnector};
 use crate::auth::Auth;
 use crate::config::{Config, OnQuota};
 use crate::error::{Error, Result};
-use crate::http::{Decision, Retry, agent, is_untrusted, network_text, retry_after, untrusted_text};
+use crate::http::{Retry, agent, is_unsent, is_untrusted, network_text, retry_after, untrusted_text};
 use crate::logger::timer;
 use crate::quota::{CallCount, DAILY_QUOTA};
 use crate::secret::{Secret, mask};
@@ -33,6 +34,7 @@ use crate::shown::plural;
 use judge::{Verdict, judge};
 use pace::{Connected, Pace};
 pub(crate) use pages::{Page, Pages};
+use quota_wait::{QuotaWait, until_midnight};
 use rows::unreadable;
 pub(crate) use rows::{Oddities, Row};
 use text::{Buffers, shown};
@@ -43,11 +45,6 @@ const LARGEST_BODY: u64 = 48 << 20;
 const SMALL_BODY: u64 = 4 << 20;
 /// At most this part of the calls that are left is made ahead.
 const PART_AHEAD: u64 = 8;
-/// A quota that is still used up this soon after midnight UTC is taken to be reset late, not to be used up again.
-const LATE_RESET: TimeDelta = TimeDelta::minutes(15);
-/// The first wait for a late reset. Each further one is twice as long, up to the longest.
-const FIRST_LATE_WAIT: Duration = Duration::from_secs(5);
-const LONGEST_LATE_WAIT: Duration = Duration::from_secs(60);
 
 /// The client of a run.
 pub(crate) struct Client {
@@ -63,8 +60,8 @@ pub(crate) struct Client {
     max_retries: u32,
     max_requests: Option<u64>,
     on_quota: OnQuota,
-    /// The last wait for the quota. One call waits; the others find here that the wait is over.
-    waited: Mutex<Option<Waited>>,
+    /// The last wait for the quota, and when it ended. One call waits; the others find here that the wait is over.
+    last_wait: Mutex<Option<(QuotaWait, Instant)>>,
     /// The service's time of the first good answer.
     first_date: OnceLock<DateTime<Utc>>,
     /// Whether any call was answered, with whatever status.
@@ -157,15 +154,6 @@ enum Failure {
     Final(Error),
 }
 
-/// A wait for the daily quota that is over.
-struct Waited {
-    /// The midnight it waited for.
-    midnight: DateTime<Utc>,
-    ended: Instant,
-    /// How often the quota was still used up after that.
-    late: u32,
-}
-
 impl Client {
     pub(crate) fn new(config: &Config, config_file: Option<PathBuf>) -> Result<Client> {
         let pace = Arc::new(Pace::new(config.requests_per_second, config.max_requests));
@@ -181,7 +169,7 @@ impl Client {
             max_retries: config.max_retries,
             max_requests: config.max_requests,
             on_quota: config.on_quota,
-            waited: Mutex::new(None),
+            last_wait: Mutex::new(None),
             first_date: OnceLock::new(),
             was_reached: AtomicBool::new(false),
             has_answered: AtomicBool::new(false),
@@ -340,20 +328,16 @@ impl Client {
         mask(text, self.auth.secrets().iter().map(Secret::expose))
     }
 
-    /// An access token for the next call, with all secrets that its answer may not show.
-    fn bearer(&self, current: Secret) -> Bearer {
-        Bearer { current, secrets: self.auth.secrets() }
+    /// An access token other than `refused`, with all secrets that an answer may not show.
+    fn bearer(&self, refused: Option<&Secret>) -> Result<Bearer> {
+        Ok(Bearer { current: self.auth.token(refused)?, secrets: self.auth.secrets() })
     }
 
     /// Makes a call until it succeeds or no retry makes sense. `read` parses the body of a 200, or says why it cannot,
     /// which is retried too. It gets the access token so that no text it returns shows it.
-    fn get<B>(
-        &self,
-        call: &Call,
-        mut read: impl FnMut(&str, &Bearer) -> std::result::Result<B, String>,
-    ) -> Result<Received<B>> {
+    fn get<B>(&self, call: &Call, mut read: impl FnMut(&str, &Bearer) -> Result<B, String>) -> Result<Received<B>> {
         let mut retry = Retry::new(self.max_retries);
-        let mut token = self.bearer(self.auth.bearer()?);
+        let mut token = self.bearer(None)?;
         let mut is_renewed = false;
         let mut large_body = None;
         loop {
@@ -367,12 +351,12 @@ impl Client {
                     self.day_is_used_up(now)?;
                     // A day later, the token may have expired again.
                     is_renewed = false;
-                    token = self.bearer(self.auth.bearer()?);
+                    token = self.bearer(None)?;
                 }
                 Err(Failure::Token(_)) if !is_renewed => {
                     is_renewed = true;
                     log::debug!("{}: the access token was refused; getting another", call.endpoint);
-                    token = self.bearer(self.auth.other_than(&token.current)?);
+                    token = self.bearer(Some(&token.current))?;
                 }
                 Err(Failure::Token(why)) => {
                     return Err(Error::Credentials(format!(
@@ -382,7 +366,7 @@ impl Client {
                 }
                 Err(Failure::Passing { why, hold }) => {
                     large_body = None;
-                    let Decision::Wait(wait) = retry.after(hold) else {
+                    let Some(wait) = retry.after(hold) else {
                         let attempts = plural(retry.failures().into(), "attempt");
                         return Err(Error::Failed(format!(
                             "{why}; gave up after {attempts}. Run again later, with the last STATE if there is one"
@@ -402,15 +386,15 @@ impl Client {
         call: &Call,
         token: &Bearer,
         large_body: &mut Option<MutexGuard<'c, ()>>,
-        read: &mut impl FnMut(&str, &Bearer) -> std::result::Result<B, String>,
-    ) -> std::result::Result<Received<B>, Failure> {
+        read: &mut impl FnMut(&str, &Bearer) -> Result<B, String>,
+    ) -> Result<Received<B>, Failure> {
         if !self.pace.wait_to_send(call.priority) {
             let limit = self.max_requests.unwrap_or_default();
             return Err(Failure::Final(Error::Quota(format!(
                 "max_requests ({limit}) is used up; run again with the last STATE to go on"
             ))));
         }
-        let answer = self.call(call.endpoint, &call.url, token, large_body)?;
+        let answer = self.call(call, token, large_body)?;
         let request_id = &answer.request_id;
         let passing = |why: String, hold| Failure::Passing { why: why + request_id, hold };
         Err(match judge(answer.status, answer.error_type.as_deref(), &answer.body, token) {
@@ -465,13 +449,12 @@ impl Client {
     /// Makes a call and measures it.
     fn call<'c>(
         &'c self,
-        endpoint: &str,
-        url: &str,
+        call: &Call,
         token: &Bearer,
         large_body: &mut Option<MutexGuard<'c, ()>>,
-    ) -> std::result::Result<Answer, Failure> {
+    ) -> Result<Answer, Failure> {
         let start = Instant::now();
-        let outcome = self.exchange(url, token, large_body);
+        let outcome = self.exchange(&call.url, token, large_body);
         let (status, code) = match &outcome {
             Ok(answer) if answer.status < 300 => ("succeeded", answer.status),
             Ok(answer) => ("failed", answer.status),
@@ -481,7 +464,7 @@ impl Client {
             Level::Debug,
             "http_request_duration",
             start.elapsed(),
-            &json!({"endpoint": endpoint, "http_status_code": code, "status": status}),
+            &json!({"endpoint": call.endpoint, "http_status_code": code, "status": status}),
         );
         outcome
     }
@@ -492,16 +475,15 @@ impl Client {
         url: &str,
         token: &Bearer,
         large_body: &mut Option<MutexGuard<'c, ()>>,
-    ) -> std::result::Result<Answer, Failure> {
-        let response =
-            self.agent.get(url).header("Authorization", format!("Bearer {}", token.current.expose())).call().map_err(
-                |e| {
-                    if has_not_left(&e) {
-                        self.pace.uncount();
-                    }
-                    self.network_failure(&e, token)
-                },
-            )?;
+    ) -> Result<Answer, Failure> {
+        let authorization = format!("Bearer {}", token.current.expose());
+        let response = self.agent.get(url).header("Authorization", authorization).call().map_err(|e| {
+            if is_unsent(&e) {
+                // The service has not seen the call, so it uses no quota.
+                self.pace.uncount();
+            }
+            self.network_failure(&e, token)
+        })?;
         self.was_reached.store(true, Ordering::Relaxed);
         let (parts, body) = response.into_parts();
         let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok());
@@ -562,8 +544,7 @@ impl Client {
     fn day_is_used_up(&self, now: Option<DateTime<Utc>>) -> Result<()> {
         let answered = Instant::now();
         let now = now.unwrap_or_else(Utc::now);
-        let midnight = (now.date_naive() + Days::new(1)).and_time(NaiveTime::MIN).and_utc();
-        let left = midnight - now;
+        let left = until_midnight(now);
         let text = format!(
             "the daily quota of the application is used up after {} of this run; it resets at 00:00 UTC, in {} h \
              {:02} min",
@@ -574,30 +555,24 @@ impl Client {
         if self.on_quota == OnQuota::Stop {
             return Err(Error::Quota(format!("{text}. Run again after that with the last STATE to go on")));
         }
-        let mut waited = self.waited.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *waited {
+        let mut last_wait = self.last_wait.lock().unwrap_or_else(PoisonError::into_inner);
+        if last_wait.is_some_and(|(_, ended)| answered < ended) {
             // Another call has waited for the same reset.
-            Some(last) if answered < last.ended => {}
-            Some(last) if (TimeDelta::zero()..LATE_RESET).contains(&(now - last.midnight)) => {
-                let wait = FIRST_LATE_WAIT.saturating_mul(2u32.saturating_pow(last.late)).min(LONGEST_LATE_WAIT);
-                log::info!(
-                    "it is past 00:00 UTC, but the daily quota is not reset yet; next try in {} s",
-                    wait.as_secs()
-                );
-                thread::sleep(wait);
-                last.late += 1;
-                last.ended = Instant::now();
-            }
-            _ => {
-                log::info!("{text}; waiting for it (on_quota: wait)");
-                let until = Utc::now() + left + TimeDelta::seconds(5);
-                // It sleeps in small steps and looks at the clock, since the machine may be suspended meanwhile.
-                while let Ok(rest) = (until - Utc::now()).to_std() {
-                    thread::sleep(rest.min(Duration::from_secs(30)));
-                }
-                *waited = Some(Waited { midnight, ended: Instant::now(), late: 0 });
+            return Ok(());
+        }
+        let wait = QuotaWait::after(last_wait.map(|(wait, _)| wait), now);
+        if let Some(time) = wait.for_late_reset() {
+            log::info!("it is past 00:00 UTC, but the daily quota is not reset yet; next try in {} s", time.as_secs());
+            thread::sleep(time);
+        } else {
+            log::info!("{text}; waiting for it (on_quota: wait)");
+            let until = Utc::now() + left + TimeDelta::seconds(5);
+            // It sleeps in small steps and looks at the clock, since the machine may be suspended meanwhile.
+            while let Ok(rest) = (until - Utc::now()).to_std() {
+                thread::sleep(rest.min(Duration::from_secs(30)));
             }
         }
+        *last_wait = Some((wait, Instant::now()));
         Ok(())
     }
 
@@ -616,47 +591,8 @@ impl Client {
     }
 }
 
-/// Whether a call failed before there was a connection. The service has not seen such a call, so it uses no quota.
-fn has_not_left(e: &ureq::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, Other, TimedOut, UnexpectedEof, WouldBlock};
-    match e {
-        ureq::Error::HostNotFound
-        | ureq::Error::ConnectionFailed
-        | ureq::Error::ConnectProxyFailed(_)
-        // The request could not even be made.
-        | ureq::Error::Http(_)
-        | ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => true,
-        // These come from an existing connection. All others, such as a failed name lookup, prevent one.
-        ureq::Error::Io(io) => {
-            let ended = [BrokenPipe, ConnectionAborted, ConnectionReset, Other, TimedOut, UnexpectedEof, WouldBlock];
-            is_untrusted(e) || !ended.contains(&io.kind())
-        }
-        e => is_untrusted(e),
-    }
-}
-
 /// The rows of a page that can be used.
 #[cfg(test)]
 pub(crate) fn read_rows<T: Row>(page: &str) -> Vec<T> {
     rows::read(page).ok().and_then(|body| body.rows).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_call_that_may_have_arrived_counts() {
-        let io = |kind| ureq::Error::Io(io::Error::from(kind));
-        // Too many open files.
-        assert!(has_not_left(&ureq::Error::Io(io::Error::from_raw_os_error(24))));
-        assert!(has_not_left(&io(io::ErrorKind::ConnectionRefused)));
-        assert!(has_not_left(&ureq::Error::HostNotFound));
-        let request = ureq::http::Request::builder().uri("https://example.com/a b").body(());
-        assert!(has_not_left(&ureq::Error::Http(request.unwrap_err())));
-        assert!(has_not_left(&ureq::Error::Timeout(ureq::Timeout::Connect)));
-        assert!(!has_not_left(&io(io::ErrorKind::ConnectionReset)));
-        assert!(!has_not_left(&io(io::ErrorKind::UnexpectedEof)));
-        assert!(!has_not_left(&ureq::Error::Timeout(ureq::Timeout::Global)));
-    }
 }

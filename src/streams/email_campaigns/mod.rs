@@ -211,7 +211,7 @@ fn begin(run: &Run) -> Result<Resume> {
     let stream = &SOURCE.stream;
     let start = run.client.run_start()?;
     let since = || Start(run.since(stream, start));
-    Ok(run.resume(stream).unwrap_or_else(|| Resume { since: since(), until: start, ..Resume::default() }))
+    Ok(run.interrupted(stream).unwrap_or_else(|| Resume { since: since(), until: start, ..Resume::default() }))
 }
 
 /// The campaigns that a read writes, and the answers that it needed to choose them.

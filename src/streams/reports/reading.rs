@@ -42,7 +42,7 @@ pub(super) struct Reading {
 impl Reading {
     /// Continues the interrupted read, or begins a new one.
     pub(super) fn begin(run: &Run, stream: &'static Stream) -> Result<Reading> {
-        Reading::from(run, stream, run.resume(stream).filter(|resume| !resume.is_complete))
+        Reading::from(run, stream, run.interrupted(stream))
     }
 
     fn from(run: &Run, stream: &'static Stream, resume: Option<Resume>) -> Result<Reading> {
@@ -183,9 +183,9 @@ pub(super) fn waits_for_other(run: &Run, stream: &Stream) -> bool {
     let Some(complete) = run.resume(stream).filter(|resume| resume.is_complete) else { return false };
     let other = other_than(stream);
     run.selects(other)
-        && match run.resume(other) {
-            Some(resume) if !resume.is_complete => resume.until <= complete.until,
-            _ => round_of_other(run, other).is_some(),
+        && match run.interrupted(other) {
+            Some(resume) => resume.until <= complete.until,
+            None => round_of_other(run, other).is_some(),
         }
 }
 
