@@ -1,11 +1,7 @@
-//! Turns observations into findings: one pure function per question.
+//! Turns observations into findings: a table of the questions, and the functions that derive an answer from several calls.
 
-use std::fmt::Write;
-
-use chrono::{DateTime, Utc};
-
-use super::observe::{Boundary, DeletedReport, Listed, Observations, PageSize};
-use super::report::{Finding, Verdict};
+use super::observe::{Listed, Observations};
+use super::report::{Answer, Finding, Verdict};
 use crate::config::{ActivityRoute, Config};
 use crate::shown::plural;
 use crate::streams::Contact;
@@ -14,50 +10,161 @@ use Verdict::{CannotTell, Confirmed, Refuted};
 
 /// All findings, in the order in which they are shown.
 pub(super) fn findings(seen: &Observations, config: &Config) -> Vec<Finding> {
+    let mut findings = about_listings(seen);
+    findings.extend(about_changes(&seen.sample, config));
+    findings.extend(about_reports(seen, config));
+    findings.extend(about_limits(seen, config));
+    findings
+}
+
+fn about_listings(seen: &Observations) -> Vec<Finding> {
+    let consequence_of_boundary =
+        "The tap asks from one second earlier and skips older rows, so a yes and a no are equally good.";
     vec![
-        counts(
+        Finding::new(
             "contacts_are_all_listed",
             "The listing of contacts has as many as the service counts",
-            &seen.contacts,
+            compare_count(&seen.contacts),
             "The tap reads a listing again if it changed while it was read.",
         ),
-        counts(
+        Finding::new(
             "lists_are_all_listed",
             "The listing of e-mail lists has as many as the service counts",
-            &seen.lists,
+            compare_count(&seen.lists),
             "The tap reads e-mail and SMS lists, deleted ones too.",
         ),
-        campaigns(seen),
-        boundary("updated_after_is_inclusive", "updated_after includes the second that it names", seen.updated_after),
-        boundary("optout_after_is_inclusive", "optout_after includes the second that it names", seen.optout_after),
-        opt_outs(seen),
-        deletions(seen, config),
-        notes(seen, config),
-        consents(seen, config),
-        undated("list_memberships_move_updated_at", "A change of a contact's lists moves updated_at", config),
-        undated("tags_move_updated_at", "A change of a contact's tags moves updated_at", config),
-        both_routes(seen, config),
-        unique_counts(seen),
-        foreign_activities(seen, config),
-        deleted_report(seen),
-        page_size(
-            "page_size_500_is_honoured",
-            "A page of contacts may have 500 rows",
-            seen.page_500,
-            "The tap requests page_size rows and follows the next link, however many rows it gets.",
+        Finding::new(
+            "campaigns_can_be_listed",
+            "Campaigns can be listed to the end",
+            judge_campaigns(&seen.campaigns),
+            "The tap lists all campaigns in every run, and also reads campaigns that are only in the summaries.",
         ),
-        page_size(
-            "page_size_1000_is_honoured",
-            "A page of contact lists may have 1,000 rows",
-            seen.page_1000,
-            "The tap requests 500 at most, so it does not depend on this.",
+        Finding::new(
+            "updated_after_is_inclusive",
+            "updated_after includes the second that it names",
+            seen.updated_after.clone(),
+            consequence_of_boundary,
         ),
-        latency(seen, config),
+        Finding::new(
+            "optout_after_is_inclusive",
+            "optout_after includes the second that it names",
+            seen.optout_after.clone(),
+            consequence_of_boundary,
+        ),
     ]
 }
 
-fn counts(id: &'static str, statement: &'static str, listed: &Listed, consequence: &'static str) -> Finding {
-    let verdict = match (&listed.refused, listed.count) {
+/// Which changes of a contact move its `updated_at`, by which incremental reads find them.
+fn about_changes(contacts: &[Contact], config: &Config) -> Vec<Finding> {
+    let reads_all_at_times = config.contacts_full_refresh_days > 0;
+    let found_by_complete_read = |id, statement, answer: Answer| {
+        let loses = answer.0 == Refuted && !reads_all_at_times;
+        let consequence = "A complete read of the contacts finds the change, whether it moves updated_at or not.";
+        Finding::new(id, statement, answer, consequence)
+            .losing_data(loses, "set contacts_full_refresh_days to 1, or to how often such changes must arrive")
+    };
+    let without_date = |id, statement| {
+        let evidence = "The service dates neither lists nor tags of a contact, so reads alone cannot tell.";
+        let setting = "set contacts_full_refresh_days to 1; then it does not matter".to_owned();
+        let finding = found_by_complete_read(id, statement, (CannotTell, evidence.into()));
+        Finding { setting: (!reads_all_at_times).then_some(setting), ..finding }
+    };
+    let opt_outs = judge_change(contacts, "opt-out", |contact| {
+        Some((contact.email_address.as_ref()?.opt_out_date.instant()?, contact.updated_at.instant()?))
+    });
+    // The service dates a deletion by the day.
+    let deletions = judge_change(contacts, "deletion", |contact| {
+        Some((contact.deleted_at.instant()?.date_naive(), contact.updated_at.instant()?.date_naive()))
+    });
+    let notes = judge_change(contacts, "note", |contact| {
+        let newest = contact.notes.as_ref()?.iter().filter_map(|note| note.created_at.instant()).max()?;
+        Some((newest, contact.updated_at.instant()?))
+    });
+    let consents = judge_change(contacts, "consent", |contact| {
+        let consents = contact.sms_channel.as_ref()?.sms_channel_consents.as_ref()?;
+        let newest = consents.iter().filter_map(|consent| consent.updated_at.instant()).max()?;
+        Some((newest, contact.updated_at.instant()?))
+    });
+    vec![
+        Finding::new(
+            "opt_outs_move_updated_at",
+            "An unsubscribe moves updated_at",
+            opt_outs,
+            "The tap lists opt-outs separately (optout_after), so none is missed, with a yes or a no.",
+        ),
+        found_by_complete_read("deletions_move_updated_at", "A deletion moves updated_at", deletions),
+        found_by_complete_read("notes_move_updated_at", "A new note moves updated_at", notes),
+        found_by_complete_read("consents_move_updated_at", "A change of the SMS consent moves updated_at", consents),
+        without_date("list_memberships_move_updated_at", "A change of a contact's lists moves updated_at"),
+        without_date("tags_move_updated_at", "A change of a contact's tags moves updated_at"),
+    ]
+}
+
+fn about_reports(seen: &Observations, config: &Config) -> Vec<Finding> {
+    let may_read_by_campaign = config.activity_route != ActivityRoute::Contacts && config.contact_ids.is_empty();
+    let lacks_rows = seen.both_routes.as_ref().is_some_and(|both| both.by_contact_only > 0);
+    let (unique_counts, differing) = compare_unique_counts(seen);
+    vec![
+        Finding::new(
+            "both_routes_give_the_same_rows",
+            "A campaign's rows are the same contact by contact and campaign by campaign",
+            compare_routes(seen),
+            "The tap takes the cheaper route and keeps it.",
+        )
+        .losing_data(lacks_rows && may_read_by_campaign, "set activity_route to contacts"),
+        Finding::new(
+            "unique_counts_are_those_of_the_rows",
+            "The unique counts of a campaign are the distinct contacts of its rows",
+            unique_counts,
+            "Counts may exceed rows where contacts were erased, and lag behind them for hours; rows of machine opens may \
+             exceed counts. The tap writes both as the service has them.",
+        )
+        .with_ids(differing),
+        Finding::new(
+            "all_activity_is_of_listed_campaigns",
+            "All activity of contacts belongs to campaigns that are listed",
+            judge_activity(seen),
+            "Sendings of automations, and others that are not listed, can be read contact by contact only.",
+        )
+        .losing_data(
+            !seen.foreign_activities.is_empty() && may_read_by_campaign,
+            "set activity_route to contacts, if you need this activity",
+        )
+        .with_ids(seen.foreign_activities.clone()),
+        Finding::new(
+            "deleted_contacts_keep_their_reports",
+            "A deleted contact's report can still be read",
+            seen.deleted_report.clone(),
+            "The tap logs how many contacts have no report and continues; the campaign route has their rows all the same.",
+        ),
+    ]
+}
+
+fn about_limits(seen: &Observations, config: &Config) -> Vec<Finding> {
+    vec![
+        Finding::new(
+            "page_size_500_is_honoured",
+            "A page of contacts may have 500 rows",
+            seen.page_500.clone(),
+            "The tap requests page_size rows and follows the next link, however many rows it gets.",
+        ),
+        Finding::new(
+            "page_size_1000_is_honoured",
+            "A page of contact lists may have 1,000 rows",
+            seen.page_1000.clone(),
+            "The tap requests 500 at most, so it does not depend on this.",
+        ),
+        Finding::new(
+            "the_pace_can_be_kept",
+            "The service answers fast enough for requests_per_second",
+            judge_latency(seen, config),
+            "The tap makes up to eight calls at once, so that the pace is the limit and not the latency.",
+        ),
+    ]
+}
+
+fn compare_count(listed: &Listed) -> Answer {
+    match (&listed.refused, listed.count) {
         (Some(why), _) => (CannotTell, format!("It could not be read: {why}.")),
         (None, Some(count)) if !listed.is_complete => (CannotTell, format!("{} of {count} were sampled.", listed.rows)),
         (None, Some(count)) => {
@@ -65,276 +172,94 @@ fn counts(id: &'static str, statement: &'static str, listed: &Listed, consequenc
             (verdict, format!("The service counts {count}; the listing has {}.", listed.rows))
         }
         (None, None) => (CannotTell, format!("The service gives no count; the listing has {}.", listed.rows)),
-    };
-    Finding::new(id, statement, verdict, consequence)
+    }
 }
 
-fn campaigns(seen: &Observations) -> Finding {
-    let listed = &seen.campaigns;
-    let verdict = match &listed.refused {
+fn judge_campaigns(campaigns: &Listed) -> Answer {
+    let count = plural(campaigns.rows, "campaign");
+    match &campaigns.refused {
         Some(why) => (CannotTell, format!("They could not be read: {why}.")),
-        None if listed.rows == 0 => (CannotTell, "There is no campaign.".into()),
-        None if !listed.is_complete => (CannotTell, format!("{} were sampled.", plural(listed.rows, "campaign"))),
-        None => (Confirmed, plural(listed.rows, "campaign") + " listed; the service gives no count."),
-    };
-    Finding::new(
-        "campaigns_can_be_listed",
-        "Campaigns can be listed to the end",
-        verdict,
-        "The tap lists all campaigns in every run, and also reads campaigns that are only in the summaries.",
-    )
-}
-
-fn boundary(id: &'static str, statement: &'static str, boundary: Boundary) -> Finding {
-    let verdict = match boundary {
-        Boundary::Inclusive => (Confirmed, "The newest row was returned when its own second was named.".to_owned()),
-        Boundary::Exclusive => (Refuted, "The newest row was not returned when its own second was named.".to_owned()),
-        Boundary::Unknown => (CannotTell, "There is no row to try it on, or the call was refused.".to_owned()),
-    };
-    Finding::new(
-        id,
-        statement,
-        verdict,
-        "The tap asks from one second earlier and skips older rows, so a yes and a no are equally good.",
-    )
-}
-
-/// Records that show whether a change moves `updated_at`: how many changes are dated later than the record, and how many
-/// at the same time.
-#[derive(Debug, Default, PartialEq)]
-struct Moves {
-    later: u64,
-    with_it: u64,
-}
-
-impl Moves {
-    /// `dates` gives the date of a change, and the record's at the precision of that date.
-    fn count(contacts: &[Contact], dates: impl Fn(&Contact) -> Option<(DateTime<Utc>, DateTime<Utc>)>) -> Moves {
-        let mut moves = Moves::default();
-        for (changed, updated) in contacts.iter().filter_map(dates) {
-            if changed > updated {
-                moves.later += 1;
-            } else if changed == updated {
-                moves.with_it += 1;
-            }
-        }
-        moves
-    }
-
-    /// Whether the change moves `updated_at`. A single later date refutes it. Equal dates confirm it only if there are
-    /// several, since one may be chance.
-    fn verdict(&self, what: &str) -> (Verdict, String) {
-        let evidence = format!(
-            "{} after the contact's own updated_at, {} at the same time.",
-            plural(self.later, what) + if self.later == 1 { " is dated" } else { " are dated" },
-            self.with_it
-        );
-        match self {
-            Moves { later: 1.., .. } => (Refuted, evidence),
-            Moves { with_it: 3.., .. } => (Confirmed, evidence),
-            _ => (CannotTell, evidence),
-        }
+        None if campaigns.rows == 0 => (CannotTell, "There is no campaign.".into()),
+        None if !campaigns.is_complete => (CannotTell, format!("{count} were sampled.")),
+        None => (Confirmed, format!("{count} listed; the service gives no count.")),
     }
 }
 
-fn opt_outs(seen: &Observations) -> Finding {
-    let moves = Moves::count(&seen.sample, |contact| {
-        Some((contact.email_address.as_ref()?.opt_out_date.instant()?, contact.updated_at.instant()?))
-    });
-    Finding::new(
-        "opt_outs_move_updated_at",
-        "An unsubscribe moves updated_at",
-        moves.verdict("opt-out"),
-        "The tap lists opt-outs separately (optout_after), so none is missed, with a yes or a no.",
-    )
-}
-
-/// Why the tap reads all contacts now and then.
-const COMPLETE_READS: &str = "A complete read of the contacts finds the change, whether it moves updated_at or not.";
-
-/// A change that incremental reads do not find is lost if complete reads are off.
-fn undated_change(finding: Finding, config: &Config) -> Finding {
-    let loses = finding.verdict == Refuted && config.contacts_full_refresh_days == 0;
-    finding.losing_data(loses, "set contacts_full_refresh_days to 1, or to how often such changes must arrive")
-}
-
-fn deletions(seen: &Observations, config: &Config) -> Finding {
-    // The service dates a deletion by the day.
-    let moves = Moves::count(&seen.sample, |contact| {
-        let day = |at: DateTime<Utc>| at.date_naive().and_hms_opt(0, 0, 0).map(|at| at.and_utc());
-        Some((day(contact.deleted_at.instant()?)?, day(contact.updated_at.instant()?)?))
-    });
-    let finding = Finding::new(
-        "deletions_move_updated_at",
-        "A deletion moves updated_at",
-        moves.verdict("deletion"),
-        COMPLETE_READS,
-    );
-    undated_change(finding, config)
-}
-
-fn notes(seen: &Observations, config: &Config) -> Finding {
-    let moves = Moves::count(&seen.sample, |contact| {
-        let newest = contact.notes.as_ref()?.iter().filter_map(|note| note.created_at.instant()).max()?;
-        Some((newest, contact.updated_at.instant()?))
-    });
-    let finding =
-        Finding::new("notes_move_updated_at", "A new note moves updated_at", moves.verdict("note"), COMPLETE_READS);
-    undated_change(finding, config)
-}
-
-fn consents(seen: &Observations, config: &Config) -> Finding {
-    let moves = Moves::count(&seen.sample, |contact| {
-        let consents = contact.sms_channel.as_ref()?.sms_channel_consents.as_ref()?;
-        let newest = consents.iter().filter_map(|consent| consent.updated_at.instant()).max()?;
-        Some((newest, contact.updated_at.instant()?))
-    });
-    let finding = Finding::new(
-        "consents_move_updated_at",
-        "A change of the SMS consent moves updated_at",
-        moves.verdict("consent"),
-        COMPLETE_READS,
-    );
-    undated_change(finding, config)
-}
-
-/// Changes without a date, which reads alone cannot decide.
-fn undated(id: &'static str, statement: &'static str, config: &Config) -> Finding {
-    let mut finding = Finding::new(
-        id,
-        statement,
-        (CannotTell, "The service dates neither lists nor tags of a contact, so reads alone cannot tell.".into()),
-        COMPLETE_READS,
-    );
-    if config.contacts_full_refresh_days == 0 {
-        finding.setting = Some("set contacts_full_refresh_days to 1; then it does not matter".into());
+/// Whether a change moves `updated_at`. `dates` gives the dates of the change and of the contact's last update. A single
+/// change dated later refutes it. Equal dates confirm it only if there are several, since one may be chance.
+fn judge_change<T: Ord>(contacts: &[Contact], what: &str, dates: impl Fn(&Contact) -> Option<(T, T)>) -> Answer {
+    let (mut later, mut equal) = (0, 0);
+    for (changed, updated) in contacts.iter().filter_map(dates) {
+        later += u64::from(changed > updated);
+        equal += u64::from(changed == updated);
     }
-    finding
-}
-
-/// Whether this config may read the reports campaign by campaign.
-fn takes_campaigns(config: &Config) -> bool {
-    config.activity_route != ActivityRoute::Contacts && config.contact_ids.is_empty()
-}
-
-fn both_routes(seen: &Observations, config: &Config) -> Finding {
-    let (verdict, loses) = match (&seen.both_routes, &seen.reports_refused) {
-        (_, Some(why)) => ((CannotTell, format!("The reports of campaigns could not be read: {why}.")), false),
-        (None, None) => ((CannotTell, "There is no sent campaign that is cheap enough to read.".into()), false),
-        (Some(both), None) => {
-            let verdict = if both.by_campaign_only + both.by_contact_only == 0 { Confirmed } else { Refuted };
-            let evidence = format!(
-                "Of {}: {} on both routes, {} by campaign only, {} by contact only.",
-                plural(both.contacts, "contact"),
-                plural(both.same, "row"),
-                both.by_campaign_only,
-                both.by_contact_only
-            );
-            ((verdict, evidence), both.by_contact_only > 0 && takes_campaigns(config))
-        }
+    let verdict = match (later, equal) {
+        (1.., _) => Refuted,
+        (0, 3..) => Confirmed,
+        _ => CannotTell,
     };
-    Finding::new(
-        "both_routes_give_the_same_rows",
-        "A campaign's rows are the same contact by contact and campaign by campaign",
-        verdict,
-        "The tap takes the cheaper route and keeps it.",
-    )
-    .losing_data(loses, "set activity_route to contacts")
+    let are = if later == 1 { "is" } else { "are" };
+    let later = plural(later, what);
+    (verdict, format!("{later} {are} dated after the contact's own updated_at, {equal} at the same time."))
 }
 
-fn unique_counts(seen: &Observations) -> Finding {
-    let mut evidence = String::new();
-    let (mut differ, mut ids) = (0u64, Vec::new());
+fn compare_routes(seen: &Observations) -> Answer {
+    if let Some(why) = &seen.reports_refused {
+        return (CannotTell, format!("The reports of campaigns could not be read: {why}."));
+    }
+    let Some(both) = &seen.both_routes else { return (CannotTell, NO_CHEAP_CAMPAIGN.into()) };
+    let evidence = format!(
+        "Of {}: {} on both routes, {} by campaign only, {} by contact only.",
+        plural(both.contacts, "contact"),
+        plural(both.same, "row"),
+        both.by_campaign_only,
+        both.by_contact_only
+    );
+    (if both.by_campaign_only + both.by_contact_only == 0 { Confirmed } else { Refuted }, evidence)
+}
+
+const NO_CHEAP_CAMPAIGN: &str = "There is no sent campaign that is cheap enough to read.";
+
+/// The answer, and the ids of the campaigns whose counts differ from their rows.
+fn compare_unique_counts(seen: &Observations) -> (Answer, Vec<String>) {
+    let (mut examples, mut ids) = (Vec::new(), Vec::new());
     for campaign in &seen.reconciled {
-        let different = campaign.contacts.iter().filter(|(_, (rows, counted))| rows != counted);
-        let short: Vec<String> = different
-            .map(|(of, (rows, counted))| format!("{} {rows} in the rows, {counted} counted", of.report_name()))
+        let differing = campaign.contacts.iter().filter(|(_, rows, counted)| rows != counted);
+        let differing: Vec<String> = differing
+            .map(|(of, rows, counted)| format!("{} {rows} in the rows, {counted} counted", of.report_name()))
             .collect();
-        if !short.is_empty() {
-            differ += 1;
-            let _ = write!(evidence, " One: {}.", short.join("; "));
+        if !differing.is_empty() {
+            examples.push(format!(" One: {}.", differing.join("; ")));
             ids.push(campaign.campaign_id.clone());
         }
     }
-    let campaigns = seen.reconciled.len() as u64;
-    let verdict = match (campaigns, differ) {
-        (0, _) => (CannotTell, "There is no sent campaign that is cheap enough to read.".to_owned()),
-        (_, 0) => (Confirmed, format!("{} agree, kind by kind.", plural(campaigns, "campaign"))),
-        _ => (Refuted, format!("{differ} of {} differ.{evidence}", plural(campaigns, "campaign"))),
+    let campaigns = plural(seen.reconciled.len() as u64, "campaign");
+    let answer = match (seen.reconciled.len(), ids.len()) {
+        (0, _) => (CannotTell, NO_CHEAP_CAMPAIGN.into()),
+        (_, 0) => (Confirmed, format!("{campaigns} agree, kind by kind.")),
+        (_, differing) => (Refuted, format!("{differing} of {campaigns} differ.{}", examples.concat())),
     };
-    Finding::new(
-        "unique_counts_are_those_of_the_rows",
-        "The unique counts of a campaign are the distinct contacts of its rows",
-        verdict,
-        "Counts may exceed rows where contacts were erased, and lag behind them for hours; rows of machine opens may \
-         exceed counts. The tap writes both as the service has them.",
-    )
-    .with_ids(ids)
+    (answer, ids)
 }
 
-fn foreign_activities(seen: &Observations, config: &Config) -> Finding {
-    let foreign = seen.foreign_activities.len() as u64;
-    let verdict = match (seen.looked_up, foreign) {
-        (0, _) => (CannotTell, "No contact of the sample has activity of another campaign.".to_owned()),
-        (_, 0) => (Confirmed, format!("All {} that were looked up do.", plural(seen.looked_up, "activity id"))),
-        _ => (Refuted, format!("{foreign} of {} do not.", plural(seen.looked_up, "activity id"))),
-    };
-    Finding::new(
-        "all_activity_is_of_listed_campaigns",
-        "All activity of contacts belongs to campaigns that are listed",
-        verdict,
-        "Sendings of automations, and others that are not listed, can be read contact by contact only.",
-    )
-    .losing_data(foreign > 0 && takes_campaigns(config), "set activity_route to contacts, if you need this activity")
-    .with_ids(seen.foreign_activities.clone())
+fn judge_activity(seen: &Observations) -> Answer {
+    let looked_up = plural(seen.looked_up, "activity id");
+    match (seen.looked_up, seen.foreign_activities.len()) {
+        (0, _) => (CannotTell, "No contact of the sample has activity of another campaign.".into()),
+        (_, 0) => (Confirmed, format!("All {looked_up} that were looked up do.")),
+        (_, foreign) => (Refuted, format!("{foreign} of {looked_up} do not.")),
+    }
 }
 
-fn deleted_report(seen: &Observations) -> Finding {
-    let verdict = match seen.deleted_report {
-        DeletedReport::Answers => (Confirmed, "The report of a deleted contact answered.".to_owned()),
-        DeletedReport::NotFound => (Refuted, "The report of a deleted contact answered 404.".to_owned()),
-        DeletedReport::Unknown => (CannotTell, "There is no deleted contact, or the call was refused.".to_owned()),
-    };
-    Finding::new(
-        "deleted_contacts_keep_their_reports",
-        "A deleted contact's report can still be read",
-        verdict,
-        "The tap logs how many contacts have no report and continues; the campaign route has their rows all the same.",
-    )
-}
-
-fn page_size(id: &'static str, statement: &'static str, size: PageSize, consequence: &'static str) -> Finding {
-    let verdict = match size {
-        PageSize::Honoured => (Confirmed, "It was honoured.".to_owned()),
-        PageSize::Refused => (Refuted, "It was refused with 400.".to_owned()),
-        PageSize::Capped => (Refuted, "The page had fewer rows than requested, although there are more.".to_owned()),
-        PageSize::Unknown => (CannotTell, "There are too few rows to try it on, or the call was refused.".to_owned()),
-    };
-    Finding::new(id, statement, verdict, consequence)
-}
-
-fn latency(seen: &Observations, config: &Config) -> Finding {
+fn judge_latency(seen: &Observations, config: &Config) -> Answer {
+    if seen.latency.is_zero() {
+        return (CannotTell, "No call was answered.".into());
+    }
     let seconds = seen.latency.as_secs_f64();
-    let at_once = 8.0;
-    let allowed = at_once / seconds.max(0.001);
-    let verdict = if seen.latency.is_zero() {
-        (CannotTell, "No call was answered.".to_owned())
-    } else {
-        let verdict = if allowed >= config.requests_per_second { Confirmed } else { Refuted };
-        (
-            verdict,
-            format!(
-                "The median call takes {:.0} ms; eight at once allow {allowed:.0} calls a second.",
-                seconds * 1000.0
-            ),
-        )
-    };
-    Finding::new(
-        "the_pace_can_be_kept",
-        "The service answers fast enough for requests_per_second",
-        verdict,
-        "The tap makes up to eight calls at once, so that the pace is the limit and not the latency.",
-    )
+    let allowed = 8.0 / seconds.max(0.001);
+    let verdict = if allowed >= config.requests_per_second { Confirmed } else { Refuted };
+    let milliseconds = seconds * 1000.0;
+    (verdict, format!("The median call takes {milliseconds:.0} ms; eight at once allow {allowed:.0} calls a second."))
 }
 
 #[cfg(test)]
@@ -355,10 +280,10 @@ mod tests {
         };
         let verdict = |dates: &[&str]| {
             let contacts: Vec<Contact> = dates.iter().map(|date| row(date)).collect();
-            let moves = Moves::count(&contacts, |contact| {
+            let dates = |contact: &Contact| {
                 Some((contact.email_address.as_ref()?.opt_out_date.instant()?, contact.updated_at.instant()?))
-            });
-            moves.verdict("opt-out").0
+            };
+            judge_change(&contacts, "opt-out", dates).0
         };
         assert_eq!(verdict(&[at, at, at]), Confirmed);
         assert_eq!(verdict(&[at, at, at, later]), Refuted);
@@ -370,7 +295,7 @@ mod tests {
     #[test]
     fn a_listing_that_was_sampled_confirms_nothing() {
         let listed = |rows, is_complete| Listed { count: Some(7), rows, is_complete, ..Listed::default() };
-        let verdict = |listed: &Listed| counts("a", "b", listed, "c").verdict;
+        let verdict = |listed: &Listed| compare_count(listed).0;
         assert_eq!(verdict(&listed(7, true)), Confirmed);
         assert_eq!(verdict(&listed(6, true)), Refuted);
         assert_eq!(verdict(&listed(7, false)), CannotTell);

@@ -1,6 +1,6 @@
 //! `doctor`: tests on the user's own account what the service's documentation does not say, with reads only.
 //!
-//! `observe` makes the calls, `findings` turns the answers into verdicts, `report` prints them. The report holds nothing
+//! `observe` makes the calls, `findings` draws the conclusions, `report` prints them. The report holds nothing
 //! personal.
 
 mod findings;

@@ -1,6 +1,6 @@
 //! The calls of `doctor`. Each is made once and serves several findings.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::report::{Answer, Verdict};
 use crate::client::{Client, Row};
 use crate::config::{ActivityType, Config, Word, words};
 use crate::error::{Error, Result};
@@ -19,6 +20,8 @@ use crate::streams::{
     tracking_path,
 };
 use crate::timestamp::stamp;
+
+use Verdict::{CannotTell, Confirmed, Refuted};
 
 /// A listing that takes more calls than this is sampled.
 const LISTING_CALLS: usize = 60;
@@ -48,23 +51,12 @@ pub(super) struct Listed {
     pub(super) refused: Option<String>,
 }
 
-/// Whether a query for changes after a known row's own second returns that row.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Boundary {
-    /// The row itself is returned.
-    Inclusive,
-    /// It is not returned.
-    Exclusive,
-    /// There is no such row, or the call was refused.
-    Unknown,
-}
-
 /// One campaign, read by its reports.
 #[derive(Debug)]
 pub(super) struct Reconciled {
     pub(super) campaign_id: String,
-    /// Distinct contacts by type of activity: in the rows, and by the service's count.
-    pub(super) contacts: BTreeMap<ActivityType, (u64, u64)>,
+    /// Distinct contacts of each type of activity: in the rows, and by the service's count.
+    pub(super) contacts: Vec<(ActivityType, u64, u64)>,
 }
 
 /// The rows of campaigns by contact and activity: the type and time of each.
@@ -80,33 +72,16 @@ pub(super) struct BothRoutes {
     pub(super) by_contact_only: u64,
 }
 
-/// What a deleted contact's report answers.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum DeletedReport {
-    Answers,
-    NotFound,
-    Unknown,
-}
-
-/// What the service answers to a page size.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum PageSize {
-    Honoured,
-    Refused,
-    /// Fewer rows than requested, although there are more.
-    Capped,
-    Unknown,
-}
-
-/// All that was read.
-#[derive(Debug)]
+/// All that was read, and the answers that a single call gives.
+#[derive(Debug, Default)]
 pub(super) struct Observations {
     pub(super) contacts: Listed,
     pub(super) lists: Listed,
     pub(super) campaigns: Listed,
     pub(super) sample: Vec<Contact>,
-    pub(super) updated_after: Boundary,
-    pub(super) optout_after: Boundary,
+    /// Whether a query for changes after the newest row's own second returns that row.
+    pub(super) updated_after: Answer,
+    pub(super) optout_after: Answer,
     pub(super) reconciled: Vec<Reconciled>,
     /// Why the reports of campaigns cannot be read.
     pub(super) reports_refused: Option<String>,
@@ -114,9 +89,9 @@ pub(super) struct Observations {
     /// Activities of the sampled contacts: looked up, and of these the ones that belong to no listed campaign.
     pub(super) looked_up: u64,
     pub(super) foreign_activities: Vec<String>,
-    pub(super) deleted_report: DeletedReport,
-    pub(super) page_500: PageSize,
-    pub(super) page_1000: PageSize,
+    pub(super) deleted_report: Answer,
+    pub(super) page_500: Answer,
+    pub(super) page_1000: Answer,
     /// Median time of a call.
     pub(super) latency: Duration,
 }
@@ -126,41 +101,35 @@ pub(super) struct Observations {
 /// # Errors
 /// What ends the run. Parts that the service refuses, or for which no calls remain, are skipped.
 pub(super) fn observe(config: &Config, client: &Arc<Client>) -> Result<Observations> {
-    let mut reads = Reads { client, config };
+    let reads = Reads { client, config };
     let (contacts, sample) = reads.contacts()?;
     let lists = reads.lists()?;
     let (campaigns, ids) = reads.campaigns()?;
-    let updated_after = reads.boundary("updated_after", &sample, |c| c.updated_at.instant())?;
-    let optout_after =
-        reads.boundary("optout_after", &sample, |c| c.email_address.as_ref().and_then(|e| e.opt_out_date.instant()))?;
-    let deleted_report = reads.deleted_report(&sample)?;
-    let page_1000 = reads.page_of_a_thousand(lists.count)?;
-    let page_500 = match contacts.count {
-        Some(count) if contacts.first_page as u64 == count.min(500) && count > 50 => PageSize::Honoured,
-        Some(count) if count > 50 => PageSize::Capped,
-        _ => PageSize::Unknown,
-    };
+    let opted_out_at = |contact: &Contact| contact.email_address.as_ref()?.opt_out_date.instant();
     let mut seen = Observations {
+        updated_after: reads.boundary("updated_after", &sample, |contact| contact.updated_at.instant())?,
+        optout_after: reads.boundary("optout_after", &sample, opted_out_at)?,
+        deleted_report: reads.deleted_report(&sample)?,
+        page_1000: reads.page_of_a_thousand(lists.count)?,
+        page_500: match contacts.count {
+            Some(count) if count > 50 && contacts.first_page as u64 == count.min(500) => (Confirmed, HONOURED.into()),
+            Some(count) if count > 50 => (Refuted, CAPPED.into()),
+            _ => (CannotTell, TOO_FEW_ROWS.into()),
+        },
         contacts,
         lists,
         campaigns,
         sample,
-        updated_after,
-        optout_after,
-        reconciled: Vec::new(),
-        reports_refused: None,
-        both_routes: None,
-        looked_up: 0,
-        foreign_activities: Vec::new(),
-        deleted_report,
-        page_500,
-        page_1000,
-        latency: Duration::ZERO,
+        ..Observations::default()
     };
     reads.reports(&mut seen, &ids)?;
     seen.latency = reads.latency()?;
     Ok(seen)
 }
+
+const HONOURED: &str = "It was honoured.";
+const CAPPED: &str = "The page had fewer rows than requested, although there are more.";
+const TOO_FEW_ROWS: &str = "There are too few rows to try it on, or the call was refused.";
 
 struct Reads<'a> {
     client: &'a Arc<Client>,
@@ -177,17 +146,30 @@ fn skippable<T>(outcome: Result<T>) -> Result<std::result::Result<T, String>> {
     }
 }
 
+/// The service's count of contacts for each type of activity.
+fn counts(campaign: &CampaignSummary) -> [u64; ActivityType::OF_EMAILS.len()] {
+    let counts = campaign.unique_counts.clone().unwrap_or_default().by_kind();
+    counts.map(|count| count.0.map_or(0, i64::unsigned_abs))
+}
+
+/// Whether a campaign was sent, and its reports take few calls.
+fn is_cheap(campaign: &CampaignSummary) -> bool {
+    let counts = counts(campaign);
+    let pages: u64 = counts.iter().map(|count| count.div_ceil(500).max(1)).sum();
+    pages <= CAMPAIGN_PAGES && counts[ActivityType::Sends as usize] > 0
+}
+
 impl Reads<'_> {
     /// The rows of a listing, at most [`LISTING_CALLS`] pages.
     fn listing<T: Row>(&self, path: &str, query: &[(&str, &str)], id: impl Fn(&T) -> &str) -> Result<(Listed, Vec<T>)> {
         let (mut listed, mut rows, mut seen) = (Listed::default(), Vec::new(), HashSet::new());
         let pages = self.client.pages::<T>("doctor", path, query, 0);
-        for (number, page) in pages.enumerate() {
+        for (number, page) in pages.take(LISTING_CALLS).enumerate() {
             let page = match skippable(page)? {
                 Ok(page) => page,
                 Err(why) => {
                     listed.refused = Some(why);
-                    return Ok((listed, rows));
+                    break;
                 }
             };
             if number == 0 {
@@ -200,24 +182,21 @@ impl Reads<'_> {
                     rows.push(row);
                 }
             }
-            if number + 1 == LISTING_CALLS {
-                break;
-            }
         }
         Ok((listed, rows))
     }
 
-    fn contacts(&mut self) -> Result<(Listed, Vec<Contact>)> {
+    fn contacts(&self) -> Result<(Listed, Vec<Contact>)> {
         let query = [("status", "all"), ("limit", "500"), ("include_count", "true"), ("include", "notes")];
         self.listing("/contacts", &query, |contact: &Contact| contact.contact_id.as_str())
     }
 
-    fn lists(&mut self) -> Result<Listed> {
+    fn lists(&self) -> Result<Listed> {
         let query = [("status", "all"), ("limit", "500"), ("include_count", "true")];
         Ok(self.listing("/contact_lists", &query, |list: &ContactList| list.list_id.as_str())?.0)
     }
 
-    fn campaigns(&mut self) -> Result<(Listed, HashSet<Id>)> {
+    fn campaigns(&self) -> Result<(Listed, HashSet<Id>)> {
         let (listed, rows) =
             self.listing("/emails", &[("limit", "500")], |campaign: &EmailCampaign| campaign.campaign_id.as_str())?;
         Ok((listed, rows.iter().map(|row| Id::from(row.campaign_id.as_str())).collect()))
@@ -225,45 +204,51 @@ impl Reads<'_> {
 
     /// Queries changes after the second of the newest row.
     fn boundary(
-        &mut self,
+        &self,
         filter: &str,
         sample: &[Contact],
         dated: impl Fn(&Contact) -> Option<DateTime<Utc>>,
-    ) -> Result<Boundary> {
+    ) -> Result<Answer> {
+        let unknown = (CannotTell, "There is no row to try it on, or the call was refused.".into());
         let newest = sample.iter().filter_map(|contact| Some((dated(contact)?, contact))).max_by_key(|(at, _)| *at);
         let Some((at, contact)) = newest.filter(|(at, _)| at.timestamp_subsec_nanos() == 0) else {
-            return Ok(Boundary::Unknown);
+            return Ok(unknown);
         };
         let at = stamp(at);
         let query = [("status", "all"), ("limit", "500"), (filter, at.as_str())];
         let page = skippable(self.client.first::<Contact>("doctor", "/contacts", &query, 0))?;
         Ok(match page {
-            Ok(page) if page.rows.iter().any(|row| row.contact_id == contact.contact_id) => Boundary::Inclusive,
-            Ok(_) => Boundary::Exclusive,
-            Err(_) => Boundary::Unknown,
+            Ok(page) if page.rows.iter().any(|row| row.contact_id == contact.contact_id) => {
+                (Confirmed, "The newest row was returned when its own second was named.".into())
+            }
+            Ok(_) => (Refuted, "The newest row was not returned when its own second was named.".into()),
+            Err(_) => unknown,
         })
     }
 
-    fn deleted_report(&mut self, sample: &[Contact]) -> Result<DeletedReport> {
+    fn deleted_report(&self, sample: &[Contact]) -> Result<Answer> {
+        let unknown = (CannotTell, "There is no deleted contact, or the call was refused.".into());
         let Some(contact) = sample.iter().find(|contact| contact.deleted_at.instant().is_some()) else {
-            return Ok(DeletedReport::Unknown);
+            return Ok(unknown);
         };
         let path = details_path(&Id::from(contact.contact_id.as_str()));
         let query = [("tracking_activities_list", "em_sends"), ("limit", "1")];
         match self.client.first::<ActivityDetail>("doctor", &path, &query, 0) {
-            Ok(_) => Ok(DeletedReport::Answers),
-            Err(Error::NotFound(_)) => Ok(DeletedReport::NotFound),
-            other => skippable(other).map(|_| DeletedReport::Unknown),
+            Ok(_) => Ok((Confirmed, "The report of a deleted contact answered.".into())),
+            Err(Error::NotFound(_)) => Ok((Refuted, "The report of a deleted contact answered 404.".into())),
+            other => skippable(other).map(|_| unknown),
         }
     }
 
-    fn page_of_a_thousand(&mut self, lists: Option<u64>) -> Result<PageSize> {
+    fn page_of_a_thousand(&self, lists: Option<u64>) -> Result<Answer> {
         let query = [("status", "all"), ("limit", "1000")];
         match self.client.first::<ContactList>("doctor", "/contact_lists", &query, 0) {
-            Ok(page) if lists.is_some_and(|lists| lists > 500 && page.rows.len() <= 500) => Ok(PageSize::Capped),
-            Ok(_) => Ok(PageSize::Honoured),
-            Err(Error::Refused(_)) => Ok(PageSize::Refused),
-            other => skippable(other).map(|_| PageSize::Unknown),
+            Ok(page) if lists.is_some_and(|lists| lists > 500 && page.rows.len() <= 500) => {
+                Ok((Refuted, CAPPED.into()))
+            }
+            Ok(_) => Ok((Confirmed, HONOURED.into())),
+            Err(Error::Refused(_)) => Ok((Refuted, "It was refused with 400.".into())),
+            other => skippable(other).map(|_| (CannotTell, TOO_FEW_ROWS.into())),
         }
     }
 
@@ -284,7 +269,7 @@ impl Reads<'_> {
     }
 
     /// Campaigns by their reports, and a sample of their contacts by both routes.
-    fn reports(&mut self, seen: &mut Observations, listed: &HashSet<Id>) -> Result<()> {
+    fn reports(&self, seen: &mut Observations, listed: &HashSet<Id>) -> Result<()> {
         let query = [("limit", "500")];
         let path = "/reports/summary_reports/email_campaign_summaries";
         let counted = match skippable(self.client.first::<CampaignSummary>("doctor", path, &query, 0))? {
@@ -295,23 +280,14 @@ impl Reads<'_> {
             }
         };
         let now = self.client.run_start()?;
-        let counts = |row: &CampaignSummary| {
-            let counts = row.unique_counts.clone().unwrap_or_default().by_kind();
-            counts.map(|count| count.0.map_or(0, i64::unsigned_abs))
-        };
         let is_settled = |row: &CampaignSummary| row.last_sent_date.instant().is_some_and(|at| now - at > SETTLED);
-        let is_cheap = |row: &CampaignSummary| {
-            let counts = counts(row);
-            let pages: u64 = counts.iter().map(|count| count.div_ceil(500).max(1)).sum();
-            pages <= CAMPAIGN_PAGES && counts[ActivityType::Sends as usize] > 0
-        };
         let mut rows = CampaignRows::default();
         let mut activities = HashSet::new();
         for campaign in counted.iter().filter(|row| is_settled(row) && is_cheap(row)).take(CAMPAIGNS) {
             let id = Id::from(campaign.campaign_id.as_str());
             let Ok(details) = skippable(campaign_details(self.client, &id, 0))? else { continue };
             let of_campaign = details.0.tracked_activities();
-            let (mut contacts, mut has_answered, mut is_complete) = (BTreeMap::new(), false, true);
+            let (mut contacts, mut has_answered, mut is_complete) = (Vec::new(), false, true);
             for (of, count) in ActivityType::OF_EMAILS.into_iter().zip(counts(campaign)) {
                 let mut distinct = HashSet::new();
                 for activity in &of_campaign {
@@ -326,14 +302,15 @@ impl Reads<'_> {
                         other => is_complete &= skippable(other)?.is_ok(),
                     }
                 }
-                contacts.insert(of, (distinct.len() as u64, count));
+                contacts.push((of, distinct.len() as u64, count));
             }
             if has_answered && is_complete {
                 activities.extend(of_campaign);
                 seen.reconciled.push(Reconciled { campaign_id: id.to_string(), contacts });
             }
         }
-        self.by_contact(seen, &rows, &activities, listed)
+        let others = self.by_contact(seen, &rows, &activities)?;
+        self.look_up(seen, others, listed)
     }
 
     /// Passes contact and time of each row of a tracking report on.
@@ -346,14 +323,14 @@ impl Reads<'_> {
         Ok(())
     }
 
-    /// The details of a sample of contacts, beside what the campaigns' reports have of them.
+    /// Compares the details of a sample of contacts with what the campaigns' reports have of them. Returns the other
+    /// activities that the details name.
     fn by_contact(
-        &mut self,
+        &self,
         seen: &mut Observations,
         rows: &CampaignRows,
         activities: &HashSet<Id>,
-        listed: &HashSet<Id>,
-    ) -> Result<()> {
+    ) -> Result<BTreeSet<Id>> {
         let contacts: BTreeSet<&Id> = rows.keys().map(|(contact, _)| contact).collect();
         let step = contacts.len().div_ceil(CONTACTS).max(1);
         let mut both = BothRoutes::default();
@@ -380,7 +357,7 @@ impl Reads<'_> {
         if both.contacts > 0 {
             seen.both_routes = Some(both);
         }
-        self.look_up(seen, others, listed)
+        Ok(others)
     }
 
     /// Activity, type and time of each row of a contact's details; `None` if they cannot be read.
@@ -399,31 +376,25 @@ impl Reads<'_> {
     }
 
     /// Looks up the campaigns of activities that belong to none of the campaigns read.
-    fn look_up(&mut self, seen: &mut Observations, others: BTreeSet<Id>, listed: &HashSet<Id>) -> Result<()> {
+    fn look_up(&self, seen: &mut Observations, others: BTreeSet<Id>, listed: &HashSet<Id>) -> Result<()> {
         #[derive(Deserialize)]
         struct Activity {
             campaign_id: Text,
         }
         for id in others.into_iter().take(LOOKUPS) {
             let path = format!("/emails/activities/{}", id.in_path());
-            match self.client.object::<Activity>("doctor", &path, &[], 0) {
+            let is_foreign = match self.client.object::<Activity>("doctor", &path, &[], 0) {
                 Ok(activity) => {
-                    seen.looked_up += 1;
                     let is_listed = activity.campaign_id.as_str().is_some_and(|id| listed.contains(&Id::from(id)));
                     // A sampled listing does not show which campaigns exist.
-                    if !is_listed && seen.campaigns.is_complete {
-                        seen.foreign_activities.push(id.to_string());
-                    }
+                    !is_listed && seen.campaigns.is_complete
                 }
-                Err(Error::NotFound(_)) => {
-                    seen.looked_up += 1;
-                    seen.foreign_activities.push(id.to_string());
-                }
-                other => {
-                    if skippable(other)?.is_err() {
-                        return Ok(());
-                    }
-                }
+                Err(Error::NotFound(_)) => true,
+                Err(why) => return skippable::<()>(Err(why)).map(drop),
+            };
+            seen.looked_up += 1;
+            if is_foreign {
+                seen.foreign_activities.push(id.to_string());
             }
         }
         Ok(())

@@ -39,21 +39,25 @@ pub(super) struct Finding {
 }
 
 /// Whether a statement holds on this account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Verdict {
     Confirmed,
     Refuted,
     /// This account has no data to decide it.
+    #[default]
     CannotTell,
 }
+
+/// A verdict and the evidence for it.
+pub(super) type Answer = (Verdict, String);
 
 impl Finding {
     /// A finding that loses no data and needs no other setting.
     pub(super) fn new(
         id: &'static str,
         statement: &'static str,
-        (verdict, evidence): (Verdict, String),
+        (verdict, evidence): Answer,
         consequence: &'static str,
     ) -> Finding {
         Finding { id, statement, verdict, evidence, consequence, setting: None, loses_data: false, ids: Vec::new() }

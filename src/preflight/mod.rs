@@ -106,28 +106,28 @@ impl Tried {
             let stream = &source.stream;
             let by_campaign = stream.has_routes() && config.activity_route.fixed() == Some(Route::Campaigns);
             let lacks_campaigns = by_campaign && tried.refused.iter().any(|refused| refused.stream == CAMPAIGNS.name);
-            let outcome = match (&source.probe, &probed.contact) {
+            let outcome = match source.probe {
                 // Listings are counted even if they are not selected, to report the size of the account.
-                (Probe::Listing(rows, count), _) => {
+                Probe::Listing(rows, count) => {
                     let count = count(client, config, &mut probed);
                     tried.sizes.push(Size { rows, count: count.as_ref().ok().copied().flatten() });
                     count.map(|_| ())
                 }
-                (Probe::OfContact(_), _) if catalog.get(stream.name).is_none() => continue,
-                (Probe::OfContact(_), _) if lacks_campaigns => {
+                Probe::OfContact(_) if catalog.get(stream.name).is_none() => continue,
+                Probe::OfContact(_) if lacks_campaigns => {
                     Err(Error::Forbidden("activity_route is \"campaigns\", and they cannot be listed".into()))
                 }
-                (Probe::OfContact(ask), Some(id)) => match ask(client, config, id) {
-                    Err(Error::NotFound(_)) => Ok(()),
-                    other => other,
+                Probe::OfContact(ask) => match &probed.contact {
+                    Some(id) => match ask(client, config, id) {
+                        Err(Error::NotFound(_)) => Ok(()),
+                        other => other,
+                    },
+                    None if probed.can_list_contacts => {
+                        tried.untried.push(stream.name);
+                        Ok(())
+                    }
+                    None => Err(Error::Forbidden("the contacts cannot be listed".into())),
                 },
-                (Probe::OfContact(_), None) if !probed.can_list_contacts => {
-                    Err(Error::Forbidden("the contacts cannot be listed".into()))
-                }
-                (Probe::OfContact(_), None) => {
-                    tried.untried.push(stream.name);
-                    Ok(())
-                }
             };
             match outcome {
                 Ok(()) => tried.readable.push(source),

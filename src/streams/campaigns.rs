@@ -13,7 +13,7 @@ use super::page::{Coverage, every_row, takes_half};
 use super::seen::{Seen, Sighting};
 use crate::client::{Client, Oddities, Row};
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::fanout;
 use crate::field::{Integer, Key, Text, Timestamp};
 use crate::id::Id;
@@ -28,15 +28,17 @@ pub(super) const COUNTS_LAG: TimeDelta = TimeDelta::days(1);
 
 /// What the run has fetched about campaigns so far.
 #[derive(Default)]
-pub(crate) struct KnownCampaigns {
+pub(crate) struct CampaignCache {
     /// By lower bound of `updated_at`; `None` lists all campaigns.
     listings: HashMap<Option<DateTime<Utc>>, Arc<CampaignListing>>,
     summaries: Option<Result<Arc<Summaries>>>,
-    details: HashMap<Id, Result<Arc<EmailCampaign>>>,
-    /// Campaigns whose details `email_campaigns` will fetch before the reports need them.
-    planned: HashSet<Id>,
-    /// Campaigns whose details the reports will fetch before `email_campaigns` needs them.
-    planned_by_reports: HashSet<Id>,
+    /// The details of campaigns, or why the service refused them.
+    pub(super) details: HashMap<Id, Result<Arc<EmailCampaign>>>,
+    /// Campaigns whose details `email_campaigns` will fetch before the reports need them, so the reports do not count the
+    /// calls.
+    pub(super) planned: HashSet<Id>,
+    /// Campaigns whose details the reports will fetch before `email_campaigns` needs them, so it does not count the calls.
+    pub(super) planned_by_reports: HashSet<Id>,
 }
 
 /// The campaigns of `GET /emails`.
@@ -112,7 +114,7 @@ impl Row for Summary {
     const IS_WHOLE: bool = true;
 }
 
-impl KnownCampaigns {
+impl CampaignCache {
     /// The campaigns updated since `since`, or all; including removed ones.
     pub(super) fn listing(
         &mut self,
@@ -130,12 +132,7 @@ impl KnownCampaigns {
 
     /// The sent campaigns with their counts. A refusal is remembered too.
     pub(super) fn summaries(&mut self, client: &Arc<Client>, config: &Config) -> Result<Arc<Summaries>> {
-        if let Some(known) = &self.summaries {
-            return known.clone();
-        }
-        let summaries = summaries(client, config).map(Arc::new);
-        self.summaries = Some(summaries.clone());
-        summaries
+        self.summaries.get_or_insert_with(|| summaries(client, config).map(Arc::new)).clone()
     }
 
     /// The same, read once more unless they are one page: a sent campaign that they lack may have slipped between two
@@ -170,72 +167,33 @@ impl KnownCampaigns {
         Ok(summaries)
     }
 
-    /// The details of a campaign, or why the service refused them; `None` if they were not fetched yet.
-    pub(super) fn details_of(&self, id: &Id) -> Option<&Result<Arc<EmailCampaign>>> {
-        self.details.get(id)
-    }
-
-    /// Notes that `email_campaigns` will fetch the details of these campaigns, so that the reports do not count the calls.
-    pub(super) fn plan_details(&mut self, campaigns: impl Iterator<Item = Id>) {
-        self.planned.extend(campaigns);
-    }
-
-    /// Whether the reports get the details of a campaign without a call of their own.
-    pub(super) fn has_or_plans_details(&self, id: &Id) -> bool {
-        self.details.contains_key(id) || self.planned.contains(id)
-    }
-
-    /// Notes that the reports will fetch the details of these campaigns, so that `email_campaigns` does not count the calls.
-    pub(super) fn plan_details_of_reports(&mut self, campaigns: impl Iterator<Item = Id>) {
-        self.planned_by_reports.extend(campaigns);
-    }
-
-    /// Whether the reports will fetch the details of a campaign.
-    pub(super) fn is_fetched_by_reports(&self, id: &Id) -> bool {
-        self.planned_by_reports.contains(id)
-    }
-
-    /// Remembers the details of a campaign, or that they are refused.
-    pub(super) fn remember_details(&mut self, id: Id, details: Result<Arc<EmailCampaign>>) {
-        self.details.insert(id, details);
-    }
-
-    /// The campaigns whose details are known.
-    pub(super) fn detailed(&self) -> impl Iterator<Item = (&Id, &EmailCampaign)> {
-        self.details.iter().filter_map(|(id, details)| Some((id, &**details.as_ref().ok()?)))
-    }
-
     /// Fetches the details of those campaigns whose details are not known yet.
     ///
     /// # Errors
     /// Any error but a refusal, which is remembered for the campaign. `Forbidden` if the first campaigns of all are.
-    pub(super) fn learn_details(&mut self, client: &Arc<Client>, campaigns: &[Id]) -> Result<()> {
+    pub(super) fn fetch_details(&mut self, client: &Arc<Client>, campaigns: &[Id]) -> Result<()> {
         let missing: Vec<Id> = campaigns.iter().filter(|id| !self.details.contains_key(id)).cloned().collect();
         let fetching = Arc::clone(client);
         let fetch = move |priority, id: &Id| details(&fetching, id, priority);
-        fanout::map_in_order(missing, client.workers(), fetch, |id, details| match details {
-            Ok((details, _)) => {
-                self.remember_details(id.clone(), Ok(Arc::new(details)));
-                Ok(())
-            }
-            Err(why) if why.is_refusal() => {
-                self.remember_details(id.clone(), Err(why));
-                self.refusal_of_all(campaigns.len()).map_or(Ok(()), Err)
-            }
-            Err(e) => Err(e),
+        fanout::map_in_order(missing, client.workers(), fetch, |id, details| {
+            match details {
+                Err(e) if !e.is_refusal() => return Err(e),
+                details => self.details.insert(id.clone(), details.map(|(details, _)| Arc::new(details))),
+            };
+            self.check_refusals(campaigns.len())
         })?;
-        self.refusal_of_all(campaigns.len()).map_or(Ok(()), Err)
+        self.check_refusals(campaigns.len())
     }
 
-    /// The refusal, if the service has answered 403 for the first of this many campaigns, and for no other.
-    fn refusal_of_all(&self, campaigns: usize) -> Option<Error> {
-        if self.details.len() < REFUSING_CAMPAIGNS.min(campaigns) {
-            return None;
+    /// # Errors
+    /// `Forbidden` if the service has answered 403 for the first of this many campaigns, and for no other.
+    fn check_refusals(&self, campaigns: usize) -> Result<()> {
+        let is_forbidden = |details: &Result<Arc<EmailCampaign>>| matches!(details, Err(why) if why.is_forbidden());
+        let are_enough = self.details.len() >= REFUSING_CAMPAIGNS.min(campaigns);
+        match self.details.values().next() {
+            Some(Err(why)) if are_enough && self.details.values().all(is_forbidden) => Err(why.clone()),
+            _ => Ok(()),
         }
-        let refusal =
-            |details: &Result<Arc<EmailCampaign>>| details.as_ref().err().filter(|e| e.is_forbidden()).cloned();
-        let refusals: Option<Vec<Error>> = self.details.values().map(refusal).collect();
-        refusals?.pop()
     }
 }
 

@@ -132,7 +132,7 @@ pub(crate) fn plan(run: &mut Run, shared: &mut Shared, sources: &[&'static Sourc
             Err(e) => return Err((at, e.context(source.stream.name))),
         }
     }
-    let route = shared.reports.words().map(str::to_owned);
+    let route = shared.reports.route_in_words().map(str::to_owned);
     let notes = [shared.how_to_save.take(), route].into_iter().flatten().collect();
     Ok(Plan { calls, per_second: run.config.requests_per_second, max_requests: run.config.max_requests, notes })
 }

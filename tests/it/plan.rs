@@ -121,7 +121,7 @@ fn the_plan_of_an_incremental_run_is_right() {
     }
 }
 
-/// Some of the accounts for which the unit tests of `route.rs` compute the plan.
+/// Some of the accounts for which the unit tests of `estimate.rs` compute the plan.
 #[test]
 fn for_accounts_of_many_shapes_the_plan_is_right_and_the_route_is_not_much_dearer() {
     for (contacts, campaigns, share) in

@@ -3,14 +3,14 @@
 
 pub(super) mod record;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::campaigns::{self, CampaignListing, KnownCampaigns, PageOddities, Summaries, Summary, named};
+use super::campaigns::{self, CampaignCache, CampaignListing, PageOddities, Summaries, Summary, named};
 use super::page::list;
 use super::{Probe, Probed, Shared, Source, selects_reports};
 use crate::client::{Client, Oddities};
@@ -49,12 +49,12 @@ pub(super) static SOURCE: Source = Source {
 
 /// The service gives no count of campaigns, so they are listed, 500 per call.
 fn count(client: &Arc<Client>, config: &Config, found: &mut Probed) -> Result<Option<u64>> {
-    let known = &mut found.shared.reports.campaigns.known;
-    Ok(Some(known.listing(client, config, None)?.campaigns.len() as u64))
+    let cache = &mut found.shared.reports.campaigns.cache;
+    Ok(Some(cache.listing(client, config, None)?.campaigns.len() as u64))
 }
 
 /// What the selected fields need beyond the listing.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Extras {
     /// The service's counts, 500 campaigns per call.
     counts: bool,
@@ -82,8 +82,6 @@ const EMAIL: [&str; 7] =
     ["subject", "preheader", "from_name", "from_email", "reply_to_email", "contact_list_ids", "segment_ids"];
 
 impl Extras {
-    const NOTHING: Extras = Extras { counts: false, details: false, email: false };
-
     fn selected(run: &Run) -> Extras {
         let wants = |field: &&str| run.wants(&SOURCE.stream, &[field]);
         let email = EMAIL.iter().any(wants);
@@ -145,14 +143,14 @@ struct Mailing {
 /// before: what they fetch is not counted again.
 fn cost(run: &mut Run, shared: &mut Shared) -> Result<u64> {
     let place = begin(run)?;
-    let known = &mut shared.reports.campaigns.known;
+    let cache = &mut shared.reports.campaigns.cache;
     let before = run.client.calls();
-    let Selection { chosen, .. } = choose(run, known, &place)?;
+    let Selection { chosen, .. } = choose(run, cache, &place)?;
     let pages = run.client.calls() - before;
-    let of_campaigns = chosen.iter().map(|(id, campaign)| campaign.calls(known.is_fetched_by_reports(id)));
+    let of_campaigns = chosen.iter().map(|(id, campaign)| campaign.calls(cache.planned_by_reports.contains(id)));
     let calls = pages + of_campaigns.sum::<u64>();
-    let detailed = chosen.into_iter().filter(|(_, campaign)| campaign.needs_details()).map(|(id, _)| id);
-    known.plan_details(detailed);
+    let detailed = chosen.into_iter().filter(|(_, campaign)| campaign.needs_details());
+    cache.planned.extend(detailed.map(|(id, _)| id));
     shared.how_to_save = how_to_save(run, calls);
     Ok(calls)
 }
@@ -175,32 +173,34 @@ fn how_to_save(run: &Run, calls: u64) -> Option<String> {
 fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     let stream = &SOURCE.stream;
     let mut place = begin(run)?;
-    let known = &mut shared.reports.campaigns.known;
-    let Selection { listing, summaries, refused, chosen } = choose(run, known, &place)?;
+    let cache = &mut shared.reports.campaigns.cache;
+    let Selection { listing, summaries, chosen } = choose(run, cache, &place)?;
     note(run, &listing.oddities);
-    let may_lack = listing.may_lack.as_ref().or(summaries.as_ref().and_then(|summaries| summaries.may_lack.as_ref()));
+    let mut may_lack = listing.may_lack.as_deref();
+    match &summaries {
+        Some(Ok(summaries)) => {
+            note(run, &summaries.oddities);
+            may_lack = may_lack.or(summaries.may_lack.as_deref());
+        }
+        Some(Err(why)) if Extras::selected(run).counts => log::warn!(
+            "email_campaigns: the service refuses the counts of campaigns ({why}), so last_sent_date and the unique_ \
+             fields are null"
+        ),
+        _ => {}
+    }
     if let Some(why) = may_lack {
         log::warn!(
             "email_campaigns: {why}. Campaigns or their counts may be missing; the next run reads the same again"
-        );
-    }
-    if let Some(summaries) = &summaries {
-        note(run, &summaries.oddities);
-    }
-    if let Some(why) = refused.filter(|_| Extras::selected(run).counts) {
-        log::warn!(
-            "email_campaigns: the service refuses the counts of campaigns ({why}), so last_sent_date and the unique_ \
-             fields are null"
         );
     }
     if let Some(after) = &place.after {
         log::info!("{}: continuing after campaign {after}; {} campaigns to go", stream.name, chosen.len());
     }
     // Neither bookmark nor resume point may move past a campaign that is missing.
-    let is_whole = may_lack.is_none();
-    write(run, known, &mut place, chosen, is_whole)?;
+    let is_complete = may_lack.is_none();
+    write(run, cache, &mut place, chosen, is_complete)?;
     run.odd_rows.check(stream)?;
-    if is_whole {
+    if is_complete {
         run.advance_bookmark(stream, place.until, OVERLAP);
     }
     Ok(())
@@ -217,71 +217,75 @@ fn begin(run: &Run) -> Result<Resume> {
 /// The campaigns that a read writes, and the answers that it needed to choose them.
 struct Selection {
     listing: Arc<CampaignListing>,
-    summaries: Option<Arc<Summaries>>,
-    /// Why the service refuses the summaries.
-    refused: Option<Error>,
+    /// The service's counts, or why it refuses them; `None` if they were not needed.
+    summaries: Option<Result<Arc<Summaries>>>,
     /// The campaigns to write, in the order of their ids.
     chosen: BTreeMap<Id, Chosen>,
 }
 
-fn choose(run: &Run, known: &mut KnownCampaigns, place: &Resume) -> Result<Selection> {
+fn choose(run: &Run, cache: &mut CampaignCache, place: &Resume) -> Result<Selection> {
     let (wanted, since) = (Extras::selected(run), place.since.0);
     // Counts grow while `updated_at` stays the same, and the reports look at every campaign that was sent.
-    let is_whole = since.is_none() || wanted.counts || selects_reports(run);
-    let listing = known.listing(run.client, run.config, since.filter(|_| !is_whole))?;
+    let lists_all = since.is_none() || wanted.counts || selects_reports(run);
+    let listing = cache.listing(run.client, run.config, since.filter(|_| !lists_all))?;
     let lookback = TimeDelta::days(i64::from(run.config.activity_lookback_days));
-    let due = |updated_at: Option<DateTime<Utc>>, summary: Option<&Summary>| {
-        let sent = summary.filter(|_| wanted.counts).and_then(|summary| summary.last_sent_date.instant());
-        is_due(updated_at, sent, since, lookback)
-    };
-    // A removed campaign that was never sent has no details. Only the summaries show which ones were sent.
-    let mut rows = listing.campaigns.values();
-    let removed =
-        wanted.details && rows.any(|row| row.campaign.is_removed() && due(row.campaign.updated_at.instant(), None));
-    // A campaign that was sent just now may have no counts yet.
-    let counted_by = run.client.run_start()? - campaigns::COUNTS_LAG;
-    let lacks_sent = |summaries: &Summaries| {
-        let mut due = listing.campaigns.iter().filter(|(_, row)| {
-            let updated_at = row.campaign.updated_at.instant();
-            row.campaign.is_done() && due(updated_at, None) && updated_at.is_some_and(|at| at < counted_by)
-        });
-        due.any(|(id, _)| !summaries.sent.contains_key(id))
-    };
-    let mut get_summaries = || {
-        let summaries = known.summaries(run.client, run.config)?;
-        if lacks_sent(&summaries) { known.summaries_again(run.client, run.config) } else { Ok(summaries) }
-    };
-    let (summaries, refused) = match (wanted.counts || removed).then(&mut get_summaries) {
-        None => (None, None),
-        Some(Ok(summaries)) => (Some(summaries), None),
-        Some(Err(why)) if why.is_refusal() => (None, Some(why)),
-        Some(Err(why)) => return Err(why),
-    };
-    let sent = summaries.as_ref().map(|summaries| &summaries.sent);
+    let campaigns = listing.campaigns.iter().map(|(id, listed)| (id, &listed.campaign));
+    let updated: Vec<_> =
+        campaigns.filter(|(_, campaign)| is_due(campaign.updated_at.instant(), None, since, lookback)).collect();
+    let summaries = summaries(run, cache, wanted, &updated)?;
+    let sent = summaries.as_ref().and_then(|summaries| Some(&summaries.as_ref().ok()?.sent));
+    let details = |id: &Id| cache.details.get(id).cloned();
     let mut chosen = BTreeMap::new();
     for (id, listed) in &listing.campaigns {
         let summary = sent.and_then(|sent| sent.get(id));
-        if !due(listed.campaign.updated_at.instant(), summary) {
+        let sent_at = summary.filter(|_| wanted.counts).and_then(|summary| summary.last_sent_date.instant());
+        if !is_due(listed.campaign.updated_at.instant(), sent_at, since, lookback) {
             continue;
         }
         let is_never_sent = sent.is_some() && summary.is_none();
-        let wanted = if listed.campaign.is_removed() && is_never_sent { Extras::NOTHING } else { wanted };
-        let details = known.details_of(id).cloned();
-        let campaign = Chosen { listed: Some(listed.clone()), summary: summary.cloned(), wanted, details };
-        chosen.insert(id.clone(), campaign);
+        let wanted = if listed.campaign.is_removed() && is_never_sent { Extras::default() } else { wanted };
+        let (listed, summary) = (Some(listed.clone()), summary.cloned());
+        chosen.insert(id.clone(), Chosen { listed, summary, wanted, details: details(id) });
     }
-    for (id, summary) in sent.into_iter().flatten().filter(|_| is_whole) {
+    for (id, summary) in sent.into_iter().flatten().filter(|_| lists_all) {
         let sent_at = summary.last_sent_date.instant();
         if !listing.campaigns.contains_key(id) && is_due(sent_at, sent_at, since, lookback) {
-            let details = known.details_of(id).cloned();
-            chosen.insert(id.clone(), Chosen { listed: None, summary: Some(summary.clone()), wanted, details });
+            let summary = Some(summary.clone());
+            chosen.insert(id.clone(), Chosen { listed: None, summary, wanted, details: details(id) });
         }
     }
     if let Some(after) = place.after.as_deref().map(Id::from) {
         chosen = chosen.split_off(&after);
         chosen.remove(&after);
     }
-    Ok(Selection { listing, summaries, refused, chosen })
+    Ok(Selection { listing, summaries, chosen })
+}
+
+/// The service's counts, or why it refuses them; `None` if the read does not need them. `updated` are the campaigns to
+/// write, apart from those whose counts alone have grown.
+fn summaries(
+    run: &Run,
+    cache: &mut CampaignCache,
+    wanted: Extras,
+    updated: &[(&Id, &EmailCampaign)],
+) -> Result<Option<Result<Arc<Summaries>>>> {
+    // A removed campaign that was never sent has no details. Only the summaries show which ones were sent.
+    let has_removed = wanted.details && updated.iter().any(|(_, campaign)| campaign.is_removed());
+    if !wanted.counts && !has_removed {
+        return Ok(None);
+    }
+    // A campaign that was sent just now may have no counts yet.
+    let counted_by = run.client.run_start()? - campaigns::COUNTS_LAG;
+    let mut sent_earlier = updated.iter().filter(|(_, campaign)| {
+        campaign.is_done() && campaign.updated_at.instant().is_some_and(|updated_at| updated_at < counted_by)
+    });
+    let mut summaries = cache.summaries(run.client, run.config);
+    if let Ok(found) = &summaries
+        && sent_earlier.any(|(id, _)| !found.sent.contains_key(*id))
+    {
+        summaries = cache.summaries_again(run.client, run.config);
+    }
+    keep_refusal(summaries).map(Some)
 }
 
 /// Whether to write a campaign: it was updated since the bound, or sent so recently that its counts still grow.
@@ -305,30 +309,30 @@ fn note(run: &mut Run, pages: &PageOddities) {
 /// Writes the campaigns one by one, while the details of the next ones are being fetched.
 fn write(
     run: &mut Run,
-    known: &mut KnownCampaigns,
+    cache: &mut CampaignCache,
     place: &mut Resume,
     chosen: BTreeMap<Id, Chosen>,
-    is_whole: bool,
+    is_complete: bool,
 ) -> Result<()> {
     let stream = &SOURCE.stream;
     run.client.note_calls_to_progress(chosen.values().next().map_or(0, |first| first.calls(false)));
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
     let fetch = move |priority, (id, chosen): &(Id, Chosen)| ask(&client, id, chosen, priority);
-    let mut refused = Refused::default();
+    let mut refusals = Refusals::default();
     fanout::map_in_order(chosen.into_iter().collect(), workers, fetch, |(id, chosen), answers| {
         let answers = answers?;
         for oddities in &answers.oddities {
             run.odd_rows.note(stream, 0, oddities);
         }
         if let Some(details) = &answers.details {
-            known.remember_details(id.clone(), details.clone());
+            cache.details.insert(id.clone(), details.clone());
         }
-        refused.note(id, chosen, &answers);
+        refusals.note(id, chosen, &answers);
         if let Some(campaign) = record(chosen, &answers) {
             let extracted = answers.extracted.as_deref().or(chosen.listed.as_ref().map(|listed| &*listed.extracted));
             run.emit(stream, &campaign, extracted.unwrap_or(&stamp(Utc::now())))?;
         }
-        if is_whole {
+        if is_complete {
             place.after = Some(id.to_string());
             run.note_progress(stream, place.clone());
         }
@@ -420,52 +424,47 @@ fn as_listed(details: &EmailCampaign) -> EmailCampaign {
 
 /// Which kinds of refusal were logged: the first of each kind is a WARNING, the others are logged at DEBUG.
 #[derive(Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is about another line")]
-struct Refused {
-    details: bool,
-    email: bool,
-    unlisted: bool,
-    /// The e-mails of campaigns that were removed: the service has none of them.
-    removed: bool,
-}
+struct Refusals(HashSet<&'static str>);
 
-impl Refused {
+impl Refusals {
     fn note(&mut self, id: &Id, chosen: &Chosen, answers: &Answers) {
-        let listed = chosen.listed.as_ref().and_then(|listed| listed.campaign.name.as_str());
-        let id = named(id, listed);
-        let mut warn = |warned: fn(&mut Refused) -> &mut bool, text: String| {
-            if std::mem::replace(warned(self), true) {
-                log::debug!("email_campaigns: {text}");
-            } else {
-                log::warn!("email_campaigns: {text}. Further ones are logged at DEBUG");
-            }
-        };
-        match (&answers.details, &chosen.listed) {
-            (Some(Err(why)), None) => warn(
-                |refused| &mut refused.unlisted,
-                format!("campaign {id} was sent, but is neither listed nor known by its id ({why}); it is not written"),
+        let listed = chosen.listed.as_ref().map(|listed| &listed.campaign);
+        let id = named(id, listed.and_then(|campaign| campaign.name.as_str()));
+        match &answers.details {
+            Some(Err(why)) if listed.is_none() => self.log(
+                "unlisted",
+                &format!(
+                    "campaign {id} was sent, but is neither listed nor known by its id ({why}); it is not written"
+                ),
             ),
-            (Some(Err(why)), Some(_)) => warn(
-                |refused| &mut refused.details,
-                format!(
+            Some(Err(why)) => self.log(
+                "details",
+                &format!(
                     "the service refuses the details of campaign {id} ({why}), so its activities and e-mail are null"
                 ),
             ),
             _ => {}
         }
-        let is_removed = chosen.listed.as_ref().is_some_and(|listed| listed.campaign.is_removed());
-        if is_removed && matches!(answers.email, Some(Err(Error::NotFound(_)))) {
-            warn(
-                |refused| &mut refused.removed,
-                format!("campaign {id} was removed, so its subject, sender and lists are null"),
-            );
-        } else if let Some(Err(why)) = &answers.email {
-            warn(
-                |refused| &mut refused.email,
-                format!(
+        match &answers.email {
+            // The service has the e-mail of no removed campaign.
+            Some(Err(Error::NotFound(_))) if listed.is_some_and(EmailCampaign::is_removed) => {
+                self.log("removed", &format!("campaign {id} was removed, so its subject, sender and lists are null"));
+            }
+            Some(Err(why)) => self.log(
+                "email",
+                &format!(
                     "the service refuses the e-mail of campaign {id} ({why}), so its subject, sender and lists are null"
                 ),
-            );
+            ),
+            _ => {}
+        }
+    }
+
+    fn log(&mut self, kind: &'static str, text: &str) {
+        if self.0.insert(kind) {
+            log::warn!("email_campaigns: {text}. Further ones are logged at DEBUG");
+        } else {
+            log::debug!("email_campaigns: {text}");
         }
     }
 }

@@ -9,14 +9,15 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::newest_first::Part;
+use super::due_campaigns::DueCampaign;
 use super::reading::Reading;
 use super::records::ActivityDetail;
 use super::refusals::Refusals;
 use super::summary_counts::SummaryCounts;
 use super::tracking::{ActivityToRead, Tracked, TrackingReport};
-use super::{DETAILS, SUMMARY, plan};
-use crate::config::{ActivityType, Route, Word};
+use super::{BOTH_REPORTS, DETAILS, Fetched, SUMMARY, estimate, plan};
+use crate::client::Page;
+use crate::config::{Route, Word};
 use crate::error::Result;
 use crate::fanout::{self, Step};
 use crate::field::{Key, KeyInteger, Text};
@@ -31,14 +32,24 @@ pub(super) fn read(run: &mut Run, shared: &mut Shared, readings: &mut [Reading])
     let activities = activities_to_read(run, shared, readings)?;
     let reports = TrackingReport::of(&activities, readings);
     let (client, workers, page_size) = (Arc::clone(run.client), run.client.workers(), run.config.page_size);
-    let mut writer = Writer::new(run, readings, contacts, Refusals::new(&reports));
+    let mut writer = Writer {
+        run,
+        readings,
+        contacts,
+        refusals: Refusals::new(&reports),
+        has_begun: false,
+        is_skipped: false,
+        occurrences: Occurrences::default(),
+        counts: SummaryCounts::default(),
+        extracted: String::new(),
+    };
     let outcome = fanout::in_order(
         reports,
         workers,
-        |part: &Part<Tracked>| part.page.weight,
+        |page: &Page<Tracked>| page.weight,
         move |priority, report, push| report.fetch(&client, priority, page_size, push),
         |report, step| match step {
-            Step::Item(part) => writer.page(report, part),
+            Step::Item(page) => writer.page(report, page),
             Step::End(outcome) => writer.end_of_report(report, outcome),
         },
     );
@@ -59,9 +70,8 @@ fn contacts_to_write(run: &Run, shared: &mut Shared, readings: &mut [Reading]) -
     Ok(Some(contacts.list.iter().cloned().collect()))
 }
 
-/// The activities of all campaigns that may have rows, in the order of their ids.
-fn activities_to_read(run: &Run, shared: &mut Shared, readings: &mut [Reading]) -> Result<Vec<Arc<ActivityToRead>>> {
-    let fetched = &mut shared.reports;
+/// The campaigns that may have rows, after their activities are fetched.
+fn campaigns_to_read(run: &Run, fetched: &mut Fetched, readings: &mut [Reading]) -> Result<Vec<DueCampaign>> {
     let mut campaigns = plan::due_campaigns(run, fetched, readings)?;
     if let Some(why) = fetched.campaigns.may_lack() {
         log::warn!("{why}. Activity of some campaigns may be missing; the bookmark stays, so a later run reads it");
@@ -69,26 +79,33 @@ fn activities_to_read(run: &Run, shared: &mut Shared, readings: &mut [Reading]) 
             reading.note_listing(false);
         }
     }
-    let ids: Vec<Id> = campaigns.iter().map(|campaign| campaign.id.clone()).collect();
-    run.client.note_calls_to_progress(plan::calls_to_progress(run, &campaigns));
-    fetched.campaigns.known.learn_details(run.client, &ids)?;
-    fetched.campaigns.note_activities(&mut campaigns);
-    plan::log_new_estimate(run, fetched, &campaigns);
+    let (all, page_size) = (0..campaigns.len(), u64::from(run.config.page_size));
+    run.client.note_calls_to_progress(estimate::calls_to_progress(&campaigns, page_size));
+    fetched.campaigns.fetch_activities(run.client, &mut campaigns, all)?;
+    // The plan knew the activities of a sample only.
+    let made = campaigns.iter().filter(|campaign| !campaign.has_details).count() as u64;
+    fetched.revise_plan(run, BOTH_REPORTS, estimate::campaign_calls(&campaigns, page_size), made);
+    Ok(campaigns)
+}
+
+/// The activities of all campaigns that may have rows, in the order of their ids.
+fn activities_to_read(run: &Run, shared: &mut Shared, readings: &mut [Reading]) -> Result<Vec<Arc<ActivityToRead>>> {
+    let campaigns = campaigns_to_read(run, &mut shared.reports, readings)?;
     let (mut found, mut gone) = (BTreeMap::new(), 0);
     for campaign in campaigns {
-        let Some(activities) = fetched.campaigns.tracked_activities(&campaign.id) else {
+        let Some(activities) = shared.reports.campaigns.tracked_activities(&campaign.id) else {
             gone += u64::from(campaign.is_sent);
             continue;
         };
         let campaign = Arc::new(campaign);
         for id in activities {
-            let is_wanted_by = |is_summary: bool| {
-                let mut readings = readings.iter().zip(&campaign.is_wanted_by);
-                readings.any(|(r, wanted)| *wanted && r.is_summary() == is_summary && r.is_unread(&id))
-            };
-            let (summary, details) = (is_wanted_by(true), is_wanted_by(false));
-            if summary || details {
-                found.insert(id.clone(), Arc::new(ActivityToRead::new(id, Arc::clone(&campaign), summary, details)));
+            let is_unread =
+                |is_summary: bool| readings.iter().any(|r| r.is_summary() == is_summary && r.is_unread(&id));
+            let for_summary = campaign.for_summary && is_unread(true);
+            let for_details = campaign.for_details && is_unread(false);
+            if for_summary || for_details {
+                let activity = ActivityToRead::new(id.clone(), Arc::clone(&campaign), for_summary, for_details);
+                found.insert(id, Arc::new(activity));
             }
         }
     }
@@ -107,8 +124,6 @@ struct Writer<'a, 'run> {
     readings: &'a mut [Reading],
     /// The contacts whose rows are written; `None` means all contacts.
     contacts: Option<HashSet<Id>>,
-    /// The types of activity that the details need. The summary needs all.
-    types: Vec<ActivityType>,
     refusals: Refusals,
     /// Whether the current report has brought a page.
     has_begun: bool,
@@ -120,38 +135,17 @@ struct Writer<'a, 'run> {
     extracted: String,
 }
 
-impl<'a, 'run> Writer<'a, 'run> {
-    fn new(
-        run: &'a mut Run<'run>,
-        readings: &'a mut [Reading],
-        contacts: Option<HashSet<Id>>,
-        refusals: Refusals,
-    ) -> Writer<'a, 'run> {
-        Writer {
-            types: run.config.tracking_activity_types.clone(),
-            run,
-            readings,
-            contacts,
-            refusals,
-            has_begun: false,
-            is_skipped: false,
-            occurrences: Occurrences::default(),
-            counts: SummaryCounts::default(),
-            extracted: String::new(),
-        }
-    }
-
-    fn page(&mut self, report: &TrackingReport, mut part: Part<Tracked>) -> Result<()> {
+impl Writer<'_, '_> {
+    fn page(&mut self, report: &TrackingReport, mut page: Page<Tracked>) -> Result<()> {
         // Which pages the workers fetched before a refusal depends on timing, so none of them is written.
         if self.is_skipped {
             return Ok(());
         }
         self.has_begun = true;
-        self.extracted.clone_from(&part.page.extracted);
+        self.extracted.clone_from(&page.extracted);
         // Unusable rows are counted once, for the details if they are read.
         let stream = self.readings.last().map_or(&DETAILS.stream, |reading| reading.stream);
-        let tracked = rows(self.run, stream, &mut part.page);
-        for row in part.fresh(tracked) {
+        for row in rows(self.run, stream, &mut page) {
             self.row(report, row)?;
         }
         Ok(())
@@ -167,7 +161,7 @@ impl<'a, 'run> Writer<'a, 'run> {
             let detail = detail(report, row, self.occurrences.next(&contact, at));
             self.run.emit(&DETAILS.stream, &detail, &self.extracted)?;
         }
-        if report.activity.summary {
+        if report.activity.for_summary {
             self.counts.add(contact, report.activity_type, at);
         }
         Ok(())
@@ -176,8 +170,8 @@ impl<'a, 'run> Writer<'a, 'run> {
     /// Whether a row of this time belongs to the details.
     fn is_detail(&self, report: &TrackingReport, at: DateTime<Utc>) -> bool {
         let details = self.readings.iter().find(|reading| !reading.is_summary());
-        report.activity.details
-            && self.types.contains(&report.activity_type)
+        report.activity.for_details
+            && self.run.config.tracking_activity_types.contains(&report.activity_type)
             && details.is_some_and(|reading| reading.includes(at))
     }
 

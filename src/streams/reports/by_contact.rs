@@ -4,11 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::contact_fetch::ContactFetch;
-use super::newest_first::Part;
 use super::reading::Reading;
 use super::records::{ActionSummary, ActivityDetail};
-use super::{Fetched, route};
-use crate::client::Row;
+use super::{Fetched, estimate};
+use crate::client::{Page, Row};
 use crate::config::Route;
 use crate::error::{Error, Result};
 use crate::fanout::{self, Step};
@@ -22,8 +21,8 @@ use crate::window::is_before_bound;
 
 /// How many of the `contact_ids` without a report the warning names.
 const SHOWN_IDS: usize = 10;
-/// The plan is compared with the calls made after each so many contacts.
-const CHECK_AFTER: u64 = 100;
+/// The plan is revised after each so many contacts.
+const REVISE_AFTER: u64 = 100;
 
 /// The contacts whose reports are read, in the order of their ids.
 pub(super) struct Contacts {
@@ -67,18 +66,20 @@ fn each_contact<T: ContactRow>(
     reading.note_listing(contacts.are_all);
     let unread: Vec<Id> = contacts.list.iter().filter(|id| reading.is_unread(id)).cloned().collect();
     run.client.note_calls_to_progress(1);
-    let mut check = PlanCheck::new(run, shared, reading, unread.len() as u64);
+    let planned = shared.reports.planned_calls.get(reading.stream.name).copied();
+    run.progress.expect_calls(planned.unwrap_or_default());
+    let (all, mut done, before) = (unread.len() as u64, 0, run.client.calls());
     let (client, workers) = (Arc::clone(run.client), run.client.workers());
     let (mut written, mut gone) = (T::Written::default(), Gone::default());
     let fetching = Arc::clone(fetch);
     let outcome = fanout::in_order(
         unread,
         workers,
-        |part: &Part<T>| part.page.weight,
+        |page: &Page<T>| page.weight,
         move |priority, id, push| fetching.fetch(&client, priority, id, push),
         |id, step| {
             match step {
-                Step::Item(part) => T::write(run, &mut shared.reports, reading, id, part, &mut written)?,
+                Step::Item(page) => T::write(run, &mut shared.reports, reading, id, page, &mut written)?,
                 Step::End(outcome) => {
                     match outcome {
                         Err(Error::NotFound(why)) => gone.note(reading, id, &why),
@@ -87,7 +88,13 @@ fn each_contact<T: ContactRow>(
                     written = T::Written::default();
                     reading.note_progress(run, Route::Contacts, id);
                     run.checkpoint()?;
-                    check.one_more(run);
+                    done += 1;
+                    if done % REVISE_AFTER == 0 {
+                        // A call that was not answered is not counted in the end, so the count may fall.
+                        let made = run.client.calls().saturating_sub(before);
+                        let calls = estimate::scaled(made, all, done);
+                        shared.reports.revise_plan(run, reading.stream.name, calls, made);
+                    }
                 }
             }
             Ok(())
@@ -135,52 +142,15 @@ impl Gone {
     }
 }
 
-/// Compares the plan with the calls made, and logs a new estimate if the plan was too low.
-struct PlanCheck {
-    stream: &'static str,
-    planned: u64,
-    contacts: u64,
-    done: u64,
-    calls_before: u64,
-    is_corrected: bool,
-}
-
-impl PlanCheck {
-    fn new(run: &Run, shared: &Shared, reading: &Reading, contacts: u64) -> PlanCheck {
-        let planned = shared.reports.planned_calls(reading.stream);
-        run.progress.expect_calls(planned);
-        let calls_before = run.client.calls();
-        PlanCheck { stream: reading.stream.name, planned, contacts, done: 0, calls_before, is_corrected: false }
-    }
-
-    fn one_more(&mut self, run: &Run) {
-        self.done += 1;
-        if self.is_corrected || !self.done.is_multiple_of(CHECK_AFTER) {
-            return;
-        }
-        // A call that was not answered is not counted in the end, so the count may fall.
-        let made = run.client.calls().saturating_sub(self.calls_before);
-        let expected = route::scaled(made, self.contacts, self.done);
-        if expected > self.planned + self.planned / 4 {
-            self.is_corrected = true;
-            run.progress.expect_calls(expected.saturating_sub(made));
-            log::info!(
-                "{}: new estimate: {}, not {}, because contacts have more rows than those of the sample",
-                self.stream,
-                route::cost(expected, run.config.requests_per_second),
-                self.planned
-            );
-        }
-    }
-}
-
 /// A row of a contact's report.
 pub(super) trait ContactRow: Row {
-    /// What was written of one contact.
+    /// What was written of one contact, to recognize rows that its pages repeat.
     type Written: Default;
 
     fn activity(&self) -> &str;
-    fn is_of_landing_page(&self) -> bool;
+    fn is_of_landing_page(&self) -> bool {
+        false
+    }
 
     /// Writes a page of the report of contact `id`.
     fn write(
@@ -188,21 +158,17 @@ pub(super) trait ContactRow: Row {
         fetched: &mut Fetched,
         reading: &Reading,
         id: &Id,
-        part: Part<Self>,
+        page: Page<Self>,
         written: &mut Self::Written,
     ) -> Result<()>;
 }
 
 impl ContactRow for ActionSummary {
-    /// The activities.
+    /// The activities that were written.
     type Written = HashSet<Id>;
 
     fn activity(&self) -> &str {
         self.campaign_activity_id.as_str()
-    }
-
-    fn is_of_landing_page(&self) -> bool {
-        false
     }
 
     fn write(
@@ -210,13 +176,13 @@ impl ContactRow for ActionSummary {
         fetched: &mut Fetched,
         reading: &Reading,
         id: &Id,
-        part: Part<ActionSummary>,
+        mut page: Page<ActionSummary>,
         written: &mut HashSet<Id>,
     ) -> Result<()> {
-        let (stream, mut page) = (reading.stream, part.page);
+        let stream = reading.stream;
         let rows = rows(run, stream, &mut page);
         let activities = rows.iter().map(ContactRow::activity);
-        fetched.campaign_ids.look_up(run, stream, &fetched.campaigns.known, activities)?;
+        fetched.campaign_ids.look_up(run, stream, &fetched.campaigns.cache, activities)?;
         let contact_id = Key::from(id.to_string().as_str());
         for mut row in rows {
             let at = row.start_on.instant();
@@ -250,24 +216,22 @@ impl ContactRow for ActivityDetail {
         fetched: &mut Fetched,
         reading: &Reading,
         _: &Id,
-        mut part: Part<ActivityDetail>,
+        mut page: Page<ActivityDetail>,
         written: &mut HashMap<(String, String, String), u64>,
     ) -> Result<()> {
         let stream = reading.stream;
-        let rows = std::mem::take(&mut part.page.rows);
-        let untyped: Vec<&ActivityDetail> = rows.iter().filter(|row| row.tracking_activity_type.is_empty()).collect();
-        part.page.oddities.left_out += untyped.len() as u64;
+        let (rows, untyped): (Vec<_>, Vec<_>) =
+            page.rows.into_iter().partition(|row| !row.tracking_activity_type.is_empty());
+        page.oddities.left_out += untyped.len() as u64;
         if let Some(row) = untyped.first() {
-            part.page.oddities.why_left_out.get_or_insert_with(|| without_type(row));
+            page.oddities.why_left_out.get_or_insert_with(|| without_type(row));
         }
-        run.odd_rows.note(stream, rows.len() - untyped.len(), &part.page.oddities);
-        let wanted = |row: &ActivityDetail| row.created_time.instant().is_some_and(|at| reading.includes(at));
-        let of_emails = rows.iter().filter(|row| wanted(row) && !row.is_of_landing_page());
-        fetched.campaign_ids.look_up(run, stream, &fetched.campaigns.known, of_emails.map(ContactRow::activity))?;
-        for mut row in part.fresh(rows) {
-            if row.tracking_activity_type.is_empty() || !wanted(&row) {
-                continue;
-            }
+        run.odd_rows.note(stream, rows.len(), &page.oddities);
+        let is_included = |row: &ActivityDetail| row.created_time.instant().is_some_and(|at| reading.includes(at));
+        let rows: Vec<_> = rows.into_iter().filter(is_included).collect();
+        let of_emails = rows.iter().filter(|row| !row.is_of_landing_page());
+        fetched.campaign_ids.look_up(run, stream, &fetched.campaigns.cache, of_emails.map(ContactRow::activity))?;
+        for mut row in rows {
             let next = written
                 .entry((
                     row.activity().to_owned(),
@@ -280,7 +244,7 @@ impl ContactRow for ActivityDetail {
             if !row.is_of_landing_page() {
                 row.campaign_id = fetched.campaign_ids.of(&Id::from(row.activity()));
             }
-            run.emit(stream, &row, &part.page.extracted)?;
+            run.emit(stream, &row, &page.extracted)?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::field::Text;
 use crate::id::Id;
 use crate::run::Run;
 use crate::stream::Stream;
-use crate::streams::campaigns::KnownCampaigns;
+use crate::streams::campaigns::CampaignCache;
 use crate::streams::email_campaigns::record::CampaignActivity;
 
 /// How many activities one call may name.
@@ -47,7 +47,7 @@ impl CampaignIds {
         &mut self,
         run: &Run,
         stream: &Stream,
-        campaigns: &KnownCampaigns,
+        campaigns: &CampaignCache,
         activities: impl Iterator<Item = &'a str>,
     ) -> Result<()> {
         if self.is_refused || !run.wants(stream, &["campaign_id"]) {
@@ -60,8 +60,8 @@ impl CampaignIds {
         missing.append(&mut self.expected);
         missing.retain(|id| !self.known.contains_key(id));
         // If the details of a campaign were read, they name its activities without another call.
-        for (campaign, details) in campaigns.detailed() {
-            for activity in details.activities().into_iter().map(CampaignActivity::id) {
+        for (campaign, details) in &campaigns.details {
+            for activity in details.iter().flat_map(|details| details.activities()).map(CampaignActivity::id) {
                 if missing.remove(&activity) {
                     self.known.insert(activity, Text::from(campaign.to_string().as_str()));
                 }

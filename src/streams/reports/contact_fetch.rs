@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Months, Utc};
 
-use super::newest_first::{Listing, Part, newest_first};
+use super::newest_first::newest_first;
 use super::reading::Reading;
 use super::records::{ActionSummary, ActivityDetail};
 use super::{ACTIVITY_DETAILS, ACTIVITY_SUMMARY, DETAILS, details_path, summary_path};
@@ -36,25 +36,22 @@ pub(super) fn rows_a_page(run: &Run, reading: &Reading) -> u64 {
 }
 
 /// Fetches the report of one contact, and passes its pages on until the receiver returns false.
-type Ask<T> = dyn Fn(&Arc<Client>, usize, &Id, &mut dyn FnMut(Part<T>) -> bool) -> Result<()> + Send + Sync;
+type Ask<T> = dyn Fn(&Arc<Client>, usize, &Id, &mut dyn FnMut(Page<T>) -> bool) -> Result<()> + Send + Sync;
 
 /// The pages of a contact's report, and the outcome of reading them.
-type Kept<T> = (Vec<Part<T>>, Result<()>);
+type Kept<T> = (Vec<Page<T>>, Result<()>);
 
 /// Fetches the report of any contact. Pages that the plan has read come from memory, once.
 pub(super) struct ContactFetch<T> {
     since: Option<DateTime<Utc>>,
     until: DateTime<Utc>,
-    /// Whether the range is a parameter of the call.
-    has_range: bool,
     ask: Box<Ask<T>>,
     kept: Mutex<HashMap<Id, Kept<T>>>,
 }
 
 impl<T> ContactFetch<T> {
-    fn new(reading: &Reading, has_range: bool, ask: Box<Ask<T>>) -> Arc<ContactFetch<T>> {
-        let (since, until) = (reading.since, reading.until);
-        Arc::new(ContactFetch { since, until, has_range, ask, kept: Mutex::default() })
+    fn new(reading: &Reading, ask: Box<Ask<T>>) -> Arc<ContactFetch<T>> {
+        Arc::new(ContactFetch { since: reading.since, until: reading.until, ask, kept: Mutex::default() })
     }
 
     pub(super) fn fetch(
@@ -62,20 +59,20 @@ impl<T> ContactFetch<T> {
         client: &Arc<Client>,
         priority: usize,
         id: &Id,
-        push: &mut dyn FnMut(Part<T>) -> bool,
+        push: &mut dyn FnMut(Page<T>) -> bool,
     ) -> Result<()> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-        let Some((parts, outcome)) = kept else {
+        let Some((pages, outcome)) = kept else {
             let mut has_begun = false;
-            let outcome = (self.ask)(client, priority, id, &mut |part| {
+            let outcome = (self.ask)(client, priority, id, &mut |page| {
                 has_begun = true;
-                push(part)
+                push(page)
             });
             // A refusal after the first page is a failure: the service has this report.
             return if has_begun { outcome.map_err(Error::into_failure) } else { outcome };
         };
-        for part in parts {
-            if !push(part) {
+        for page in pages {
+            if !push(page) {
                 break;
             }
         }
@@ -83,13 +80,8 @@ impl<T> ContactFetch<T> {
     }
 
     /// Keeps the pages of a contact until it is fetched again.
-    pub(super) fn keep(&self, id: Id, parts: Vec<Part<T>>, outcome: Result<()>) {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(id, (parts, outcome));
-    }
-
-    /// Whether the range is so long that the service may refuse it.
-    pub(super) fn asks_long_range(&self) -> bool {
-        self.has_range && is_long(&range(self.since, self.until))
+    pub(super) fn keep(&self, id: Id, pages: Vec<Page<T>>, outcome: Result<()>) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(id, (pages, outcome));
     }
 
     pub(super) fn is_for(&self, reading: &Reading) -> bool {
@@ -101,12 +93,14 @@ impl<T> ContactFetch<T> {
 pub(super) fn summary(reading: &Reading, must_split: Arc<AtomicBool>) -> Arc<ContactFetch<ActionSummary>> {
     let range = range(reading.since, reading.until);
     let ask =
-        move |client: &Arc<Client>, priority: usize, id: &Id, push: &mut dyn FnMut(Part<ActionSummary>) -> bool| {
+        move |client: &Arc<Client>, priority: usize, id: &Id, push: &mut dyn FnMut(Page<ActionSummary>) -> bool| {
             let path = summary_path(id);
             let mut ask_range = |(start, end): Range| -> Result<()> {
                 let (start, end) = (query_bound(start), stamp(end));
                 for page in client.pages(ACTIVITY_SUMMARY, &path, &[("start", &start), ("end", &end)], priority) {
-                    if !push(Part::whole(of_contact(page?, id)?)) {
+                    let page: Page<ActionSummary> = page?;
+                    page.contact_id.as_ref().map_or(Ok(()), |contact_id| check_contact(id, contact_id))?;
+                    if !push(page) {
                         break;
                     }
                 }
@@ -130,7 +124,7 @@ pub(super) fn summary(reading: &Reading, must_split: Arc<AtomicBool>) -> Arc<Con
             // A contact that was imported may have activity from before it was created, so its creation is no bound.
             windows.into_iter().try_for_each(ask_range)
         };
-    ContactFetch::new(reading, true, Box::new(ask))
+    ContactFetch::new(reading, Box::new(ask))
 }
 
 /// The range of a summary, which needs a start.
@@ -144,14 +138,18 @@ fn is_long((start, end): &Range) -> bool {
     *end > *start + Months::new(60)
 }
 
+/// Whether a report asks for so long a range that the service may refuse it. The details have no range.
+pub(super) fn asks_long_range(reading: &Reading) -> bool {
+    reading.is_summary() && is_long(&range(reading.since, reading.until))
+}
+
 /// How many calls the report of a contact takes if it has no row.
-pub(super) fn least_calls(reading: &Reading, must_split: bool) -> u64 {
-    let range = range(reading.since, reading.until);
-    if reading.is_summary() && must_split && is_long(&range) {
-        five_year_windows(range.0, range.1).len() as u64
-    } else {
-        1
+pub(super) fn calls_without_rows(reading: &Reading, must_split: bool) -> u64 {
+    if !must_split || !asks_long_range(reading) {
+        return 1;
     }
+    let (start, end) = range(reading.since, reading.until);
+    five_year_windows(start, end).len() as u64
 }
 
 /// Fetches activity details.
@@ -166,41 +164,33 @@ pub(super) fn details(run: &Run, reading: &Reading) -> Arc<ContactFetch<Activity
     let names = if run.wants(&DETAILS.stream, &["campaign_activity_name"]) { "true" } else { "false" };
     let since = reading.since;
     let ask =
-        move |client: &Arc<Client>, priority: usize, id: &Id, push: &mut dyn FnMut(Part<ActivityDetail>) -> bool| {
+        move |client: &Arc<Client>, priority: usize, id: &Id, push: &mut dyn FnMut(Page<ActivityDetail>) -> bool| {
             let query = [
                 ("tracking_activities_list", types.as_str()),
                 ("include_campaign_activity_names", names),
                 ("limit", &limit),
             ];
-            let path = details_path(id);
-            let listing = Listing { endpoint: ACTIVITY_DETAILS, path: &path, query: &query, priority };
+            let pages = client.pages(ACTIVITY_DETAILS, &details_path(id), &query, priority);
             let mut wrong = None;
-            let outcome = newest_first(client, &listing, since, &mut |mut part: Part<ActivityDetail>| {
-                if let Err(e) = part.page.rows.iter().try_for_each(|row| is_of(id, row.contact_id.as_str())) {
+            let outcome = newest_first(pages, since, &mut |mut page: Page<ActivityDetail>| {
+                if let Err(e) = page.rows.iter().try_for_each(|row| check_contact(id, row.contact_id.as_str())) {
                     wrong = Some(e);
                     return false;
                 }
                 if let Some(only) = only_type {
                     // The service may leave out what was requested alone.
-                    let untyped = part.page.rows.iter_mut().filter(|row| row.tracking_activity_type.is_empty());
+                    let untyped = page.rows.iter_mut().filter(|row| row.tracking_activity_type.is_empty());
                     untyped.for_each(|row| row.tracking_activity_type = Key::from(only));
                 }
-                push(part)
+                push(page)
             });
             wrong.map_or(outcome, Err)
         };
-    ContactFetch::new(reading, false, Box::new(ask))
+    ContactFetch::new(reading, Box::new(ask))
 }
 
-/// Checks that a page is of the requested contact.
-fn of_contact<T>(page: Page<T>, id: &Id) -> Result<Page<T>> {
-    if let Some(contact_id) = &page.contact_id {
-        is_of(id, contact_id)?;
-    }
-    Ok(page)
-}
-
-fn is_of(id: &Id, contact_id: &str) -> Result<()> {
+/// Checks that rows are of the requested contact.
+fn check_contact(id: &Id, contact_id: &str) -> Result<()> {
     if id.is(contact_id) {
         return Ok(());
     }

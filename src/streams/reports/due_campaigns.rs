@@ -15,7 +15,7 @@ use crate::fanout;
 use crate::field::{Integer, Text};
 use crate::id::Id;
 use crate::odd_rows::check_listing;
-use crate::streams::campaigns::{COUNTS_LAG, CampaignListing, KnownCampaigns};
+use crate::streams::campaigns::{COUNTS_LAG, CampaignCache, CampaignListing};
 use crate::streams::email_campaigns::record::EmailCampaign;
 
 /// How many campaigns one call for their stats may name.
@@ -27,7 +27,7 @@ const SENDING_TAKES: TimeDelta = TimeDelta::days(2);
 #[derive(Default)]
 pub(crate) struct Campaigns {
     /// What was fetched for the reports and for `email_campaigns` alike.
-    pub(in crate::streams) known: KnownCampaigns,
+    pub(in crate::streams) cache: CampaignCache,
     /// All campaigns.
     listing: Option<Arc<CampaignListing>>,
     /// The sent campaigns, with how many rows they have.
@@ -145,11 +145,12 @@ impl Candidate<'_> {
 
 /// A campaign whose tracking reports must be read.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is about something else")]
 pub(super) struct DueCampaign {
     pub(super) id: Id,
     pub(super) name: Option<CompactString>,
-    /// Whether each demand needs it, in the order of the demands.
-    pub(super) is_wanted_by: Vec<bool>,
+    pub(super) for_summary: bool,
+    pub(super) for_details: bool,
     pub(super) reports: Vec<DueReport>,
     /// Whether it surely was sent. A removed campaign may have been a draft.
     pub(super) is_sent: bool,
@@ -218,9 +219,7 @@ impl Campaigns {
 
     /// What to read of a campaign; `None` for nothing.
     fn to_read(&self, id: &Id, known: &Candidate, criteria: &Criteria) -> Option<DueCampaign> {
-        let is_wanted_by: Vec<bool> = criteria.demands.iter().map(|demand| known.may_have_rows_for(demand)).collect();
-        let demands = criteria.demands.iter().zip(&is_wanted_by).filter(|(_, wanted)| **wanted);
-        let demands: Vec<&Demand> = demands.map(|(demand, _)| demand).collect();
+        let demands: Vec<&Demand> = criteria.demands.iter().filter(|demand| known.may_have_rows_for(demand)).collect();
         if demands.is_empty() {
             return None;
         }
@@ -231,18 +230,19 @@ impl Campaigns {
         Some(DueCampaign {
             id: id.clone(),
             name: known.listed.and_then(|listed| listed.name.0.clone()),
-            is_wanted_by,
+            for_summary: demands.iter().any(|demand| demand.is_summary),
+            for_details: demands.iter().any(|demand| !demand.is_summary),
             reports,
             is_sent: known.counted.is_some() || known.removed_at().is_none(),
             tracked_activities: self.count_tracked(id),
-            has_details: self.known.has_or_plans_details(id),
+            has_details: self.cache.details.contains_key(id) || self.cache.planned.contains(id),
         })
     }
 
     /// Lists all campaigns, the removed ones included.
     fn fetch_listing(&mut self, client: &Arc<Client>, config: &Config) -> Result<()> {
         if self.listing.is_none() {
-            let listing = self.known.listing(client, config, None)?;
+            let listing = self.cache.listing(client, config, None)?;
             check_listing("campaigns", &listing.oddities)?;
             self.listing = Some(listing);
         }
@@ -252,7 +252,7 @@ impl Campaigns {
     /// Reads which campaigns were sent, and the service's counts for them.
     fn fetch_sent(&mut self, client: &Arc<Client>, config: &Config) -> Result<()> {
         if self.sent.is_none() {
-            let summaries = self.known.summaries(client, config)?;
+            let summaries = self.cache.summaries(client, config)?;
             check_listing("summaries of campaigns", &summaries.oddities)?;
             self.summaries_may_lack.clone_from(&summaries.may_lack);
             let sent = summaries.sent.iter().map(|(id, row)| {
@@ -309,23 +309,31 @@ impl Campaigns {
         })
     }
 
-    /// The activities of a campaign that can have tracking reports, after [`KnownCampaigns::learn_details`] has fetched them; `None`
-    /// if the service lists the campaign but does not know it by its id.
-    pub(super) fn tracked_activities(&self, campaign: &Id) -> Option<Vec<Id>> {
-        Some(self.known.details_of(campaign)?.as_ref().ok()?.tracked_activities())
-    }
-
-    /// How many activities of a campaign have reports, if its activities are known.
-    fn count_tracked(&self, campaign: &Id) -> Option<u64> {
-        self.known.details_of(campaign)?;
-        Some(self.tracked_activities(campaign).map_or(0, |activities| activities.len() as u64))
-    }
-
-    /// Fills in the activities that became known since these campaigns were chosen.
-    pub(super) fn note_activities(&self, campaigns: &mut [DueCampaign]) {
+    /// Fetches the activities of the campaigns at these positions, and fills in the number of all that are known.
+    pub(super) fn fetch_activities(
+        &mut self,
+        client: &Arc<Client>,
+        campaigns: &mut [DueCampaign],
+        positions: impl Iterator<Item = usize>,
+    ) -> Result<()> {
+        let ids: Vec<Id> = positions.map(|at| campaigns[at].id.clone()).collect();
+        self.cache.fetch_details(client, &ids)?;
         for campaign in campaigns {
             campaign.tracked_activities = self.count_tracked(&campaign.id);
         }
+        Ok(())
+    }
+
+    /// The activities of a campaign that can have tracking reports, after [`Campaigns::fetch_activities`] has fetched them;
+    /// `None` if the service lists the campaign but does not know it by its id.
+    pub(super) fn tracked_activities(&self, campaign: &Id) -> Option<Vec<Id>> {
+        Some(self.cache.details.get(campaign)?.as_ref().ok()?.tracked_activities())
+    }
+
+    /// How many activities of a campaign have reports, if its details were fetched.
+    fn count_tracked(&self, campaign: &Id) -> Option<u64> {
+        self.cache.details.get(campaign)?;
+        Some(self.tracked_activities(campaign).map_or(0, |activities| activities.len() as u64))
     }
 }
 

@@ -3,9 +3,9 @@
 //! The service has their rows twice: in the reports of each contact, and in those of each campaign. A run takes one of
 //! these routes for the reports that it reads. [`read`] shows the steps:
 //!
-//! 1. [`plan`] picks the route before the first record. Settings, an interrupted read or `contact_ids` may fix it;
-//!    otherwise [`route::choose`] compares the cost of both routes in API calls, which `plan` fetches or estimates.
-//!    [`route::Reason`] lists all reasons.
+//! 1. [`plan`] picks the route before the first record. [`route::fixed`] takes it from the settings, an interrupted read or
+//!    the bookmark; otherwise [`route::choose`] compares the API calls of both routes, which `plan` counts or [`estimate`]s
+//!    from samples. [`route::Reason`] lists all reasons.
 //! 2. [`by_contact`] or [`by_campaign`] reads the rows and writes them.
 //! 3. [`Reading::finish`] moves the bookmark.
 //!
@@ -18,6 +18,7 @@ mod by_contact;
 mod campaign_ids;
 mod contact_fetch;
 mod due_campaigns;
+mod estimate;
 mod newest_first;
 mod plan;
 mod reading;
@@ -28,6 +29,7 @@ mod stats;
 mod summary_counts;
 mod tracking;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock};
 
@@ -36,11 +38,11 @@ use campaign_ids::CampaignIds;
 use chrono::{TimeDelta, Utc};
 use contact_fetch::ContactFetch;
 use due_campaigns::Campaigns;
+pub(super) use estimate::{cost, time};
 use plan::{CountedRows, Plan, Sampled};
 use reading::{Reading, waits_for_other};
 pub(super) use records::ActionSummary;
 pub(crate) use records::ActivityDetail;
-pub(super) use route::{cost, time};
 pub(crate) use tracking::{Tracked, tracking_path};
 
 use super::email_campaigns::METRICS;
@@ -131,12 +133,16 @@ fn contacts_of(config: &Config) -> (&'static str, String) {
 }
 
 static REPORTS: [&Stream; 2] = [&SUMMARY.stream, &DETAILS.stream];
+/// Both, as the campaign route reads them.
+const BOTH_REPORTS: &str = "contact reports";
 
 /// What the run has fetched for the contact reports so far, so that no call is made twice.
 #[derive(Default)]
 pub(crate) struct Fetched {
     pub(in crate::streams) campaigns: Campaigns,
     plan: Option<Plan>,
+    /// How many calls each read is planned to take: each report on the contact route, and [`BOTH_REPORTS`] on the other.
+    planned_calls: BTreeMap<&'static str, u64>,
     contacts: Option<Arc<Contacts>>,
     summaries: Option<Arc<ContactFetch<ActionSummary>>>,
     details: Option<Arc<ContactFetch<ActivityDetail>>>,
@@ -151,22 +157,29 @@ pub(crate) struct Fetched {
 
 impl Fetched {
     /// The route and the reason, in words, once the plan is made.
-    pub(super) fn words(&self) -> Option<&str> {
+    pub(super) fn route_in_words(&self) -> Option<&str> {
         self.plan.as_ref().map(|plan| plan.words.as_str())
     }
 
-    /// How many calls the plan expects one report to take on the contact route.
-    fn planned_calls(&self, report: &Stream) -> u64 {
-        let planned = self.plan.iter().flat_map(|plan| &plan.report_calls);
-        planned.filter(|(name, _)| *name == report.name).map(|(_, calls)| calls).sum()
+    /// Corrects the plan by what reading has shown: `what` takes this many calls, some of which are made. Logs the new
+    /// estimate if the plan was far too low.
+    fn revise_plan(&mut self, run: &Run, what: &'static str, calls: u64, made: u64) {
+        run.progress.expect_calls(calls.saturating_sub(made));
+        let planned = self.planned_calls.entry(what).or_default();
+        if calls > *planned + *planned / 4 {
+            let cost = cost(calls, run.config.requests_per_second);
+            log::info!("{what}: new estimate: {cost}, not {planned}, because there are more rows than in the sample");
+            *planned = calls;
+        }
     }
 
     /// The contacts whose reports are read.
     fn contacts(&mut self, run: &Run) -> Result<Arc<Contacts>> {
-        if self.contacts.is_none() {
-            self.contacts = Some(Arc::new(Contacts::fetch(run)?));
-        }
-        Ok(Arc::clone(self.contacts.as_ref().expect("they were just fetched")))
+        let contacts = match self.contacts.take() {
+            Some(known) => known,
+            None => Arc::new(Contacts::fetch(run)?),
+        };
+        Ok(Arc::clone(self.contacts.insert(contacts)))
     }
 
     /// Fetches the summary of any contact, reusing the pages that the plan has read.
@@ -235,5 +248,24 @@ fn read(run: &mut Run, shared: &mut Shared, stream: &'static Stream) -> Result<(
             }
             readings.into_iter().try_for_each(|reading| reading.finish(run, route))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::run::tests::with_run;
+
+    #[test]
+    fn the_plan_is_corrected_once_it_is_a_quarter_too_low() {
+        with_run(&REPORTS, &json!({}), &json!({}), &[], |run| {
+            let mut fetched = Fetched { planned_calls: [(BOTH_REPORTS, 100)].into(), ..Fetched::default() };
+            for (calls, planned) in [(50, 100), (125, 100), (126, 126), (157, 126), (158, 158)] {
+                fetched.revise_plan(run, BOTH_REPORTS, calls, 10);
+                assert_eq!(fetched.planned_calls[BOTH_REPORTS], planned, "{calls}");
+            }
+        });
     }
 }

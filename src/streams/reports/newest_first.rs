@@ -7,11 +7,10 @@
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
-use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use crate::client::{Client, Page, Row};
+use crate::client::{Page, Pages, Row};
 use crate::error::{Error, Result};
 
 /// The most attempts at a page while the listing keeps changing.
@@ -30,35 +29,8 @@ pub(super) trait DatedRow: Row {
     fn at(&self) -> Option<DateTime<Utc>>;
 }
 
-/// A page of activities. Some may be repeated from an earlier page.
-pub(super) struct Part<T> {
-    pub(super) page: Page<T>,
-    /// The positions of the repeated rows.
-    repeated: Vec<usize>,
-}
-
-impl<T> Part<T> {
-    /// A page of a listing that does not grow.
-    pub(super) fn whole(page: Page<T>) -> Part<T> {
-        Part { page, repeated: Vec::new() }
-    }
-
-    /// The rows that are not repeated. `rows` are those of the page, in its order.
-    pub(super) fn fresh(&self, rows: Vec<T>) -> impl Iterator<Item = T> + use<T> {
-        let repeated = self.repeated.clone();
-        rows.into_iter().enumerate().filter(move |(at, _)| !repeated.contains(at)).map(|(_, row)| row)
-    }
-}
-
-/// A listing that is sorted newest first.
-pub(super) struct Listing<'a> {
-    pub(super) endpoint: &'static str,
-    pub(super) path: &'a str,
-    pub(super) query: &'a [(&'a str, &'a str)],
-    pub(super) priority: usize,
-}
-
-/// Passes the pages of a listing to `push` until one has a row older than `oldest_wanted`, or `push` returns false.
+/// Passes the pages of a listing to `push`, without repeated rows, until one has a row older than `oldest_wanted`, or `push`
+/// returns false.
 ///
 /// Every row that was there at the start comes, whatever is added. It comes once, unless more than a page of rows of one
 /// second is added on top more than once: then some rows may come twice.
@@ -66,15 +38,12 @@ pub(super) struct Listing<'a> {
 /// # Errors
 /// Those of the calls, and `Failed` for a listing that repeats its pages endlessly.
 pub(super) fn newest_first<T: DatedRow>(
-    client: &Arc<Client>,
-    listing: &Listing,
+    mut pages: Pages<T>,
     oldest_wanted: Option<DateTime<Utc>>,
-    push: &mut dyn FnMut(Part<T>) -> bool,
+    push: &mut dyn FnMut(Page<T>) -> bool,
 ) -> Result<()> {
     let (mut seen, hasher) = (SeenRows::default(), RandomState::new());
     let hash_rows = |page: &Page<T>| page.rows.iter().map(|row| hasher.hash_one(row.identity())).collect::<Vec<u64>>();
-    let Listing { endpoint, path, query, priority } = *listing;
-    let mut pages = client.pages::<T>(endpoint, path, query, priority);
     while let Some(page) = pages.next() {
         let mut page = page?;
         let last = page.is_last();
@@ -99,7 +68,10 @@ pub(super) fn newest_first<T: DatedRow>(
         // The service has no date filter here, but the newest rows come first.
         let reaches_back = |oldest| page.rows.iter().any(|row| row.at().is_some_and(|at| at < oldest));
         let enough = !last && oldest_wanted.is_some_and(reaches_back);
-        if !push(Part { page, repeated }) || enough {
+        for at in repeated.into_iter().rev() {
+            page.rows.remove(at);
+        }
+        if !push(page) || enough {
             break;
         }
     }

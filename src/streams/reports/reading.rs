@@ -27,7 +27,7 @@ pub(super) struct Reading {
     /// Whether `report_*` settings set the window. Then rows outside are not written, and the bookmark does not change.
     pub(super) is_bounded: bool,
     /// Whether it begins at a bookmark, so that old campaigns can be skipped.
-    pub(super) incremental: bool,
+    pub(super) is_incremental: bool,
     /// The interrupted read that this one continues.
     pub(super) resume: Option<Resume>,
     /// The route of the other report's read, if this one begins its part of that round.
@@ -47,7 +47,7 @@ impl Reading {
 
     fn from(run: &Run, stream: &'static Stream, resume: Option<Resume>) -> Result<Reading> {
         let is_bounded = run.has_own_window(stream);
-        let incremental = !is_bounded && run.bookmark(stream).is_some();
+        let is_incremental = !is_bounded && run.bookmark(stream).is_some();
         let after = resume.as_ref().and_then(|resume| resume.after.as_deref()).map(Id::from);
         let round = if resume.is_none() { round_of_other(run, stream) } else { None };
         let (since, until) = match (&resume, &round) {
@@ -58,7 +58,17 @@ impl Reading {
             (None, None) => window(run, stream, run.client.run_start()?),
         };
         let round_route = round.and_then(|round| round.route);
-        Ok(Reading { stream, since, until, is_bounded, incremental, resume, round_route, after, may_lack_rows: false })
+        Ok(Reading {
+            stream,
+            since,
+            until,
+            is_bounded,
+            is_incremental,
+            resume,
+            round_route,
+            after,
+            may_lack_rows: false,
+        })
     }
 
     pub(super) fn is_summary(&self) -> bool {
@@ -97,7 +107,7 @@ impl Reading {
         };
         if let Some(resume) = &reading.resume {
             log::info!("{name}: continuing the read that ends at {}", stamp(resume.until));
-        } else if reading.incremental {
+        } else if reading.is_incremental {
             let has_late_rows = reading.stream.name == DETAILS.stream.name && route == Route::Campaigns;
             run.warn_of_unread(reading.stream, reading.since, route, has_late_rows);
         }
@@ -243,14 +253,14 @@ mod tests {
     fn begun(run: &Run, stream: &'static Stream, after: Option<&str>) -> Reading {
         let (since, until) = window(run, stream, at("2026-11-23"));
         let is_bounded = run.has_own_window(stream);
-        let incremental = !is_bounded && run.bookmark(stream).is_some();
+        let is_incremental = !is_bounded && run.bookmark(stream).is_some();
         let after = after.map(Id::from);
         Reading {
             stream,
             since,
             until,
             is_bounded,
-            incremental,
+            is_incremental,
             resume: None,
             round_route: None,
             after,

@@ -12,6 +12,7 @@ use crate::streams::campaigns::{REFUSING_CAMPAIGNS, named};
 const NAMED_ACTIVITIES: usize = 3;
 
 /// The activities whose reports the service refuses.
+#[derive(Default)]
 pub(super) struct Refusals {
     by_status: BTreeMap<u16, u64>,
     named: Vec<String>,
@@ -26,13 +27,7 @@ pub(super) struct Refusals {
 impl Refusals {
     pub(super) fn new(reports: &[TrackingReport]) -> Refusals {
         let campaigns: HashSet<&Id> = reports.iter().map(|report| &report.activity.campaign.id).collect();
-        Refusals {
-            by_status: BTreeMap::new(),
-            named: Vec::new(),
-            forbidden: HashSet::new(),
-            has_answered: false,
-            campaigns: campaigns.len(),
-        }
+        Refusals { campaigns: campaigns.len(), ..Refusals::default() }
     }
 
     /// Records that a report was read.

@@ -8,9 +8,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::due_campaigns::DueCampaign;
-use super::newest_first::{DatedRow, Listing, Part, newest_first};
+use super::newest_first::{DatedRow, newest_first};
 use super::reading::Reading;
-use crate::client::{Client, Row};
+use crate::client::{Client, Page, Row};
 use crate::config::ActivityType;
 use crate::error::Result;
 use crate::field::{Key, KeyTimestamp, Text, Unused};
@@ -77,15 +77,15 @@ impl DatedRow for Tracked {
 pub(super) struct ActivityToRead {
     pub(super) id: Id,
     pub(super) campaign: Arc<DueCampaign>,
-    pub(super) summary: bool,
-    pub(super) details: bool,
+    pub(super) for_summary: bool,
+    pub(super) for_details: bool,
     /// Set once the service has refused one of its tracking reports; the others are then skipped.
     is_refused: AtomicBool,
 }
 
 impl ActivityToRead {
-    pub(super) fn new(id: Id, campaign: Arc<DueCampaign>, summary: bool, details: bool) -> ActivityToRead {
-        ActivityToRead { id, campaign, summary, details, is_refused: AtomicBool::new(false) }
+    pub(super) fn new(id: Id, campaign: Arc<DueCampaign>, for_summary: bool, for_details: bool) -> ActivityToRead {
+        ActivityToRead { id, campaign, for_summary, for_details, is_refused: AtomicBool::new(false) }
     }
 
     /// Lets the workers skip the reports that they have not begun.
@@ -110,7 +110,7 @@ impl TrackingReport {
         let of = |activity: &Arc<ActivityToRead>| {
             let activity = Arc::clone(activity);
             // The summary counts every row; the details stop at their lower bound.
-            let oldest_wanted = details.filter(|_| !activity.summary).and_then(|reading| reading.since);
+            let oldest_wanted = details.filter(|_| !activity.for_summary).and_then(|reading| reading.since);
             let types: Vec<_> = activity.campaign.reports.iter().map(|report| report.activity_type).collect();
             let last = types.len().saturating_sub(1);
             types.into_iter().enumerate().map(move |(at, activity_type)| TrackingReport {
@@ -129,19 +129,13 @@ impl TrackingReport {
         client: &Arc<Client>,
         priority: usize,
         page_size: u32,
-        push: &mut dyn FnMut(Part<Tracked>) -> bool,
+        push: &mut dyn FnMut(Page<Tracked>) -> bool,
     ) -> Result<()> {
         if self.activity.is_refused.load(Ordering::Relaxed) {
             return Ok(());
         }
         let path = tracking_path(&self.activity.id, self.activity_type);
         let limit = page_size.to_string();
-        let query = [("limit", limit.as_str())];
-        newest_first(
-            client,
-            &Listing { endpoint: TRACKING, path: &path, query: &query, priority },
-            self.oldest_wanted,
-            push,
-        )
+        newest_first(client.pages(TRACKING, &path, &[("limit", &limit)], priority), self.oldest_wanted, push)
     }
 }
