@@ -175,7 +175,10 @@ pub(crate) fn is_untrusted(e: &ureq::Error) -> bool {
 /// Whether a call failed before there was a connection that could take its request, so that the server has not seen it.
 /// `e` is what came instead of an answer, not an error in its body.
 pub(crate) fn is_unsent(e: &ureq::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, Other, TimedOut, UnexpectedEof, WouldBlock};
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, Interrupted, InvalidData, Other, TimedOut, UnexpectedEof,
+        WouldBlock, WriteZero,
+    };
     match e {
         ureq::Error::HostNotFound
         | ureq::Error::ConnectionFailed
@@ -185,7 +188,10 @@ pub(crate) fn is_unsent(e: &ureq::Error) -> bool {
         | ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => true,
         // These come from an existing connection. All others, such as a failed name lookup, prevent one.
         ureq::Error::Io(io) => {
-            let ended = [BrokenPipe, ConnectionAborted, ConnectionReset, Other, TimedOut, UnexpectedEof, WouldBlock];
+            let ended = [
+                BrokenPipe, ConnectionAborted, ConnectionReset, Interrupted, InvalidData, Other, TimedOut, UnexpectedEof,
+                WouldBlock, WriteZero,
+            ];
             is_untrusted(e) || !ended.contains(&io.kind())
         }
         e => is_untrusted(e),
@@ -277,6 +283,8 @@ mod tests {
         for sent in [
             io(io::ErrorKind::ConnectionReset),
             io(io::ErrorKind::UnexpectedEof),
+            // As rustls reports a broken record.
+            io(io::ErrorKind::InvalidData),
             ureq::Error::Timeout(ureq::Timeout::Global),
         ] {
             assert!(!is_unsent(&sent), "{sent:?}");

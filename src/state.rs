@@ -3,12 +3,13 @@
 //! Runners merge states: if a later STATE omits a key, the value of an earlier one comes back. So every STATE has all keys
 //! of every selected stream, with scalar values: `""`, `false` or 0 means "nothing".
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
 
-use crate::config::{Route, Word};
+use crate::config::{Route, Word, words};
 use crate::error::{Error, Result};
 use crate::extent::{Extent, Fields, Filter, short_hash};
 use crate::stream::Stream;
@@ -453,10 +454,10 @@ enum Place<'a> {
 
 impl Place<'_> {
     /// Reads a value that is not null; the error says what is allowed.
-    fn read(self, value: &Value, now: DateTime<Utc>) -> Result<(), &'static str> {
+    fn read(self, value: &Value, now: DateTime<Utc>) -> Result<(), Cow<'static, str>> {
         let text = value.as_str().ok_or("a string");
         match self {
-            Place::Key(_, key) if text != Ok("") && text? != key && !key.is_empty() => return Err(key),
+            Place::Key(_, key) if text != Ok("") && text? != key && !key.is_empty() => return Err(key.into()),
             Place::Key(counts, _) => *counts = !text?.is_empty(),
             Place::Text(place) => text?.clone_into(place),
             Place::Id(place) => *place = Some(text?.to_owned()).filter(|id| !id.is_empty()),
@@ -468,7 +469,7 @@ impl Place<'_> {
             Place::Route(_) | Place::Filter(_) if text == Ok("") => {}
             Place::Route(place) => {
                 let word = |route: &&Route| Ok(route.as_str()) == text;
-                *place = Some(*Route::ALL.iter().find(word).ok_or("the name of a route")?);
+                *place = Some(*Route::ALL.iter().find(word).ok_or_else(|| words(Route::ALL).replace(',', " or "))?);
             }
             Place::Filter(place) => *place = Filter::parse(text?).ok_or("words such as status=all")?,
             Place::Fields(place) => *place = Fields::parse(text?),

@@ -87,7 +87,7 @@ pub(crate) fn sync(
 fn read_all(run: &mut Run, order: &[&'static Source], planned: &mut Option<u64>) -> Result<()> {
     let mut shared = Shared::default();
     let mut refused = Vec::new();
-    let (mut readable, mut failure) = (order.len(), None);
+    let (mut order, mut failure) = (order.to_vec(), None);
     if let Some(first) = order.first() {
         run.progress.enter(Some(first.stream.name));
         // The first call also gives the service's time, which is the start of the run.
@@ -100,22 +100,26 @@ fn read_all(run: &mut Run, order: &[&'static Source], planned: &mut Option<u64>)
         if left < CALLS_FOR_A_PLAN {
             log::info!("plan: none, since max_requests leaves {left} calls");
         } else {
-            match streams::plan(run, &mut shared, order) {
+            match streams::plan(run, &mut shared, &order) {
                 Ok(plan) => {
                     *planned = Some(plan.calls);
                     log::info!("plan: {plan}");
                 }
-                // The streams before it can be read all the same.
-                Err((at, e @ Error::Failed(_))) if at > 0 => {
-                    log::info!("plan: none, since the service fails for {}", order[at].stream.name);
-                    readable = at;
-                    failure = Some(e);
+                // What comes before that stream in a run from the start can be read all the same.
+                Err((failing, e @ (Error::Failed(_) | Error::Refused(_) | Error::NotFound(_)))) => {
+                    let is_selected = |one: &&'static Source| order.iter().any(|source| std::ptr::eq(*source, *one));
+                    let before = ALL.iter().copied().take_while(|source| !std::ptr::eq(*source, failing));
+                    order = before.filter(is_selected).collect();
+                    if !order.is_empty() {
+                        log::warn!("plan: none ({e}); only the streams before that one are read");
+                    }
+                    failure = Some((failing, e));
                 }
                 Err((_, e)) => return Err(e),
             }
         }
     }
-    for (i, source) in order.iter().enumerate().take(readable) {
+    for (i, source) in order.iter().enumerate() {
         let stream = &source.stream;
         run.progress.enter(Some(stream.name));
         shared.needs = None;
@@ -139,11 +143,12 @@ fn read_all(run: &mut Run, order: &[&'static Source], planned: &mut Option<u64>)
             }
             Err(e) => return Err(e.context(stream.name)),
         }
-        run.end_of_stream(order.get(i + 1).map(|next| &next.stream))?;
+        let next = order.get(i + 1).or(failure.as_ref().map(|(failing, _)| failing));
+        run.end_of_stream(next.map(|next| &next.stream))?;
     }
     run.progress.enter(None);
     match failure {
-        Some(e) => Err(e),
+        Some((_, e)) => Err(e),
         None if refused.is_empty() => Ok(()),
         None => Err(Error::Forbidden(format!("the service refused {}; all else was read", refused.join(", ")))),
     }

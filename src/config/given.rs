@@ -52,8 +52,14 @@ impl<'s> Given<'s> {
         let mut unknown = Vec::new();
         let members = source.parse()?;
         let (other, name) = OTHER_NAME;
-        if [other, name].iter().all(|key| members.get(*key).is_some_and(|value| !value.is_null())) {
-            self.refuse(name, format!("{name} and {other} are the same setting: keep one of them"));
+        let is_set = |key: &str| members.get(key).is_some_and(|value| !is_blank(value));
+        if is_set(name) && is_set(other) {
+            let why = format!(
+                "{} and {} are the same setting: keep one of them",
+                source.name_of(name),
+                source.name_of(other)
+            );
+            self.problems.push(Problem { source: source.to_string(), key: name.to_owned(), why });
         }
         for (key, value) in members {
             let name = if key == OTHER_NAME.0 { OTHER_NAME.1 } else { key.as_str() };
@@ -90,11 +96,9 @@ impl<'s> Given<'s> {
         let known: Vec<&str> = settings.map(String::as_str).chain([OTHER_NAME.0]).collect();
         let shown_key = shown(source.name_of(key));
         let is_empty = match value {
-            Value::Null => true,
-            Value::String(text) => text.trim().is_empty(),
             Value::Array(items) => items.is_empty(),
             Value::Object(members) => members.is_empty(),
-            Value::Bool(_) | Value::Number(_) => false,
+            scalar => is_blank(scalar),
         };
         if key.starts_with(COMMENT) || key.ends_with(COMMENT) {
             return None;
@@ -186,6 +190,11 @@ impl<'s> Given<'s> {
         }
         Err(Error::Usage(text))
     }
+}
+
+/// Whether a value means that its setting is not set.
+fn is_blank(value: &Value) -> bool {
+    value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty())
 }
 
 /// A value as a message shows it: no secret, and no credentials in a URL.

@@ -135,9 +135,9 @@ impl Lists {
 
     /// The names of all lists by id, for a stream.
     pub(super) fn names(&mut self, client: &Arc<Client>, config: &Config, stream: &Stream) -> Result<Names> {
-        let missing = "list_names has the ids of SMS lists";
-        self.sms(client, config).tolerate_end(stream, missing)?;
         self.email(client, config).end.clone()?;
+        self.sms(client, config)
+            .tolerate_end(stream, "list_names has the ids of SMS lists, since the service does not list them")?;
         let lists = self.email.iter().chain(&self.sms).flat_map(ChannelListing::lists);
         Ok(lists.map(|list| (list.list_id.as_str(), &list.name)).collect())
     }
@@ -192,8 +192,7 @@ impl ChannelListing {
     fn tolerate_end(&self, stream: &Stream, missing: &str) -> Result<()> {
         match &self.end {
             Err(Error::Forbidden(why) | Error::Refused(why) | Error::NotFound(why) | Error::Failed(why)) => {
-                let (stream, channel) = (stream.name, self.channel.to_uppercase());
-                log::warn!("{stream}: {missing}, since the service does not list {channel} lists ({why})");
+                log::warn!("{}: {missing} ({why})", stream.name);
                 Ok(())
             }
             end => end.clone(),
@@ -225,6 +224,6 @@ fn read(run: &mut Run, shared: &mut Shared) -> Result<()> {
     email.end.clone()?;
     let sms = shared.lists.sms(run.client, run.config);
     sms.write(run, &mut seen)?;
-    sms.tolerate_end(&SOURCE.stream, "SMS lists may be missing")?;
+    sms.tolerate_end(&SOURCE.stream, "SMS lists may be missing, since the service does not list them")?;
     run.odd_rows.check(&SOURCE.stream)
 }

@@ -121,15 +121,19 @@ impl fmt::Display for Plan {
 /// What reading these streams costs. A stream that the service refuses costs nothing.
 ///
 /// # Errors
-/// Any other error, with the position of its stream.
-pub(crate) fn plan(run: &mut Run, shared: &mut Shared, sources: &[&'static Source]) -> Result<Plan, (usize, Error)> {
+/// Any other error, with its stream.
+pub(crate) fn plan(
+    run: &mut Run,
+    shared: &mut Shared,
+    sources: &[&'static Source],
+) -> Result<Plan, (&'static Source, Error)> {
     // Every run begins with one call for the account's lists.
     let mut calls = 1;
-    for (at, source) in sources.iter().enumerate() {
+    for source in sources {
         match (source.cost)(run, shared) {
             Ok(cost) => calls += cost,
-            Err(e) if e.is_refusal() => {}
-            Err(e) => return Err((at, e.context(source.stream.name))),
+            Err(Error::Forbidden(_)) => {}
+            Err(e) => return Err((source, e.context(source.stream.name))),
         }
     }
     let route = shared.reports.route_in_words().map(str::to_owned);

@@ -293,13 +293,22 @@ fn every_call_survives_every_fault() {
 }
 
 #[test]
-fn a_failure_that_the_plan_meets_ends_only_its_own_stream() {
+fn a_failure_that_the_plan_meets_lets_the_streams_before_it_be_read() {
     let fake = Fake::start_with(account(), Switches::long_lived());
     fake.fault(Fault::always("/v3/emails", What::Status(503, "[]".into(), "application/json")));
-    let ran = tap_with(&fake, &json!({"max_retries": 1}), None, None);
-    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
-    for stream in ["contact_lists", "contacts"] {
-        assert_eq!(ran.records(stream).len(), fake.account().truth(stream).len(), "{stream}: {}", ran.stderr);
+    let more = json!({"max_retries": 1, "contacts_full_refresh_days": 1});
+    let mut state = None;
+    // Whatever the run before has left off at.
+    for full in [true, false] {
+        let ran = tap_with(&fake, &more, state.as_ref(), None);
+        assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+        assert_eq!(ran.records("contact_lists").len(), fake.account().truth("contact_lists").len(), "{}", ran.stderr);
+        assert_eq!(ran.records("contacts").len(), if full { fake.account().truth("contacts").len() } else { 1 });
+        assert!(ran.stderr.contains("only the streams before that one are read"), "{}", ran.stderr);
+        assert_eq!(ran.last_state()["currently_syncing"], "email_campaigns");
+        state = Some(ran.last_state());
+        let id = fake.account().contacts[0].id.to_string();
+        fake.account().rename(&id, "Renamed");
     }
 }
 

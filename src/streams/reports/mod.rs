@@ -168,7 +168,9 @@ impl Fetched {
         let planned = self.planned_calls.entry(what).or_default();
         if calls > *planned + *planned / 4 {
             let cost = cost(calls, run.config.requests_per_second);
-            log::info!("{what}: new estimate: {cost}, not {planned}, because there are more rows than in the sample");
+            log::info!(
+                "{what}: new estimate: {cost}, not {planned}, since there is more to read than the sample showed"
+            );
             *planned = calls;
         }
     }
