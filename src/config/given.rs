@@ -50,18 +50,7 @@ impl<'s> Given<'s> {
     pub(super) fn merge(&mut self, source: &'s Source, warnings: &mut Vec<String>) -> Result<()> {
         self.last = Some(source);
         let mut unknown = Vec::new();
-        let members = source.parse()?;
-        let (other, name) = OTHER_NAME;
-        let is_set = |key: &str| members.get(key).is_some_and(|value| !is_blank(value));
-        if is_set(name) && is_set(other) {
-            let why = format!(
-                "{} and {} are the same setting: keep one of them",
-                source.name_of(name),
-                source.name_of(other)
-            );
-            self.problems.push(Problem { source: source.to_string(), key: name.to_owned(), why });
-        }
-        for (key, value) in members {
+        for (key, value) in source.parse()? {
             let name = if key == OTHER_NAME.0 { OTHER_NAME.1 } else { key.as_str() };
             let setting = &self.schema["properties"][name];
             if setting.is_null() {
@@ -70,7 +59,12 @@ impl<'s> Given<'s> {
             }
             match coerce(value.clone(), setting) {
                 Ok(Some(value)) => {
-                    self.sources.insert(name.to_owned(), source);
+                    let before = self.sources.insert(name.to_owned(), source);
+                    // Twice from one source: under both of its names.
+                    if before.is_some_and(|before| std::ptr::eq(before, source)) {
+                        let [one, other] = <[&str; 2]>::from(OTHER_NAME).map(|key| source.name_of(key));
+                        self.refuse(name, format!("{other} and {one} are the same setting: keep one of them"));
+                    }
                     self.settings.insert(name.to_owned(), value);
                 }
                 Ok(None) => {}
@@ -96,9 +90,11 @@ impl<'s> Given<'s> {
         let known: Vec<&str> = settings.map(String::as_str).chain([OTHER_NAME.0]).collect();
         let shown_key = shown(source.name_of(key));
         let is_empty = match value {
+            Value::Null => true,
+            Value::String(text) => text.trim().is_empty(),
             Value::Array(items) => items.is_empty(),
             Value::Object(members) => members.is_empty(),
-            scalar => is_blank(scalar),
+            Value::Bool(_) | Value::Number(_) => false,
         };
         if key.starts_with(COMMENT) || key.ends_with(COMMENT) {
             return None;
@@ -190,11 +186,6 @@ impl<'s> Given<'s> {
         }
         Err(Error::Usage(text))
     }
-}
-
-/// Whether a value means that its setting is not set.
-fn is_blank(value: &Value) -> bool {
-    value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty())
 }
 
 /// A value as a message shows it: no secret, and no credentials in a URL.
